@@ -1,0 +1,155 @@
+"""ComfyUI's real frontend in a headless Chromium, driven by Playwright.
+
+`Canvas` does what a person does: open a workflow file, look whether anything on it is red, press Run, look at the
+picture. It works with the frontends 1.32 (ComfyUI 0.3.75) and newer, and uses only names that the frontend gives to
+extensions (`app`, `LiteGraph`, `comfyAPI`).
+"""
+
+import json
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+
+READY = """() => window.app && app.graph && app.vueAppReady !== false && window.LiteGraph
+    && Object.keys(LiteGraph.registered_node_types).length > 200"""
+
+# What the frontend puts over a workflow that it cannot use as it is: dialogs (missing nodes, missing models, a refused
+# run) and toasts (a file that breaks the workflow schema, a failed fetch).
+NOTICES = """() => [...document.querySelectorAll('.p-dialog, [role=dialog], .p-toast-message')]
+    .map(element => element.innerText.trim()).filter(Boolean)"""
+
+OPEN = """async ([workflow, name]) => {
+    await app.loadGraphData(workflow, true, true, name);
+    await new Promise(done => setTimeout(done, 500));       // notices appear a moment after the graph
+}"""
+
+LOOK = """() => {
+    const nodes = app.graph.nodes ?? app.graph._nodes;
+    const types = nodes.map(n => [n.id, n.type, n.title]);
+    return {
+        nodes: types,
+        missing: types.filter(([, type]) => !LiteGraph.registered_node_types[type]).map(([, type]) => type),
+        broken: nodes.filter(n => n.has_errors).map(n => n.type),
+    };
+}"""
+
+LISTEN = """() => {
+    window.sanacogRun = {outputs: {}, end: null};
+    if (window.sanacogListens) return;
+    window.sanacogListens = true;
+    const api = comfyAPI.api.api;
+    api.addEventListener('executed', e => { window.sanacogRun.outputs[e.detail.node] = e.detail.output; });
+    for (const name of ['execution_success', 'execution_error', 'execution_interrupted'])
+        api.addEventListener(name, e => { window.sanacogRun.end = {name, detail: e.detail}; });
+}"""
+
+# Zoom and pan so that every node is in view, clear of the frontend's own bars.
+FIT = """() => {
+    const boxes = (app.graph.nodes ?? app.graph._nodes).map(n => n.getBounding());
+    const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]));
+    const right = Math.max(...boxes.map(b => b[0] + b[2])), bottom = Math.max(...boxes.map(b => b[1] + b[3]));
+    const width = innerWidth - 180, height = innerHeight - 260;
+    const view = app.canvas.ds;
+    view.scale = Math.min(1, width / (right - left), height / (bottom - top));
+    view.offset[0] = 110 / view.scale - left;
+    view.offset[1] = 150 / view.scale - top;
+    app.canvas.setDirty(true, true);
+}"""
+
+
+@dataclass
+class Opened:
+    """What a person sees after a workflow was opened."""
+
+    nodes: list          # [[id, type, title], ...]
+    missing: list        # types that this ComfyUI does not know
+    broken: list         # types of nodes drawn in red
+    notices: list        # texts of the dialogs and toasts over the canvas
+    script_errors: list  # uncaught JavaScript errors since the page was opened
+
+    def faults(self) -> list[str]:
+        """All that is wrong, one line each; empty for a workflow that opened well."""
+        named = {"missing node": self.missing, "node in red": self.broken, "notice": self.notices,
+                 "script error": self.script_errors}
+        return [f"{what}: {text}" for what, found in named.items() for text in found]
+
+
+class Canvas:
+    """One browser page on the ComfyUI at `url` (http://host:port, no slash at the end)."""
+
+    def __init__(self, browser, url: str):
+        self.url = url
+        # A new server greets with its template browser over the canvas; this setting says that it was seen.
+        request = urllib.request.Request(f"{url}/api/settings", method="POST",
+                                         data=json.dumps({"Comfy.TutorialCompleted": True}).encode(),
+                                         headers={"Content-Type": "application/json"})
+        urllib.request.urlopen(request, timeout=30).close()
+        self.page = browser.new_page(viewport={"width": 1600, "height": 900})
+        self.script_errors = []
+        self.page.on("pageerror", lambda error: self.script_errors.append(str(error)))
+        self.page.goto(url)
+        self.page.wait_for_function(READY, timeout=90_000)
+
+    def open(self, workflow: dict, name: str) -> Opened:
+        """Open a canvas workflow as the file menu does."""
+        self.page.evaluate(OPEN, [workflow, name])
+        return Opened(**self.page.evaluate(LOOK), notices=self.page.evaluate(NOTICES),
+                      script_errors=list(self.script_errors))
+
+    def to_api(self) -> dict:
+        """The open workflow as the HTTP API takes it: {node id: {inputs, class_type, _meta}}."""
+        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def serialize(self) -> dict:
+        """The open workflow as "Save" writes it."""
+        # Through JSON text, as the frontend saves it: properties without a value have to disappear, not become null.
+        return json.loads(self.page.evaluate("() => JSON.stringify(app.graph.serialize())"))
+
+    def run(self, timeout_s: float = 120) -> dict:
+        """Press Run and wait; returns {node id: output} of the nodes that showed something.
+
+        Raises RuntimeError with the server's message when the run ended in any other way than success.
+        """
+        self.page.evaluate(LISTEN)
+        # queuePrompt's own answer differs between frontends; the events tell what happened.
+        self.page.evaluate("() => { app.queuePrompt(0, 1); }")
+        self.page.wait_for_function(
+            "() => window.sanacogRun.end || document.querySelector('.p-dialog')", timeout=timeout_s * 1000)
+        result = self.page.evaluate("() => window.sanacogRun")
+        end = result["end"] or {"name": "refused", "detail": self.page.evaluate(NOTICES)}
+        if end["name"] != "execution_success":
+            raise RuntimeError(f"{end['name']}: {json.dumps(end['detail'])[:2000]}")
+        return result["outputs"]
+
+    def close_notices(self) -> None:
+        """Close dialogs and toasts, so that the next workflow is judged by its own."""
+        buttons = ".p-dialog-close-button, .p-dialog-header button, .p-toast-close-button"
+        for _ in range(10):
+            if not self.page.evaluate(NOTICES):
+                return
+            self.page.locator(buttons).last.click(timeout=5000)
+            self.page.wait_for_timeout(500)
+        raise RuntimeError(f"these stay open: {self.page.evaluate(NOTICES)}")
+
+    def help_of(self, node_type: str) -> str:
+        """The text of the help panel of a node of the open workflow, opened as a person does, by its info button."""
+        self.page.evaluate("""type => {
+            const node = (app.graph.nodes ?? app.graph._nodes).find(n => n.type === type);
+            app.canvas.centerOnNode(node);
+            app.canvas.selectNode(node);
+        }""", node_type)
+        self.page.locator("[data-testid=info-button]").click(timeout=10_000)
+        panel = self.page.locator(".node-help-content")
+        panel.locator("h1").wait_for(timeout=10_000)
+        return panel.inner_text()
+
+    def picture(self, entry: dict) -> bytes:
+        """The PNG behind one {filename, subfolder, type} of a node's output."""
+        with urllib.request.urlopen(f"{self.url}/view?{urllib.parse.urlencode(entry)}", timeout=30) as reply:
+            return reply.read()
+
+    def screenshot(self, path) -> None:
+        """A picture of the page with the whole workflow in view."""
+        self.page.evaluate(FIT)
+        self.page.wait_for_timeout(500)
+        self.page.screenshot(path=str(path))
