@@ -1,0 +1,1 @@
+"""Operations of the models, one file each: plain PyTorch on tensors, no modules and no host."""

@@ -1,0 +1,256 @@
+"""The Sana transformer: linear self-attention, masked cross-attention to the text, convolutional feed-forward.
+
+One class for Sana 0.6B and 1.6B (512 px to 4K), Sana 1.5 (query-key norm) and Sana Sprint (guidance as an input).
+Module names are those of diffusers' SanaTransformer2DModel; the 1x1 convolutions of the feed-forward network are
+Linear layers on tokens. Shapes: B batch, N = H*W tokens, T text tokens, D width.
+Source: arXiv 2410.10629 (Sana), 2501.18427 (Sana 1.5), 2503.09641 (Sprint).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..kernels.glumbconv import gated_depthwise
+from ..kernels.linear_attention import relu_linear_attention
+from .config import SanaParams
+
+FP16_MAX = 65504.0
+
+
+def sdpa(q, k, v, heads, mask=None):
+    """Softmax attention, q (B, N, D), k and v (B, T, D), additive mask (B, 1, 1, T) -> (B, N, D)."""
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def sinusoid(t, channels=256, max_period=10000.0):
+    """t (B,) -> (B, channels) in fp32: cosines first, then sines."""
+    half = channels // 2
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(max_period) / half))
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def position_code(height, width, channels, base, interpolation_scale, device=None):
+    """Sine-cosine code of the 2K and 4K models -> (height, width, channels) in fp32.
+
+    Positions always span [0, base / interpolation_scale), whatever the size: base is the side, in tokens, that the
+    model was trained at. The first half of the channels tells the column, the second the row; each half is sines,
+    then cosines.
+    """
+    quarter = channels // 4
+    # float64 as in the reference: at 4K the angles reach 64, where fp32 frequencies would already differ.
+    omega = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64, device=device) / quarter)
+
+    def axis(length):
+        position = torch.arange(length, dtype=torch.float64, device=device) * (base / length / interpolation_scale)
+        angles = position[:, None] * omega
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).float()
+
+    columns = axis(width)[None].expand(height, -1, -1)
+    rows = axis(height)[:, None].expand(-1, width, -1)
+    return torch.cat([columns, rows], dim=-1)
+
+
+def modulate(x, shift, scale):
+    """LayerNorm without weights, then * (1 + scale) + shift. x (B, N, D), shift and scale (B, 1, D)."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+
+
+class PatchEmbed(nn.Module):
+    """Latent (B, C, H, W) -> tokens (B, N, D)."""
+
+    def __init__(self, params, *, device, dtype, operations):
+        super().__init__()
+        self.params = params
+        p = params.patch_size
+        self.proj = operations.Conv2d(params.in_channels, params.width, p, stride=p, device=device, dtype=dtype)
+
+    def forward(self, x):
+        x = self.proj(x)
+        height, width = x.shape[-2:]
+        # Contiguous tokens: every later layer works along D.
+        x = x.flatten(2).transpose(1, 2).contiguous()
+        p = self.params
+        if p.interpolation_scale is not None:
+            code = position_code(height, width, p.width, p.sample_size // p.patch_size, p.interpolation_scale, x.device)
+            x = x + code.flatten(0, 1).to(x.dtype)
+        return x
+
+
+class MLPEmbedder(nn.Module):
+    """Linear, activation, Linear."""
+
+    def __init__(self, in_features, width, activation, *, device, dtype, operations):
+        super().__init__()
+        self.activation = activation
+        self.linear_1 = operations.Linear(in_features, width, device=device, dtype=dtype)
+        self.linear_2 = operations.Linear(width, width, device=device, dtype=dtype)
+
+    def forward(self, x):
+        return self.linear_2(self.activation(self.linear_1(x)))
+
+
+def gelu_tanh(x):
+    return F.gelu(x, approximate="tanh")
+
+
+class TimeEmbed(nn.Module):
+    """Timestep, and Sprint's guidance, -> (modulation (B, 6, D), embedding (B, D))."""
+
+    def __init__(self, params, *, device, dtype, operations):
+        super().__init__()
+        D, kw = params.width, dict(device=device, dtype=dtype, operations=operations)
+        self.guidance_embeds_scale = params.guidance_embeds_scale
+        if params.guidance_embeds:
+            self.timestep_embedder = MLPEmbedder(256, D, F.silu, **kw)
+            self.guidance_embedder = MLPEmbedder(256, D, F.silu, **kw)
+        else:  # one module deeper: the released files' names
+            self.emb = nn.Module()
+            self.emb.timestep_embedder = MLPEmbedder(256, D, F.silu, **kw)
+        self.guidance_embeds = params.guidance_embeds
+        self.linear = operations.Linear(D, 6 * D, device=device, dtype=dtype)
+
+    def forward(self, timestep, guidance, dtype):
+        # Sprint's timesteps lie in [0, 1]: the sinusoid has to see them in fp32.
+        if self.guidance_embeds:
+            if guidance is None:
+                raise ValueError("This is a Sana Sprint model: it needs `guidance`, (B,), 4.5 as a rule.")
+            emb = self.timestep_embedder(sinusoid(timestep).to(dtype))
+            emb = emb + self.guidance_embedder(sinusoid(guidance.float() * self.guidance_embeds_scale).to(dtype))
+        else:
+            emb = self.emb.timestep_embedder(sinusoid(timestep).to(dtype))
+        return self.linear(F.silu(emb)).unflatten(-1, (6, -1)), emb
+
+
+class Attention(nn.Module):
+    """The projections and query-key norm that linear and softmax attention share."""
+
+    def __init__(self, params, heads, head_dim, kv_bias, *, device, dtype, operations):
+        super().__init__()
+        D, inner, kw = params.width, heads * head_dim, dict(device=device, dtype=dtype)
+        self.heads = heads
+        self.to_q = operations.Linear(D, inner, bias=kv_bias, **kw)
+        self.to_k = operations.Linear(D, inner, bias=kv_bias, **kw)
+        self.to_v = operations.Linear(D, inner, bias=kv_bias, **kw)
+        self.norm_q = operations.RMSNorm(inner, eps=1e-5, **kw) if params.qk_norm else nn.Identity()
+        self.norm_k = operations.RMSNorm(inner, eps=1e-5, **kw) if params.qk_norm else nn.Identity()
+        self.to_out = nn.ModuleList([operations.Linear(inner, D, **kw)])
+
+    def qkv(self, x, context):
+        return self.norm_q(self.to_q(x)), self.norm_k(self.to_k(context)), self.to_v(context)
+
+
+class SelfAttention(Attention):
+    """ReLU linear attention over the picture's tokens."""
+
+    def __init__(self, params, **kw):
+        super().__init__(params, params.num_attention_heads, params.attention_head_dim, False, **kw)
+        self.clamp_fp16 = params.clamp_fp16
+
+    def forward(self, x):
+        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in self.qkv(x, x))
+        x = self.to_out[0](relu_linear_attention(q, k, v).flatten(2))
+        # The fp16-trained checkpoints reach +-1e6 here and learned with the clip, so it stays in every dtype.
+        return x.clamp(-FP16_MAX, FP16_MAX) if self.clamp_fp16 else x
+
+
+class CrossAttention(Attention):
+    """Softmax attention from the picture to the text."""
+
+    def __init__(self, params, **kw):
+        super().__init__(params, params.num_cross_attention_heads, params.cross_attention_head_dim, True, **kw)
+
+    def forward(self, x, context, mask, attention):
+        return self.to_out[0](attention(*self.qkv(x, context), self.heads, mask))
+
+
+class GLUMBConv(nn.Module):
+    """Feed-forward network with a depthwise 3x3 convolution between its linear layers."""
+
+    def __init__(self, params, *, device, dtype, operations):
+        super().__init__()
+        D, hidden, kw = params.width, params.hidden, dict(device=device, dtype=dtype)
+        self.conv_inverted = operations.Linear(D, 2 * hidden, **kw)
+        self.conv_depth = operations.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **kw)
+        self.conv_point = operations.Linear(hidden, D, bias=False, **kw)
+
+    def forward(self, x, height, width):
+        return self.conv_point(gated_depthwise(self.conv_inverted(x), self.conv_depth, height, width))
+
+
+class SanaBlock(nn.Module):
+    def __init__(self, params, *, device, dtype, operations):
+        super().__init__()
+        kw = dict(device=device, dtype=dtype, operations=operations)
+        self.attn1 = SelfAttention(params, **kw)
+        self.attn2 = CrossAttention(params, **kw)
+        self.ff = GLUMBConv(params, **kw)
+        self.scale_shift_table = nn.Parameter(torch.empty(6, params.width, device=device, dtype=dtype))
+
+    def forward(self, x, context, modulation, mask, height, width, attention=sdpa):
+        """x (B, N, D), context (B, T, D), modulation (B, 6, D), mask (B, 1, 1, T) or None -> (B, N, D)."""
+        table = self.scale_shift_table.to(device=x.device, dtype=x.dtype)
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (table + modulation).chunk(6, dim=1)
+        x = torch.addcmul(x, gate_a, self.attn1(modulate(x, shift_a, scale_a)))
+        x = x + self.attn2(x, context, mask, attention)
+        return torch.addcmul(x, gate_f, self.ff(modulate(x, shift_f, scale_f), height, width))
+
+
+class SanaTransformer(nn.Module):
+    """Predicts the flow velocity (noise minus clean latent) of a noisy latent.
+
+    device, dtype: where and as what the weights are made. operations: namespace of Linear, Conv2d and RMSNorm, torch.nn or a
+    host's. Nothing here reads or initialises a weight, so the meta device and lazily loaded layers work;
+    scale_shift_table is uninitialised memory until a state dict, or training, fills it.
+    """
+
+    def __init__(self, params: SanaParams, *, device=None, dtype=None, operations=torch.nn):
+        super().__init__()
+        self.params = params
+        kw = dict(device=device, dtype=dtype, operations=operations)
+        D = params.width
+        self.patch_embed = PatchEmbed(params, **kw)
+        self.time_embed = TimeEmbed(params, **kw)
+        self.caption_projection = MLPEmbedder(params.caption_channels, D, gelu_tanh, **kw)
+        self.caption_norm = operations.RMSNorm(D, eps=1e-5, device=device, dtype=dtype)
+        self.transformer_blocks = nn.ModuleList([SanaBlock(params, **kw) for _ in range(params.num_layers)])
+        self.scale_shift_table = nn.Parameter(torch.empty(2, D, device=device, dtype=dtype))
+        self.proj_out = operations.Linear(D, params.patch_size**2 * params.out_channels, device=device, dtype=dtype)
+
+    def forward(self, x, timestep, context, attention_mask=None, guidance=None, *, attention=sdpa, run_block=None):
+        """Velocity at x.
+
+        x (B, in_channels, H, W): latent times 0.41407 plus noise; H and W multiples of patch_size, any shape.
+        timestep (B,): 1000 * sigma * params.timestep_scale, fractional allowed (Sprint: sigma itself).
+        context (B, T, caption_channels): states of the text encoder. attention_mask (B, T): 1 for a token, 0 for
+        padding; None keeps all. guidance (B,): guidance scale as people say it (4.5); Sprint only, ignored elsewhere.
+        attention(q, k, v, heads, mask): replaces sdpa in cross-attention.
+        run_block(i, call, x, context, modulation) -> x: stands around block i and runs it by
+        call(x, context, modulation); x (B, N, D), context (B, T, D), modulation (B, 6, D).
+        Returns (B, out_channels, H, W) in x's dtype. Raises ValueError for a Sprint model without guidance.
+        """
+        p = self.params.patch_size
+        height, width = x.shape[-2] // p, x.shape[-1] // p
+
+        x = self.patch_embed(x)
+        modulation, embedding = self.time_embed(timestep, guidance, x.dtype)
+        context = self.caption_norm(self.caption_projection(context.to(x.dtype)))
+        mask = None
+        if attention_mask is not None:  # finite, so that an empty prompt's row is uniform and not NaN
+            mask = ((1 - attention_mask.to(x.dtype)) * -10000.0)[:, None, None]
+
+        for i, block in enumerate(self.transformer_blocks):
+            def call(x, context, modulation, block=block):
+                return block(x, context, modulation, mask, height, width, attention)
+            x = call(x, context, modulation) if run_block is None else run_block(i, call, x, context, modulation)
+
+        table = self.scale_shift_table.to(device=x.device, dtype=x.dtype)
+        shift, scale = (table + embedding[:, None]).chunk(2, dim=1)
+        x = self.proj_out(modulate(x, shift, scale))
+        x = x.unflatten(1, (height, width)).unflatten(-1, (p, p, -1))  # (B, h, w, p, p, C)
+        return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
