@@ -28,6 +28,11 @@ def shipped(name: str) -> dict:
     return json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
 
 
+def graph(api: dict) -> dict:
+    """An API workflow without the titles: those that nobody set are worded differently from frontend to frontend."""
+    return {key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in api.items()}
+
+
 def with_embedded_models(workflow: dict) -> dict:
     """The canvas workflow with the embedded models in its loaders."""
     for node in workflow["nodes"]:
@@ -63,7 +68,7 @@ def test_api_file_is_the_same_graph(canvas, name):
     file = WORKFLOWS / "api" / f"{name}.json"
     if os.environ.get("SANACOG_WRITE_API") == "1":
         file.write_text(json.dumps(api, indent=2) + "\n", "utf-8")
-    assert api == json.loads(file.read_text("utf-8"))
+    assert graph(api) == graph(json.loads(file.read_text("utf-8")))
 
 
 @pytest.mark.parametrize("name", NAMES)
