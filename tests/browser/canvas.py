@@ -43,17 +43,20 @@ LISTEN = """() => {
         api.addEventListener(name, e => { window.sanacogRun.end = {name, detail: e.detail}; });
 }"""
 
-# Zoom and pan so that every node is in view, clear of the frontend's own bars.
+# Zoom and pan so that all nodes and groups are in view, clear of the frontend's own bars; gives their rectangle.
 FIT = """() => {
-    const boxes = (app.graph.nodes ?? app.graph._nodes).map(n => n.getBounding());
+    const boxes = (app.graph.nodes ?? app.graph._nodes).map(n => [n.pos[0], n.pos[1] - 30, n.size[0], n.size[1] + 30])
+        .concat((app.graph.groups ?? app.graph._groups).map(g => [...g.pos, ...g.size]));
     const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]));
     const right = Math.max(...boxes.map(b => b[0] + b[2])), bottom = Math.max(...boxes.map(b => b[1] + b[3]));
-    const width = innerWidth - 180, height = innerHeight - 260;
-    const view = app.canvas.ds;
-    view.scale = Math.min(1, width / (right - left), height / (bottom - top));
-    view.offset[0] = 110 / view.scale - left;
-    view.offset[1] = 150 / view.scale - top;
+    const width = right - left, height = bottom - top, view = app.canvas.ds;
+    const place = app.canvas.canvas.getBoundingClientRect();
+    view.scale = Math.min(1, (innerWidth - 140) / width, (innerHeight - 320) / height);
+    const x = 90, y = 180;
+    view.offset[0] = (x - place.left) / view.scale - left;
+    view.offset[1] = (y - place.top) / view.scale - top;
     app.canvas.setDirty(true, true);
+    return {x: x - 12, y: y - 12, width: width * view.scale + 24, height: height * view.scale + 24};
 }"""
 
 
@@ -79,9 +82,10 @@ class Canvas:
 
     def __init__(self, browser, url: str):
         self.url = url
-        # A new server greets with its template browser over the canvas; this setting says that it was seen.
+        # A new server greets with its template browser over the canvas; the first setting says that it was seen.
+        settings = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
         request = urllib.request.Request(f"{url}/api/settings", method="POST",
-                                         data=json.dumps({"Comfy.TutorialCompleted": True}).encode(),
+                                         data=json.dumps(settings).encode(),
                                          headers={"Content-Type": "application/json"})
         urllib.request.urlopen(request, timeout=30).close()
         self.page = browser.new_page(viewport={"width": 1600, "height": 900})
@@ -154,7 +158,7 @@ class Canvas:
             return reply.read()
 
     def screenshot(self, path) -> None:
-        """A picture of the page with the whole workflow in view."""
-        self.page.evaluate(FIT)
+        """A picture of the open workflow, all of it, without the frontend's bars."""
+        rectangle = self.page.evaluate(FIT)
         self.page.wait_for_timeout(500)
-        self.page.screenshot(path=str(path))
+        self.page.screenshot(path=str(path), clip=rectangle)
