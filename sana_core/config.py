@@ -1,15 +1,18 @@
-"""What a Sana transformer is made of."""
+"""What a Sana transformer is made of, and which one a file holds."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from .lookalikes import looks_like, strip_prefix
 
 
 @dataclass(frozen=True)
 class SanaParams:
     """Everything that tells one Sana transformer from another. Fields have diffusers' names where it has one.
 
-    The first four have no common value; the rest default to what all released text-to-image models share.
+    The first four have no common value; the rest default to what most released text-to-image models share.
     """
 
     num_layers: int
@@ -27,7 +30,7 @@ class SanaParams:
     guidance_embeds_scale: float = 0.1
     sample_size: int = 32              # latent side the position code is laid out for
     interpolation_scale: float | None = None  # None: no position code; 2K 1.0, 4K 2.0
-    timestep_scale: float = 1.0        # timestep the network sees = 1000 * sigma * timestep_scale
+    timestep_scale: float = 1.0        # 0.001 for Sprint's teachers, see timestep_multiplier
     clamp_fp16: bool = False           # trained in fp16 with +-65504 clipped after self-attention: part of the model
     flow_shift: float = 3.0            # timestep shift of the sampling schedule
 
@@ -39,4 +42,184 @@ class SanaParams:
     @property
     def hidden(self) -> int:
         """Channels behind the gate of the feed-forward network."""
-        return int(self.width * self.mlp_ratio)
+        return int(self.width * self.mlp_ratio + 1e-6)  # a ratio taken from shapes may fall a hair short
+
+    @property
+    def timestep_multiplier(self) -> float:
+        """The network's timestep is sigma times this: 1000, but 1 for Sprint and its teachers."""
+        return self.timestep_scale * (1.0 if self.guidance_embeds else 1000.0)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a file is: `variant` for people, `layout` for checkpoint.py, `evidence` (what was concluded from what)
+    for the log. `dataclasses.replace` on `params` overrules a guess."""
+
+    params: SanaParams
+    variant: str
+    layout: str  # "diffusers" or "nvlabs"
+    evidence: str
+
+
+# Where facts are read from in each layout, and the files that NVlabs and the diffusers team released.
+_NAMES = {
+    "diffusers": dict(
+        patch="patch_embed.proj.weight", caption="caption_projection.linear_1.weight", out="proj_out.weight",
+        depth="transformer_blocks.0.ff.conv_depth.weight", qk_norm="transformer_blocks.0.attn1.norm_q.weight",
+        guidance="time_embed.guidance_embedder.linear_1.weight", block=r"transformer_blocks\."),
+    "nvlabs": dict(
+        patch="x_embedder.proj.weight", caption="y_embedder.y_proj.fc1.weight", out="final_layer.linear.weight",
+        depth="blocks.0.mlp.depth_conv.conv.weight", qk_norm="blocks.0.attn.q_norm.weight",
+        guidance="cfg_embedder.mlp.0.weight", block=r"blocks\."),
+}
+_SIZES = {(28, 1152): "0.6B", (20, 2240): "1.6B", (60, 2240): "4.8B"}  # layers, width
+_CROSS_HEADS = {1152: (16, 72), 2240: (20, 112)}                       # width -> heads, head_dim
+_TIERS = {16: "512px", 32: "1024px", 64: "2K", 128: "4K"}              # sample_size -> its name
+_TIER_WORDS = {"512": 16, "1024": 32, "1k": 32, "2048": 64, "2k": 64, "4096": 128, "4k": 128}
+_INTERPOLATION = {64: 1.0, 128: 2.0}
+_FLOW_SHIFT = {("0.6B", 32): 4.0, ("1.6B", 128): 6.0}
+
+
+def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str = "") -> Identity:
+    """Find out which Sana transformer a file holds.
+
+    shapes: {key: shape} of the whole file, in either layout, wrapped by a saver's prefix or not.
+    config: diffusers' config.json, or SanaParams' fields; one that contradicts the tensors is ignored.
+    filename: the path; its last three parts count (repository/transformer/file).
+    Tensors decide whatever they can, then the config, then the name; `evidence` says which it was.
+    Raises ValueError when it is no Sana transformer, saying what it looks like, and when heads that no tensor shows
+    (a width that was never released, and no config) stay unknown. Source: facts/sana.md, sections 1a and 3.
+    """
+    shapes, where = strip_prefix(shapes), f"{filename}: " if filename else ""
+    layout, names = _layout(shapes, where)
+    words = "/".join(re.split(r"[\\/]", str(filename))[-3:]).lower()
+
+    width, in_channels, patch_size, _ = shapes[names["patch"]]
+    found = dict(
+        num_layers=1 + max(int(n) for n in re.findall(rf"^{names['block']}(\d+)\.", "\n".join(shapes), re.M)),
+        in_channels=in_channels,
+        out_channels=shapes[names["out"]][0] // patch_size**2,
+        patch_size=patch_size,
+        caption_channels=shapes[names["caption"]][1],
+        mlp_ratio=shapes[names["depth"]][0] / 2 / width,
+        qk_norm=names["qk_norm"] in shapes,
+        guidance_embeds=names["guidance"] in shapes,
+    )
+    evidence = [f"{found['num_layers']} layers of width {width}"
+                + ", query-key norm" * found["qk_norm"] + ", guidance embedding" * found["guidance_embeds"] + " (tensors)"]
+
+    config = dict(config or {})
+    if wrong := _contradiction(config, found, width):
+        evidence.append(f"the config beside it is another model's, ignored ({wrong})")
+        config = {}
+
+    size = _SIZES.get((found["num_layers"], width))
+    plain = not (found["qk_norm"] or found["guidance_embeds"])
+    # A 0.6B with query-key norm and no guidance was only released as a teacher; the 1.6B one is Sana 1.5's double.
+    teacher = not plain and not found["guidance_embeds"] and (size == "0.6B" or "teacher" in words)
+    tier, why = _tier(shapes, config, words)
+    evidence.append(f"{_tier_name(tier)} ({why})")
+    clamp, why = _clamp_fp16(size, plain, tier, config, words)
+    evidence.append(f"{'with' if clamp else 'without'} the clip of fp16 training ({why})")
+
+    params = SanaParams(
+        **found,
+        **_heads(width, config, where),
+        guidance_embeds_scale=config.get("guidance_embeds_scale", 0.1),
+        sample_size=tier,
+        interpolation_scale=config.get("interpolation_scale", _INTERPOLATION.get(tier)),
+        timestep_scale=config.get("timestep_scale", 0.001 if teacher else 1.0),
+        clamp_fp16=clamp,
+        flow_shift=config.get("flow_shift", _FLOW_SHIFT.get((size, tier), 3.0) if plain else 3.0),
+    )
+    return Identity(params, _variant(params, size, plain), layout, "; ".join(evidence))
+
+
+def _layout(shapes, where):
+    """The layout and its names, once it is certain that this is a Sana transformer and what identify reads is there."""
+    if "Sana transformer:" not in (what := looks_like(shapes)):
+        raise ValueError(f"{where}not a Sana transformer: this is {what}.")
+    layout = "diffusers" if any(key.startswith("transformer_blocks.") for key in shapes) else "nvlabs"
+    names = _NAMES[layout]
+    for fact, dims in dict(patch=4, caption=2, out=2, depth=4).items():
+        if len(shapes.get(names[fact], ())) != dims:
+            raise ValueError(f"{where}a damaged Sana transformer: {names[fact]} should have {dims} dimensions and "
+                             f"{'has shape ' + str(shapes[names[fact]]) if names[fact] in shapes else 'is missing'}. "
+                             f"Get the file again.")
+    return layout, names
+
+
+def _contradiction(config, found, width):
+    """In what the config cannot belong to these tensors, or ""."""
+    said = dict(config)
+    if "qk_norm" in said:
+        said["qk_norm"] = bool(said["qk_norm"])
+    for field in ("num_layers", "in_channels", "patch_size", "caption_channels", "qk_norm", "guidance_embeds"):
+        if said.get(field, found[field]) != found[field]:
+            return f"{field} {said[field]}, tensors {found[field]}"
+    if "num_attention_heads" in said and said["num_attention_heads"] * said.get("attention_head_dim", 32) != width:
+        return f"num_attention_heads {said['num_attention_heads']}, width {width}"
+    return ""
+
+
+def _heads(width, config, where):
+    """The head counts, which no tensor shows."""
+    head_dim = config.get("attention_head_dim", 32)
+    heads, cross_dim = _CROSS_HEADS.get(width, (None, None))
+    heads = config.get("num_cross_attention_heads", heads)
+    cross_dim = config.get("cross_attention_head_dim", cross_dim)
+    if heads is None or width % head_dim:
+        raise ValueError(f"{where}a Sana transformer of width {width}, which was never released, and no config that "
+                         f"tells num_cross_attention_heads. Put its config.json beside it.")
+    return dict(num_attention_heads=width // head_dim, attention_head_dim=head_dim,
+                num_cross_attention_heads=heads, cross_attention_head_dim=cross_dim or width // heads)
+
+
+def _tier(shapes, config, words):
+    """sample_size and why. Diffusers files of one size have the same tensors from 512 px to 4K."""
+    if "pos_embed" in shapes:  # left over from NVlabs' training: (1, tokens, width)
+        return round(shapes["pos_embed"][-2] ** 0.5), "its pos_embed"
+    if "sample_size" in config:
+        return config["sample_size"], "config"
+    if found := re.findall(r"(?<![a-z0-9.])(512|1024|2048|4096|[124]k)(?:px)?(?![a-z0-9])", words):
+        return _TIER_WORDS[found[-1]], "file name"
+    return 32, "assumed: no config and no size in the file name; a 2K or 4K model needs one"
+
+
+def _tier_name(sample_size):
+    return _TIERS.get(sample_size, f"{32 * sample_size}px")
+
+
+def _clamp_fp16(size, plain, tier, config, words):
+    """Whether the checkpoint was trained in fp16, hence with the clip, and why."""
+    if "clamp_fp16" in config:
+        return bool(config["clamp_fp16"]), "config"
+    if size is None:
+        return False, "no release, and no clamp_fp16 in a config"
+    if not plain:
+        return False, "all Sana 1.5 and Sprint were trained in bf16"
+    if size == "0.6B":
+        return True, "all 0.6B were trained in fp16"
+    if tier in _INTERPOLATION:
+        return False, "2K and 4K were trained in bf16"
+    if tier == 16:
+        return True, "all of 512px were trained in fp16"
+    if "bf16" in words:
+        return False, "file name"
+    if re.search(r"sana_1600m_|fp16", words):
+        return True, "file name"
+    return False, "assumed: neither BF16 nor an fp16 release's name in the file name"
+
+
+def _variant(params, size, plain):
+    """The released name, or a description of something that was not released."""
+    if size is None or (size == "4.8B" and plain):
+        return f"Sana, {params.num_layers} layers of width {params.width}, {_tier_name(params.sample_size)}"
+    if params.guidance_embeds:
+        family = "Sana Sprint"
+    elif params.timestep_scale != 1.0:
+        family, size = "Sana Sprint", f"{size} teacher"
+    else:
+        family = "Sana" if plain else "Sana 1.5"
+    bf16 = plain and params.sample_size == 32 and not params.clamp_fp16
+    return f"{family} {size} {_tier_name(params.sample_size)}" + " BF16" * bf16

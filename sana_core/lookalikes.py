@@ -1,0 +1,88 @@
+"""What a file is when it is not the one that was asked for. One table, used by every loader of Sana's parts."""
+
+from __future__ import annotations
+
+# Wrappings that savers put around a model's own names. Longest first.
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "module.", "model.")
+
+# What it is, then what shows it: any one group of key fragments, of which every one must occur in some key.
+# The order matters: an adapter names layers of its model, a video model contains the image model's names.
+TABLE = (
+    ("a LoRA: load the model first and give this file to a LoRA loader node",
+     (".lora_A.",), (".lora_B.",), (".lora_down.",), (".lora_up.",), ("lora_unet_",), (".lora.up.",), (".hada_w1_a",),
+     (".lokr_w1",)),
+    ("a Sana ControlNet", ("controlnet_blocks.", "ff.conv_inverted."), ("controlnet.0.copied_block.",)),
+    ("a SANA-Video transformer", ("ff.conv_temp.",), ("mlp.t_conv.",)),
+    ("a Sana transformer quantised by Nunchaku (SVDQuant)", ("ff.inverted_conv.qweight",), ("attn.qkv_proj.qweight",)),
+    ("a Sana transformer: use Load Sana Model",
+     ("ff.conv_inverted.", "caption_norm."), ("mlp.inverted_conv.", "attention_y_norm.")),
+    ("a DC-AE autoencoder: use Load DC-AE",
+     ("decoder.up_blocks.", "conv_out.conv_depth."), ("decoder.stages.", "op_list."),
+     ("encoder.down_blocks.", "to_qkv_multiscale.")),
+
+    ("a CogVideoX transformer",
+     ("patch_embed.text_proj.",), ("mixins.", "attention.query_key_value."), ("mixins.patch_embed.",)),
+    ("a CogVideoX VAE", ("conv_y.conv.", "decoder."),),
+    ("an LTX-Video model", ("patchify_proj.", "adaln_single."),
+     ("time_embed.emb.", "caption_projection.linear_1.", "transformer_blocks.0.ff.net.", "proj_in.")),
+    ("a PixArt transformer",
+     ("adaln_single.emb.", "caption_projection."), ("t_block.1.", "y_embedder.y_proj.", "cross_attn.q_linear.")),
+    ("a Chroma transformer", ("distilled_guidance_layer.",)),
+    ("a HunyuanVideo transformer",
+     ("txt_in.individual_token_refiner.",), ("context_embedder.token_refiner.",)),
+    ("a FLUX transformer",
+     ("double_blocks.0.img_attn.",), ("single_transformer_blocks.0.proj_mlp.",), ("single_blocks.0.linear1.",)),
+    ("a Stable Diffusion 3 transformer",
+     ("joint_blocks.0.context_block.",), ("transformer_blocks.0.attn.add_q_proj.", "pos_embed.proj.")),
+    ("a Qwen-Image transformer", ("transformer_blocks.0.img_mod.1.",)),
+    ("a HiDream transformer", ("double_stream_blocks.0.",)),
+    ("a Wan transformer",
+     ("head.modulation",), ("condition_embedder.time_embedder.", "blocks.0.attn2."), ("blocks.0.cross_attn.norm_k.",)),
+    ("a Wan VAE", ("decoder.middle.0.residual.0.gamma",), ("decoder.mid_block.resnets.0.norm1.gamma",)),
+    ("an AuraFlow transformer", ("double_layers.0.attn.w1q.",)),
+    ("a Lumina 2 or Z-Image transformer", ("cap_embedder.0.", "noise_refiner."), ("context_refiner.",)),
+    ("a Mochi transformer", ("blocks.0.attn.qkv_x.",)),
+    ("a Cosmos transformer", ("blocks.block0.blocks.0.block.attn.",), ("adaln_modulation_cross_attn.",)),
+    ("a Stable Cascade model", ("clip_txt_mapper.",), ("clf.1.", "down_blocks.0.")),
+    ("a ControlNet", ("control_model.",), ("controlnet_cond_embedding.",), ("zero_convs.0.",)),
+    ("an SDXL model", ("label_emb.0.0.", "input_blocks."), ("add_embedding.linear_1.", "down_blocks.")),
+    ("a Stable Diffusion model", ("input_blocks.0.0.",), ("conv_norm_out.", "time_embedding.linear_1.")),
+    ("a Stable Diffusion or FLUX VAE",
+     ("decoder.mid.attn_1.",), ("decoder.mid_block.attentions.0.",), ("decoder.mid.block_1.",)),
+
+    ("a Gemma 3 text encoder", ("layers.0.pre_feedforward_layernorm.", "self_attn.q_norm.")),
+    ("a Gemma 2 text encoder: use Load Sana Text Encoder", ("layers.0.pre_feedforward_layernorm.",)),
+    ("a UMT5 text encoder", ("encoder.block.1.layer.0.SelfAttention.relative_attention_bias.",)),
+    ("a T5 text encoder", ("encoder.block.0.layer.0.SelfAttention.",)),
+    ("a CLIP text encoder", ("text_model.encoder.layers.0.",), ("transformer.resblocks.0.attn.",)),
+    ("a language model other than Gemma 2", ("layers.0.self_attn.q_proj.", "mlp.gate_proj."),
+     ("layers.0.self_attn.qkv_proj.",)),
+    ("an upscaling model", ("RRDB_trunk.",), ("body.0.rdb1.",), ("model.1.sub.0.RDB1.",)),
+    ("a textual inversion embedding", ("emb_params",), ("string_to_param",)),
+)
+
+
+def strip_prefix(mapping: dict) -> dict:
+    """Names without the wrapping of a saver, and without what is not wrapped in it.
+
+    A checkpoint that holds a whole pipeline keeps its network under "model.diffusion_model.": then only that part is
+    returned. Another prefix goes when every key has it. Values are passed through, tensors and shapes alike.
+    """
+    whole = PREFIXES[0]
+    if any(key.startswith(whole) for key in mapping):
+        return {key[len(whole):]: value for key, value in mapping.items() if key.startswith(whole)}
+    for prefix in PREFIXES[1:]:
+        if mapping and all(key.startswith(prefix) for key in mapping):
+            return {key[len(prefix):]: value for key, value in mapping.items()}
+    return mapping
+
+
+def looks_like(shapes: dict) -> str:
+    """Name what a file holds, from its keys (any mapping by key), as a phrase that follows "this is"."""
+    for name, *groups in TABLE:
+        if any(all(any(part in key for key in shapes) for part in group) for group in groups):
+            return name
+    if not shapes:
+        return "a file without tensors"
+    some = ", ".join(list(shapes)[:4])
+    return f"something this pack does not know ({len(shapes)} tensors: {some}, ...)"
