@@ -92,7 +92,7 @@ class Canvas:
         self.script_errors = []
         self.page.on("pageerror", self._note_script_error)
         self.page.goto(url)
-        self.page.wait_for_function(READY, timeout=90_000)
+        self.page.wait_for_function(READY, timeout=180_000)
 
     def _note_script_error(self, error):
         # Newer frontends ask servers on the internet for news and templates; without a network those calls fail.
@@ -147,9 +147,9 @@ class Canvas:
             app.canvas.centerOnNode(node);
             app.canvas.selectNode(node);
         }""", node_type)
-        self.page.locator("[data-testid=info-button]").click(timeout=10_000)
+        self.page.locator("[data-testid=info-button]").click(timeout=30_000)
         panel = self.page.locator(".node-help-content")
-        panel.locator("h1").wait_for(timeout=10_000)
+        panel.locator("h1").wait_for(timeout=30_000)
         return panel.inner_text()
 
     def picture(self, entry: dict) -> bytes:

@@ -1,6 +1,6 @@
 """Every node has a help page, served where the frontend asks for it and naming every input and output."""
 
-import pytest
+from .shipped import shipped, with_embedded_models
 
 
 def nodes(server) -> dict:
@@ -31,7 +31,9 @@ def test_every_input_has_a_tooltip(server):
 
 def test_help_opens_in_the_frontend(canvas, server):
     """The page is what a person reads after a click on the question mark of a node."""
-    name, node = next(iter(nodes(server).items()))
+    name = "SanaCogLoadSanaModel"
+    node = nodes(server)[name]
+    canvas.open(with_embedded_models(shipped("sana_quickstart")), "help")
     shown = canvas.help_of(name)
     first_sentence = page_of(server, name, node).splitlines()[2][:40]
     assert first_sentence in shown

@@ -1,0 +1,32 @@
+"""The workflows that the pack ships, as they are and with the embedded models in place of released files."""
+
+import json
+from pathlib import Path
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+
+# What takes the place of released files, which no test downloads: {node type: embedded file for its first widget}.
+EMBEDDED = {
+    "SanaCogLoadSanaModel": "sanacog_tiny_sana.safetensors",
+    "SanaCogLoadSanaTextEncoder": "sanacog_tiny_gemma2.safetensors",
+    "SanaCogLoadDCAE": "sanacog_tiny_dcae.safetensors",
+}
+
+
+def shipped(name: str) -> dict:
+    return json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
+
+
+def graph(api: dict) -> dict:
+    """An API workflow without the titles: those that nobody set are worded differently from frontend to frontend."""
+    return {key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in api.items()}
+
+
+def with_embedded_models(workflow: dict) -> dict:
+    """The canvas workflow with the embedded models in its loaders."""
+    for node in workflow["nodes"]:
+        if node["type"] in EMBEDDED:
+            node["widgets_values"][0] = EMBEDDED[node["type"]]
+            node["properties"].pop("models", None)
+    return workflow
