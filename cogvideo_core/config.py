@@ -1,0 +1,283 @@
+"""What a CogVideoX transformer or autoencoder is made of, and which one a file holds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .lookalikes import looks_like, strip_prefix
+
+TABLE_FRAMES = 13  # latent frames of 5B-I2V's learned table
+
+VAE_PREFIXES = ("first_stage_model.", "vae.")
+
+
+@dataclass(frozen=True)
+class CogVideoParams:
+    """Everything that tells one CogVideoX transformer from another. Fields have diffusers' names where it has one."""
+
+    num_layers: int
+    num_attention_heads: int               # width = num_attention_heads * attention_head_dim
+    attention_head_dim: int = 64
+    in_channels: int = 16                  # 16 of the noisy latent, the rest conditions
+    out_channels: int = 16
+    patch_size: int = 2
+    patch_size_t: int | None = None        # latent frames in a patch: None for the 1.0 models, 2 for 1.5
+    time_embed_dim: int = 512
+    ofs_embed_dim: int | None = None       # 1.5-5B-I2V: a second scalar beside the timestep
+    text_embed_dim: int = 4096             # width of T5's states
+    max_text_seq_length: int = 226
+    use_rotary_positional_embeddings: bool = True    # else sine-cosine
+    use_learned_positional_embeddings: bool = False  # a learned table as well
+    resize_positions: bool = False         # Fun 2B: the sine-cosine code of the base grid is stretched to the video
+    sample_height: int = 60                # latent size that the 1.0 positions are laid out for
+    sample_width: int = 90
+    spatial_interpolation_scale: float = 1.875       # of the sine-cosine code only
+    temporal_interpolation_scale: float = 1.0
+    norm_eps: float = 1e-5
+    conditioning: str = "none"             # what in_channels[16:] holds, see CONDITIONING
+    scaling_factor: float = 0.7            # the transformer's latent = VAE output * scaling_factor
+    snr_shift_scale: float = 1.0           # of the noise schedule, see schedule.py
+
+    @property
+    def width(self) -> int:
+        """D, channels of a token inside the network."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def base_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches that the positions of a 1.0 model are laid out for."""
+        return self.sample_height // self.patch_size, self.sample_width // self.patch_size
+
+    @property
+    def table_rows(self) -> int:
+        """Rows of the learned position table: text, then video."""
+        return self.max_text_seq_length + TABLE_FRAMES * self.base_grid[0] * self.base_grid[1]
+
+    @property
+    def condition_scale(self) -> float:
+        """What the VAE's output for a conditioning picture or video is multiplied by.
+
+        The same as for the latent itself, but 1 for 1.5-5B-I2V: its SAT code scales and divides again.
+        """
+        return 1.0 if self.ofs_embed_dim else self.scaling_factor
+
+    def grid(self, shape) -> tuple[int, int, int]:
+        """Patches along time, height and width of a latent of shape (B, C, T, H, W)."""
+        return shape[2] // (self.patch_size_t or 1), shape[3] // self.patch_size, shape[4] // self.patch_size
+
+
+# What the channels behind the noisy latent hold, by their number.
+CONDITIONING = {
+    "none": 0,
+    "image": 16,           # the start picture's latent at latent frame 0, zeros elsewhere
+    "repeated_image": 16,  # the start picture's latent at every frame (CogVideoX-2b-img2vid)
+    "control": 16,         # the control video's latent
+    "inpaint": 17,         # mask, then the masked video's latent
+    "void": 32,            # latent of the inverted quadmask, then the masked video's latent
+}
+
+
+@dataclass(frozen=True)
+class CogVideoVAEParams:
+    """Everything that tells one CogVideoX autoencoder from another; the defaults are the released one. Fields have
+    diffusers' names. The scaling factor is not among them: it belongs to the transformer, see CogVideoParams."""
+
+    block_out_channels: tuple[int, ...] = (128, 256, 256, 512)
+    layers_per_block: int = 3              # residual blocks on each level of the encoder; the decoder has one more
+    latent_channels: int = 16
+    in_channels: int = 3
+    out_channels: int = 3
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-6
+    temporal_compression_ratio: int = 4
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a file is: `variant` for people, `layout` for checkpoint.py, `evidence` (what was concluded from what)
+    for the log. `dataclasses.replace` on `params` overrules a guess."""
+
+    params: CogVideoParams | CogVideoVAEParams
+    variant: str
+    layout: str  # "diffusers", "sat" or "comfy"
+    evidence: str
+
+
+# Where a fact is read from in each layout, all of them 2-D weights but `patch` (2-D or 4-D), `head` and `table`.
+_LAYOUTS = {
+    "diffusers": dict(
+        patch="patch_embed.proj.weight", text="patch_embed.text_proj.weight", out="proj_out.weight",
+        head="transformer_blocks.0.attn1.norm_q.weight", time="time_embedding.linear_2.weight",
+        ofs="ofs_embedding.linear_2.weight", table="patch_embed.pos_embedding", block=r"transformer_blocks\.(\d+)\."),
+    "comfy": dict(
+        patch="patch_embed.proj.weight", text="patch_embed.text_proj.weight", out="proj_out.weight",
+        head="blocks.0.norm_q.weight", time="time_embedding_linear_2.weight",
+        ofs="ofs_embedding_linear_2.weight", table="patch_embed.pos_embedding", block=r"blocks\.(\d+)\."),
+    "sat": dict(
+        patch="mixins.patch_embed.proj.weight", text="mixins.patch_embed.text_proj.weight",
+        out="mixins.final_layer.linear.weight", head="mixins.adaln_layer.query_layernorm_list.0.weight",
+        time="time_embed.2.weight", ofs="ofs_embed.2.weight", table="mixins.pos_embed.pos_embedding",
+        block=r"transformer\.layers\.(\d+)\."),
+}
+_REQUIRED = ("patch", "text", "out", "head", "time")
+
+
+def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str = "") -> Identity:
+    """Find out which CogVideoX transformer a file holds.
+
+    shapes: {key: shape} of the whole file, in any of the three layouts, wrapped by a saver's prefix or not.
+    config: diffusers' config.json, or CogVideoParams' fields; only what no tensor shows is taken from it.
+    filename: the path; its last three parts count (repository/transformer/file).
+    Tensors decide whatever they can, then the config, then the name; `evidence` says which it was.
+    Raises ValueError when it is no CogVideoX transformer, saying what it looks like, and when its shapes contradict
+    each other.
+    """
+    shapes, config = strip_prefix(shapes), dict(config or {})
+    where = f"{filename}: " if filename else ""
+    words = "/".join(re.split(r"[\\/]", filename)[-3:]).lower()
+    layout, names = _layout(shapes, where)
+    facts = _facts(shapes, names, layout, where)
+    evidence = [
+        f"{facts['num_layers']} layers of width {facts['num_attention_heads'] * facts['attention_head_dim']}, "
+        f"{facts['in_channels']} input channels, "
+        f"{'patches of 2 latent frames' if facts['patch_size_t'] else 'patches of 1 latent frame'} (tensors)"
+    ]
+
+    rotary, why = _rotary(facts, names["table"] in shapes, layout, config)
+    facts["use_rotary_positional_embeddings"] = rotary
+    evidence.append(f"{'rotary' if rotary else 'sine-cosine'} positions ({why})")
+    facts["conditioning"], why = _conditioning(facts, config, words, where)
+    evidence.append(f"conditioning: {facts['conditioning']} ({why})")
+
+    # The 2B and what was trained from it are told by their position code.
+    facts["snr_shift_scale"] = 1.0 if rotary else 3.0
+    facts["scaling_factor"] = 0.7 if rotary else 1.15258426
+    facts["resize_positions"] = not rotary and facts["conditioning"] in ("inpaint", "control")
+    hidden = ("sample_height", "sample_width", "max_text_seq_length", "spatial_interpolation_scale",
+              "temporal_interpolation_scale", "norm_eps", "snr_shift_scale", "scaling_factor", "resize_positions")
+    facts |= {name: config[name] for name in hidden if config.get(name) is not None}
+
+    params = CogVideoParams(**facts)
+    if params.use_learned_positional_embeddings and shapes[names["table"]][1] != params.table_rows:
+        raise ValueError(
+            f"{where}the learned position table has {shapes[names['table']][1]} rows; {params.max_text_seq_length} text "
+            f"tokens and {TABLE_FRAMES} frames of {params.base_grid[0]} x {params.base_grid[1]} patches need "
+            f"{params.table_rows}. Put the config.json of this model beside the file."
+        )
+    return Identity(params, _variant(params), layout, "; ".join(evidence))
+
+
+def _layout(shapes, where):
+    for layout, names in _LAYOUTS.items():
+        if all(names[fact] in shapes for fact in _REQUIRED) and not any(key.endswith("_qweight") for key in shapes):
+            return layout, names
+    raise ValueError(f"{where}this is no CogVideoX transformer, it looks like {looks_like(shapes)}.")
+
+
+def _facts(shapes, names, layout, where):
+    """The params that tensors show."""
+    def contradiction(what):
+        return ValueError(f"{where}a CogVideoX transformer by its names, but {what}. Is the file complete?")
+
+    patch, out, table = shapes[names["patch"]], shapes[names["out"]], names["table"] in shapes
+    width, head = patch[0], shapes[names["head"]][0]
+    p, pt = (patch[2], None) if len(patch) == 4 else (2, 2)
+    volume = p * p * (pt or 1)
+    if width % head or out[0] % volume or out[1] != width or (pt and patch[1] % volume):
+        raise contradiction(f"its input patches {tuple(patch)}, heads of {head} and output {tuple(out)} do not fit together")
+    blocks = {int(match[1]) for key in shapes if (match := re.match(names["block"], key))}
+    if blocks != set(range(len(blocks))):
+        raise contradiction(f"of its blocks 0 to {max(blocks)} only {len(blocks)} are there")
+    in_channels = patch[1] // volume if pt else patch[1]
+    return dict(
+        num_layers=len(blocks), num_attention_heads=width // head, attention_head_dim=head,
+        in_channels=in_channels, out_channels=out[0] // volume, patch_size=p, patch_size_t=pt,
+        time_embed_dim=shapes[names["time"]][0], text_embed_dim=shapes[names["text"]][1],
+        ofs_embed_dim=shapes[names["ofs"]][0] if names["ofs"] in shapes else None,
+        # SAT stores the 2B's computed table under the same name as 5B-I2V's learned one.
+        use_learned_positional_embeddings=table and not (layout == "sat" and in_channels == 16),
+    )
+
+
+def _rotary(facts, table, layout, config):
+    if facts["use_learned_positional_embeddings"]:
+        return True, "its learned position table goes with them"
+    if layout == "sat" and table:
+        return False, "its stored position table"
+    if facts["patch_size_t"]:
+        return True, "patches of 2 latent frames go with them"
+    if "use_rotary_positional_embeddings" in config:
+        return bool(config["use_rotary_positional_embeddings"]), "its config"
+    width = facts["num_attention_heads"] * facts["attention_head_dim"]
+    return width != 1920, "its width"  # 1920 is the 2B, the only released size without them
+
+
+def _conditioning(facts, config, words, where):
+    extra = facts["in_channels"] - facts["out_channels"]
+    fitting = [kind for kind, channels in CONDITIONING.items() if channels == extra]
+    if not fitting:
+        raise ValueError(
+            f"{where}a CogVideoX transformer with {facts['in_channels']} input channels; known are 16 (text to video), "
+            "32 (image to video, Fun control), 33 (Fun inpaint) and 48 (VOID)."
+        )
+    if len(fitting) == 1:
+        return fitting[0], "its input channels"
+    if facts["ofs_embed_dim"]:
+        return "image", "its ofs embedding"
+    if facts["use_learned_positional_embeddings"]:
+        return "image", "its learned position table"
+    if config.get("conditioning") in fitting:
+        return config["conditioning"], "its config"
+    if "img2vid" in words:
+        return "repeated_image", "its name; no tensor tells it from Fun control"
+    if re.search(r"i2v|image[-_]?to[-_]?video", words):
+        return "image", "its name; no tensor tells it from Fun control"
+    return "control", "neither position table nor ofs embedding, and no name that says image to video"
+
+
+def _variant(params):
+    size = {(30, 1920): "2B", (42, 3072): "5B"}.get(
+        (params.num_layers, params.width), f"{params.num_layers} layers of {params.width}")
+    version = "1.5 " if params.patch_size_t else ""
+    if params.conditioning in ("inpaint", "control"):
+        kind = {"inpaint": "InP", "control": "Control"}[params.conditioning]
+        return f"CogVideoX-Fun {version}{size} {kind}"
+    suffix = {"none": "", "image": " I2V", "repeated_image": " img2vid", "void": " VOID"}[params.conditioning]
+    return f"CogVideoX {version}{size}{suffix}"
+
+
+def identify_autoencoder(shapes: dict[str, tuple], config: dict | None = None, filename: str = "") -> Identity:
+    """Find out what CogVideoX autoencoder a file holds; arguments and errors as for `identify`.
+
+    The number of groups of its norms is the one thing that neither tensors nor SAT files show: 32 without a config.
+    """
+    shapes, config = strip_prefix(shapes, VAE_PREFIXES), dict(config or {})
+    where = f"{filename}: " if filename else ""
+    shapes = {key: shape for key, shape in shapes.items() if not key.startswith("loss.")}
+    blocks = {"diffusers": r"encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv1\.conv\.weight$",
+              "sat": r"encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.conv\.weight$"}
+    for layout, pattern in blocks.items():
+        found = {(int(m[1]), int(m[2])): shapes[key][0] for key in shapes if (m := re.match(pattern, key))}
+        if found and "decoder.conv_in.conv.weight" in shapes and "decoder.norm_out.conv_y.conv.weight" in shapes:
+            break
+    else:
+        raise ValueError(f"{where}this is no CogVideoX VAE, it looks like {looks_like(shapes)}.")
+    hidden = ("norm_num_groups", "norm_eps", "temporal_compression_ratio")
+    params = CogVideoVAEParams(
+        block_out_channels=tuple(found[level, 0] for level in range(1 + max(level for level, _ in found))),
+        layers_per_block=1 + max(block for _, block in found),
+        latent_channels=shapes["decoder.conv_in.conv.weight"][1],
+        in_channels=shapes["encoder.conv_in.conv.weight"][1],
+        out_channels=shapes["decoder.conv_out.conv.weight"][0],
+        **{name: config[name] for name in hidden if config.get(name) is not None},
+    )
+    if any(channels % params.norm_num_groups for channels in params.block_out_channels):
+        raise ValueError(
+            f"{where}a CogVideoX VAE with {params.block_out_channels} channels, which {params.norm_num_groups} norm groups "
+            "do not divide. Put the config.json of this model beside the file."
+        )
+    size = "" if params.block_out_channels == CogVideoVAEParams.block_out_channels else f" {params.block_out_channels}"
+    evidence = f"channels {params.block_out_channels} (tensors); {params.norm_num_groups} norm groups " + (
+        "(its config)" if "norm_num_groups" in config else "(as released)")
+    return Identity(params, f"CogVideoX VAE{size}", layout, evidence)

@@ -1,0 +1,48 @@
+"""What a file is when it is not the CogVideoX part that was asked for."""
+
+from __future__ import annotations
+
+# What it is, then what shows it: any one group of key fragments, of which every one must occur in some key.
+# The order matters: an adapter names layers of its model.
+TABLE = (
+    ("a LoRA: load the model first and give this file to a LoRA loader node",
+     (".lora_A.",), (".lora_B.",), (".lora_down.",), (".lora_up.",), ("lora_unet_",), (".matrix_A.",)),
+    ("a CogVideoX ControlNet", ("controlnet_encode_first.",), ("controlnet_transformer",)),
+    ("a CogVideoX transformer in a private 4-bit or 8-bit form: take the bf16 file", ("_qweight",)),
+    ("a CogVideoX transformer: use Load CogVideoX Model", ("patch_embed.text_proj.",)),
+    ("a CogVideoX VAE: use Load CogVideoX VAE", ("norm1.conv_y.conv.",)),
+    ("a Sana transformer", ("ff.conv_inverted.", "caption_norm."), ("mlp.inverted_conv.", "attention_y_norm.")),
+    ("a DC-AE autoencoder", ("decoder.up_blocks.", "conv_depth."), ("decoder.stages.", "op_list.")),
+    ("a Mochi transformer", ("blocks.0.attn.qkv_x.",)),
+    ("an LTX-Video model", ("patchify_proj.", "adaln_single."), ("proj_in.", "adaln_single.", "scale_shift_table")),
+    ("a HunyuanVideo transformer", ("individual_token_refiner.",), ("context_embedder.token_refiner.",)),
+    ("a FLUX transformer", ("double_blocks.0.img_attn.",), ("single_transformer_blocks.0.",)),
+    ("a Wan transformer",
+     ("head.modulation",), ("condition_embedder.time_embedder.", "blocks.0.attn2."), ("blocks.0.cross_attn.norm_k.",)),
+    ("a Wan VAE", ("decoder.middle.0.residual.0.gamma",), ("decoder.mid_block.resnets.0.norm1.gamma",)),
+    ("a Stable Diffusion 3 transformer", ("joint_blocks.0.context_block.",), ("transformer_blocks.0.attn.add_q_proj.",)),
+    ("a PixArt transformer", ("adaln_single.emb.",), ("t_block.1.", "y_embedder.y_proj.")),
+    ("a Stable Diffusion model", ("input_blocks.0.0.",), ("conv_norm_out.", "time_embedding.linear_1.")),
+    ("an image VAE", ("decoder.mid.attn_1.",), ("decoder.mid_block.attentions.0.",)),
+    ("a T5 text encoder: use Load CogVideoX Text Encoder", ("encoder.block.0.layer.0.SelfAttention.",)),
+    ("a CLIP text encoder", ("text_model.encoder.layers.0.",)),
+    ("a language model", ("layers.0.self_attn.", "mlp.gate_proj.")),
+)
+
+
+def strip_prefix(mapping: dict, prefixes=("model.diffusion_model.", "diffusion_model.")) -> dict:
+    """Names without the wrapping of a saver: with the first of `prefixes` that occurs, only the keys that have it are
+    kept, shortened; with none, the mapping itself comes back. Values are passed through, tensors and shapes alike."""
+    for prefix in prefixes:
+        if any(key.startswith(prefix) for key in mapping):
+            return {key[len(prefix):]: value for key, value in mapping.items() if key.startswith(prefix)}
+    return mapping
+
+
+def looks_like(shapes: dict) -> str:
+    """Name what a file holds, from its keys, as a phrase that follows "it looks like"."""
+    for name, *groups in TABLE:
+        if any(all(any(part in key for key in shapes) for part in group) for group in groups):
+            return name
+    some = ", ".join(list(shapes)[:4])
+    return f"something this pack does not know ({len(shapes)} tensors: {some}, ...)" if shapes else "an empty file"
