@@ -1,0 +1,60 @@
+"""How Sana reads a prompt: the instruction put before it, 300 tokens, and which of them the picture sees."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import torch
+
+MAX_TOKENS = 300  # what the transformer was trained with
+PAD = 0           # Gemma's padding token
+
+# NVlabs' wording, double quotes included: another wording is another prompt. Its last line ends in a blank.
+INSTRUCTION = "\n".join([
+    'Given a user prompt, generate an "Enhanced prompt" that provides detailed visual descriptions suitable for '
+    "image generation. Evaluate the level of detail in the user prompt:",
+    "- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, and spatial "
+    "relationships to create vivid and concrete scenes.",
+    "- If the prompt is already detailed, refine and enhance the existing details slightly without overcomplicating.",
+    "Here are examples of how to transform or refine prompts:",
+    "- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat curled up in a round shape, sleeping "
+    "peacefully on a warm sunny windowsill, surrounded by pots of blooming red flowers.",
+    "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing street "
+    "lamps, a diverse crowd of people in colorful clothing, and a double-decker bus passing by towering glass "
+    "skyscrapers.",
+    "Please generate only the enhanced description for the prompt below and avoid including any additional "
+    "commentary or evaluations:",
+    "User Prompt: ",
+])
+
+
+def tokens_of(tokenize: Callable[[str], list[int]], text: str, instruction: bool) -> list[int]:
+    """Prompt -> token ids, padded on the right to a length that tells what to keep of their states.
+
+    tokenize(text) returns ids that begin with BOS. With the instruction (n tokens, BOS counted) the length is
+    n + 298: two fewer than n + 300, because BOS is shared and the instruction's last token, a blank, fuses with the
+    first word. Without it the length is 300. An empty prompt never gets the instruction. Longer prompts are cut.
+    Source: facts/sana.md 2.1; NVlabs strips the text and does not lower its case.
+    """
+    text = text.strip()
+    length = MAX_TOKENS
+    if instruction and text:
+        length += len(tokenize(INSTRUCTION)) - 2
+        text = INSTRUCTION + text
+    ids = tokenize(text)[:length]
+    return ids + [PAD] * (length - len(ids))
+
+
+def kept_states(states: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """States of the real tokens (B, n, C) of a prompt that is `length` long with its padding
+    -> (states (B, 300, C), mask (B, 300), 1 for a token).
+
+    Kept are BOS and the last 299 of `length`, so nothing of the instruction but BOS. The network is causal and pads
+    on the right: states computed without the padding are the same. Padding is zeros here, and masked.
+    """
+    padded = torch.nn.functional.pad(states, (0, 0, 0, length - states.shape[1]))
+    mask = torch.zeros(padded.shape[:2], dtype=torch.long, device=states.device)
+    mask[:, :states.shape[1]] = 1
+    first = length - (MAX_TOKENS - 1)
+    return (torch.cat([padded[:, :1], padded[:, first:]], dim=1),
+            torch.cat([mask[:, :1], mask[:, first:]], dim=1))

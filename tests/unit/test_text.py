@@ -1,0 +1,55 @@
+"""The rules by which a prompt becomes 300 tokens."""
+
+import inspect
+
+import torch
+
+from sanacog.sana_core.text import INSTRUCTION, MAX_TOKENS, kept_states, tokens_of
+
+
+def words(text):
+    """A tokenizer whose ids tell what they stand for: BOS 2, then one id a word."""
+    return [2] + [3 + sum(map(ord, word)) for word in text.split(" ") if word]
+
+
+def test_instruction_is_nvlabs_wording():
+    # diffusers ships the same sentences, with single quotes where NVlabs has double ones.
+    from diffusers import SanaPipeline
+
+    theirs = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+    assert "\n".join(theirs).replace("'", '"') == INSTRUCTION
+    assert '"Enhanced prompt"' in INSTRUCTION and INSTRUCTION.endswith("User Prompt: ")
+
+
+def test_lengths_with_and_without_instruction():
+    count = len(words(INSTRUCTION))
+    assert len(tokens_of(words, "a cat", False)) == MAX_TOKENS
+    assert len(tokens_of(words, "a cat", True)) == count + MAX_TOKENS - 2
+    assert tokens_of(words, "  a cat\n", False)[:4] == words("a cat") + [0]
+
+
+def test_empty_prompt_has_no_instruction():
+    assert tokens_of(words, " \n", True) == [2] + [0] * (MAX_TOKENS - 1)
+
+
+def test_long_prompt_is_cut_at_the_end():
+    prompt = " ".join(f"w{i}" for i in range(10_000))
+    assert tokens_of(words, prompt, False) == words(prompt)[:MAX_TOKENS]
+    ids = tokens_of(words, prompt, True)
+    assert ids == words(INSTRUCTION + prompt)[:len(ids)] and 0 not in ids
+
+
+def test_kept_are_bos_and_the_last_299():
+    length, count = 420, 130
+    states = torch.arange(1, count + 1).float()[None, :, None].expand(1, count, 3)
+    kept, mask = kept_states(states, length)
+    assert kept.shape == (1, MAX_TOKENS, 3) and mask.shape == (1, MAX_TOKENS)
+    # Position 121 of 420 is the first of the last 299; it holds 122.
+    assert kept[0, :, 0].tolist() == [1.0] + [float(i) for i in range(122, 131)] + [0.0] * 290
+    assert mask[0].tolist() == [1] * 10 + [0] * 290
+
+
+def test_kept_without_instruction_is_everything():
+    states = torch.randn(1, 7, 3)
+    kept, mask = kept_states(states, MAX_TOKENS)
+    assert torch.equal(kept[:, :7], states) and not kept[:, 7:].any() and mask.sum() == 7
