@@ -20,12 +20,12 @@ def relu_linear_attention(q, k, v, eps=1e-15):
     eps does not exist in fp16. A query that ReLU turns to zero everywhere gives zeros.
     """
     dtype = q.dtype
-    # (B, H, N, Dh) views: matmul then runs one small GEMM per head.
+    # (B, H, N, Dh): matmul runs one small GEMM per head.
     q = F.relu(q).float().transpose(1, 2)
     k = F.relu(k).float().transpose(1, 2)
     v = v.float().transpose(1, 2)
 
-    state = k.transpose(-1, -2) @ v                 # (B, H, Dh, Dh)
-    total = k.sum(dim=-2).unsqueeze(-1)             # (B, H, Dh, 1)
-    out = (q @ state) / (q @ total + eps)
-    return out.transpose(1, 2).to(dtype)
+    # The normaliser rides along as one more column of the state: one product with q gives both sums.
+    state = torch.cat([k.transpose(-1, -2) @ v, k.sum(dim=-2).unsqueeze(-1)], dim=-1)  # (B, H, Dh, Dh + 1)
+    out = q @ state
+    return (out[..., :-1] / (out[..., -1:] + eps)).transpose(1, 2).to(dtype)

@@ -105,8 +105,8 @@ def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str
         qk_norm=names["qk_norm"] in shapes,
         guidance_embeds=names["guidance"] in shapes,
     )
-    evidence = [f"{found['num_layers']} layers of width {width}"
-                + ", query-key norm" * found["qk_norm"] + ", guidance embedding" * found["guidance_embeds"] + " (tensors)"]
+    extras = ", query-key norm" * found["qk_norm"] + ", guidance embedding" * found["guidance_embeds"]
+    evidence = [f"{found['num_layers']} layers of width {width}{extras} (tensors)"]
 
     config = dict(config or {})
     if wrong := _contradiction(config, found, width):
