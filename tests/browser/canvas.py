@@ -77,6 +77,12 @@ class Opened:
         return [f"{what}: {text}" for what, found in named.items() for text in found]
 
 
+def read(url: str) -> bytes:
+    """The body of a GET request."""
+    with urllib.request.urlopen(url, timeout=30) as reply:
+        return reply.read()
+
+
 class Canvas:
     """One browser page on the ComfyUI at `url` (http://host:port, no slash at the end)."""
 
@@ -154,8 +160,7 @@ class Canvas:
 
     def picture(self, entry: dict) -> bytes:
         """The PNG behind one {filename, subfolder, type} of a node's output."""
-        with urllib.request.urlopen(f"{self.url}/view?{urllib.parse.urlencode(entry)}", timeout=30) as reply:
-            return reply.read()
+        return read(f"{self.url}/view?{urllib.parse.urlencode(entry)}")
 
     def screenshot(self, path) -> None:
         """A picture of the open workflow, all of it, without the frontend's bars."""

@@ -1,15 +1,18 @@
 """Every node has a help page, served where the frontend asks for it and naming every input and output."""
 
+import json
+
+from .canvas import read
 from .shipped import shipped, with_embedded_models
 
 
 def nodes(server) -> dict:
-    return {name: node for name, node in server.get("/object_info").items() if name.startswith("SanaCog")}
+    return {name: node for name, node in json.loads(read(f"{server.url}/object_info")).items() if name.startswith("SanaCog")}
 
 
 def page_of(server, name: str, node: dict) -> str:
     folder = node["python_module"].split(".")[1]
-    return server.get_text(f"/extensions/{folder}/docs/{name}.md")
+    return read(f"{server.url}/extensions/{folder}/docs/{name}.md").decode()
 
 
 def test_pages_name_every_input_and_output(server):
