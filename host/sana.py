@@ -1,0 +1,225 @@
+"""Sana as a native MODEL of the host."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.supported_models_base
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+
+from ..sana_core.checkpoint import check_shapes, to_canonical
+from ..sana_core.config import SanaParams, identify
+from ..sana_core.lookalikes import strip_prefix
+from ..sana_core.transformer import SanaTransformer
+from ..storage import open_checkpoint
+from .compat import corrects_empty_latents
+from .files import is_pipeline
+from .loading import diffusion_model, weight_dtype_of
+
+PIXELS = 32           # px a side of one latent pixel
+CONFIG_KEY = "sana_config"  # JSON as uint8, in models saved from here: their tensors do not tell everything
+
+
+class SanaLatent(comfy.latent_formats.LatentFormat):
+    """DC-AE latents: 32 channels, 32 x 32 px each, scaled to unit variance for the transformer."""
+
+    latent_channels = 32
+    latent_dimensions = 2
+    spacial_downscale_ratio = PIXELS
+    temporal_downscale_ratio = 1
+    scale_factor = 0.41407
+
+
+class SanaConfig(comfy.supported_models_base.BASE):
+    """What the host asks about a Sana model."""
+
+    unet_config = {"image_model": "sana"}
+    unet_extra_config = {}
+    latent_format = SanaLatent
+    vae_key_prefix = ["vae."]
+    text_encoder_key_prefix = ["text_encoders."]
+
+    def __init__(self, params: SanaParams):
+        super().__init__({"image_model": "sana", "in_channels": params.in_channels, "params": params})
+        self.params = params
+        self.sampling_settings = {"shift": params.flow_shift, "multiplier": params.timestep_multiplier}
+        # Only the checkpoints trained in fp16, with its clip as a part of the model, stay finite in fp16.
+        half = [torch.bfloat16, torch.float16] if params.clamp_fp16 else [torch.bfloat16]
+        self.supported_inference_dtypes = half + [torch.float32]
+        self.memory_usage_factor = memory_usage_factor(params)
+
+    def model_type(self, state_dict, prefix=""):
+        return comfy.model_base.ModelType.FLOW
+
+    def get_model(self, state_dict, prefix="", device=None):
+        return SanaModel(self, device=device)
+
+    def process_unet_state_dict_for_saving(self, state_dict):
+        text = json.dumps(dataclasses.asdict(self.params)).encode()
+        state_dict[CONFIG_KEY] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        return super().process_unet_state_dict_for_saving(state_dict)
+
+
+def memory_usage_factor(params: SanaParams) -> float:
+    """The host reckons tokens * bytes a number * factor * 0.01 MiB for activations: solved for the widest place.
+
+    That is the feed-forward network: the residual, its normalised copy, and the gate's input (2 * hidden) in three
+    forms (before, inside and after the depthwise convolution) -> 2 D + 6 hidden numbers a token.
+    """
+    return (2 * params.width + 6 * params.hidden) / (0.01 * 1024**2)
+
+
+class SanaModel(comfy.model_base.BaseModel):
+    """Sana inside the host's sampling: which conditions it takes, and which it refuses."""
+
+    def __init__(self, model_config, model_type=comfy.model_base.ModelType.FLOW, device=None):
+        super().__init__(model_config, model_type, device=device, unet_model=SanaDiT)
+
+    def extra_conds(self, **kwargs):
+        params = self.model_config.params
+        check_latent(kwargs.get("noise"), kwargs.get("latent_image"), params)
+        context = kwargs.get("cross_attn")
+        check_context(context, params)
+        out = super().extra_conds(**kwargs)
+        # CONDCrossAttn would repeat tokens up to a common length, which is wrong under a mask.
+        out["c_crossattn"] = comfy.conds.CONDRegular(context)
+        out["attention_mask"] = comfy.conds.CONDRegular(token_mask(context, kwargs.get("attention_mask")))
+        if params.guidance_embeds:
+            out["guidance"] = comfy.conds.CONDRegular(torch.tensor([float(kwargs.get("guidance", 4.5))]))
+        return out
+
+
+def token_mask(context, mask):
+    """Mask (B, T), 1 for a token, of context (B, T, C). Tokens that a node has added beyond `mask` count unless they
+    are zeros, which is what the text encoder pads with."""
+    known = 0 if mask is None else mask.shape[1]
+    if known == context.shape[1]:
+        return mask
+    added = (context[:, known:] != 0).any(-1).long()
+    return added if mask is None else torch.cat([mask.to(added), added], dim=1)
+
+
+def check_context(context, params: SanaParams) -> None:
+    """Raise ValueError unless context is (B, T, caption_channels)."""
+    if context is None:
+        raise ValueError("Sana got no text. Connect Sana Text Encode to positive and negative.")
+    if context.ndim != 3 or context.shape[-1] != params.caption_channels:
+        kind = {768: " (CLIP-L, as of Stable Diffusion 1.5)", 1024: " (CLIP-H, as of Stable Diffusion 2)",
+                2048: " (as of SDXL)", 4096: " (T5-XXL, as of FLUX or SD3)"}.get(context.shape[-1], "")
+        raise ValueError(
+            f"This text was encoded for another model: its width is {context.shape[-1]}{kind}, this Sana model reads "
+            f"{params.caption_channels}{' (Gemma-2-2B)' * (params.caption_channels == 2304)}. Load the text encoder "
+            "with Load Sana Text Encoder, and encode with Sana Text Encode.")
+
+
+def check_latent(noise, latent, params: SanaParams) -> None:
+    """Raise ValueError for a latent (B, C, H, W) that Sana cannot sample."""
+    if noise is not None:
+        shape = tuple(noise.shape)
+        if len(shape) != 4 or shape[1] != params.in_channels:
+            raise ValueError(f"This latent is of another model: it is {' x '.join(map(str, shape))}, Sana's are batch x "
+                             f"{params.in_channels} x height/{PIXELS} x width/{PIXELS}. Make it with Empty Sana Latent, "
+                             "or encode the picture with a VAE from Load DC-AE.")
+        if 0 in shape:
+            raise ValueError(f"This latent is empty: {' x '.join(map(str, shape))}. Batch and sides must be at least 1.")
+    if latent is None:
+        return
+    if torch.isnan(latent).any() or torch.isinf(latent).any():
+        raise ValueError("This latent holds NaN or infinite numbers, from an earlier node: sampling it would give a "
+                         "broken picture.")
+    side = (latent.shape[-1] * latent.shape[-2]) ** 0.5
+    # Here a stock empty latent has four times the wanted side, and nothing marks it.
+    if not corrects_empty_latents() and side > 2.5 * params.sample_size and not latent.any():
+        raise ValueError(
+            f"This empty latent makes a picture of {latent.shape[-1] * PIXELS} x {latent.shape[-2] * PIXELS} px, but "
+            f"this model makes about {params.sample_size * PIXELS} x {params.sample_size * PIXELS}. Empty Latent Image "
+            f"of this ComfyUI version reckons with 8 px a latent pixel, Sana has {PIXELS}: use Empty Sana Latent.")
+
+
+class SanaDiT(SanaTransformer):
+    """The transformer with the host's calling convention: wrappers, patches, block replacement, control."""
+
+    def __init__(self, params, device=None, dtype=None, operations=None, **kwargs):
+        super().__init__(params, device=device, dtype=dtype, operations=operations)
+        self.dtype = dtype
+
+    def forward(self, x, timestep, context, attention_mask=None, guidance=None, control=None, transformer_options={},
+                **kwargs):
+        # Caching nodes look for transformer_options at the end of the positional arguments.
+        return WrapperExecutor.new_class_executor(
+            self._forward, self, get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options),
+        ).execute(x, timestep, context, attention_mask, guidance, control, transformer_options, **kwargs)
+
+    def _forward(self, x, timestep, context, attention_mask=None, guidance=None, control=None, transformer_options={},
+                 **kwargs):
+        replace = transformer_options.get("patches_replace", {}).get("dit", {})
+        patches = transformer_options.get("patches", {})
+        residuals = (control or {}).get("input", [])
+        transformer_options["total_blocks"] = len(self.transformer_blocks)
+        transformer_options["block_type"] = "double"
+
+        def attention(q, k, v, heads, mask):
+            return optimized_attention(q, k, v, heads, mask=mask, transformer_options=transformer_options)
+
+        def run_block(i, call, x, context, modulation):
+            transformer_options["block_index"] = i
+            if i == 0:
+                for patch in patches.get("post_input", []):
+                    changed = patch({"img": x, "txt": context, "transformer_options": transformer_options})
+                    x, context = changed["img"], changed["txt"]
+            block = replace.get(("double_block", i))
+            if block is None:
+                x = call(x, context, modulation)
+            else:
+                def original(args):
+                    return {"img": call(args["img"], args["txt"], args["vec"])}
+                x = block({"img": x, "txt": context, "vec": modulation, "pe": None,
+                           "transformer_options": transformer_options}, {"original_block": original})["img"]
+            for patch in patches.get("double_block", []):
+                x = patch({"img": x, "txt": context, "x": x, "block_index": i,
+                           "transformer_options": transformer_options})["img"]
+            if i < len(residuals) and residuals[i] is not None:
+                x = x + residuals[i]
+            return x
+
+        return super().forward(x, timestep, context, attention_mask, guidance, attention=attention, run_block=run_block)
+
+
+def load_sana(path, weight_dtype: str = "default", disable_dynamic: bool = False):
+    """File, sharded folder or diffusers pipeline -> ModelPatcher. Raises ValueError, naming what the file is instead.
+
+    weight_dtype: a name of loading.WEIGHT_DTYPES. disable_dynamic: the host asks so when it needs a plain patcher.
+    """
+    dtype, path = weight_dtype_of(weight_dtype), Path(path)
+    checkpoint = open_checkpoint(path, **({"subfolder": "transformer"} if is_pipeline(path) else {}))
+    shapes, config, state_dict = strip_prefix(checkpoint.shapes), checkpoint.config, None
+    if CONFIG_KEY in shapes:
+        state_dict = strip_prefix(checkpoint.load())
+        config = json.loads(state_dict.pop(CONFIG_KEY).numpy().tobytes())
+        shapes = {key: shape for key, shape in shapes.items() if key != CONFIG_KEY}
+    identity = identify(shapes, config, str(path))
+    check_shapes(shapes, identity, path.name)
+    logging.info("%s: %s; %s", path.name, identity.variant, identity.evidence)
+    state_dict = to_canonical(checkpoint.load() if state_dict is None else state_dict, identity.layout)
+    patcher = diffusion_model(SanaConfig(identity.params), state_dict, dtype, disable_dynamic)
+    patcher.cached_patcher_init = (load_sana, (path, weight_dtype))
+    return patcher
+
+
+def empty_latent(width: int, height: int, batch_size: int) -> dict:
+    """LATENT of zeros for a picture of width x height px. Raises ValueError unless both are multiples of 32."""
+    for name, value, step in (("width", width, PIXELS), ("height", height, PIXELS), ("batch_size", batch_size, 1)):
+        if value < step or value % step:
+            raise ValueError(f"{name} is {value}: it must be a multiple of {step}, at least {step}.")
+    samples = torch.zeros(batch_size, SanaLatent.latent_channels, height // PIXELS, width // PIXELS,
+                          device=mm.intermediate_device())
+    return {"samples": samples, "downscale_ratio_spacial": PIXELS}

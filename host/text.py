@@ -1,0 +1,213 @@
+"""Gemma-2 as a native CLIP of the host, reading prompts the way Sana does."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import comfy.sd
+import comfy.utils
+import torch
+from comfy import sd1_clip
+from comfy.supported_models_base import ClipTarget
+from comfy.text_encoders import llama
+
+from ..sana_core.lookalikes import looks_like
+from ..sana_core.text import MAX_TOKENS, PAD, kept_states, tokens_of
+from ..storage import open_checkpoint
+from .compat import accepts
+from .files import is_pipeline
+
+NAME = "gemma2_2b"            # the host's name of this encoder, in token dictionaries and saved files
+INSTRUCTION_OPTION = "sana_instruction"
+HEAD_DIM = 256                # of every Gemma-2 up to 9B; the host's network has no other
+TOKENIZER_KEYS = ("spiece_model", "tokenizer_json")  # uint8 tensors: sentencepiece's model, tokenizers' JSON
+BOS = 2
+
+
+class SanaTokenizer:
+    """Text -> tokens, with the host's interface. tokenizer_data: one of TOKENIZER_KEYS -> uint8 tensor."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data={}):
+        self.data = {key: tokenizer_data[key] for key in TOKENIZER_KEYS if key in tokenizer_data}
+        raw = {key: value.numpy().tobytes() for key, value in self.data.items()}
+        if "spiece_model" in raw:
+            import sentencepiece
+            model = sentencepiece.SentencePieceProcessor(model_proto=raw["spiece_model"])
+            self._ids, self._piece, self._text = model.encode, model.id_to_piece, model.decode
+        else:
+            import tokenizers
+            model = tokenizers.Tokenizer.from_str(raw["tokenizer_json"].decode("utf-8"))
+            self._ids = lambda text: model.encode(text, add_special_tokens=False).ids
+            self._piece, self._text = model.id_to_token, model.decode
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids, BOS first."""
+        return [BOS] + self._ids(text)
+
+    def tokenize_with_weights(self, text, return_word_ids=False, tokenizer_options={}, **kwargs):
+        """Prompt -> {NAME: [[(id, 1.0), ...]]}. "(word:1.2)" is read as it stands: a language model's states cannot
+        be scaled towards those of an empty prompt. Escaped brackets lose their backslash, as everywhere in the host.
+        """
+        text = text.replace("\\(", "(").replace("\\)", ")")
+        ids = tokens_of(self.ids, text, tokenizer_options.get(INSTRUCTION_OPTION, False))
+        tail = (0,) if return_word_ids else ()
+        return {NAME: [[(i, 1.0) + tail for i in ids]]}
+
+    def untokenize(self, token_weight_pair):
+        return [(pair, self._piece(pair[0])) for pair in token_weight_pair]
+
+    def decode(self, token_ids, skip_special_tokens=True):
+        return self._text([i for i in token_ids if not (skip_special_tokens and i <= BOS)])
+
+    def state_dict(self):
+        return dict(self.data)
+
+
+class GemmaStates(sd1_clip.SDClipModel):
+    """The host's Gemma-2: states of the last layer after the final norm."""
+
+    def __init__(self, device="cpu", dtype=None, model_options={}):
+        super().__init__(device=device, layer="last", dtype=dtype, textmodel_json_config={},
+                         special_tokens={"start": BOS, "pad": PAD}, layer_norm_hidden_state=False,
+                         model_class=llama.Gemma2_2B, enable_attention_masks=True, return_attention_masks=True,
+                         model_options=model_options)
+        # Gemma's norms multiply by 1 + weight, which the host adds in the storage type: in bf16 that would round the
+        # weight to steps of 1/128.
+        for module in self.transformer.modules():
+            if isinstance(module, llama.RMSNorm):
+                module.float()
+
+
+class SanaTextEncoder(sd1_clip.SD1ClipModel):
+    """Tokens -> states and mask of the 300 that Sana sees."""
+
+    def __init__(self, device="cpu", dtype=None, model_options={}):
+        super().__init__(device=device, dtype=dtype, name=NAME, clip_model=GemmaStates, model_options=model_options)
+
+    def encode_token_weights(self, token_weight_pairs):
+        rows = [self._row([pair[0] for pair in row]) for row in token_weight_pairs[NAME]]
+        states, masks = zip(*rows)
+        return torch.cat(states, dim=1), None, {"attention_mask": torch.cat(masks, dim=1)}
+
+    def _row(self, ids):
+        # Without the padding: less than half the work, and the same states (the network is causal).
+        length = max(len(ids), MAX_TOKENS)
+        count = next((i for i, token in enumerate(ids) if token == PAD), len(ids))
+        out = super().encode_token_weights({NAME: [[(token, 1.0) for token in ids[:count]]]})
+        return kept_states(out[0], length)
+
+
+def load_text_encoder(path, tokenizer: Path | None = None, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    """File, sharded folder or diffusers pipeline -> CLIP.
+
+    tokenizer: tokenizer.model or tokenizer.json; None takes the one inside the file, else one beside it.
+    Raises ValueError when it is not a whole Gemma-2, and FileNotFoundError when there is no tokenizer.
+    """
+    path = Path(path)
+    pipeline = is_pipeline(path)
+    checkpoint = open_checkpoint(path, **({"subfolder": "text_encoder"} if pipeline else {}))
+    inside = [key for key in TOKENIZER_KEYS if any(_plain(k) == key for k in checkpoint.shapes)]
+    shapes = {key: tuple(checkpoint.shapes[k]) for k in checkpoint.shapes if (key := canonical_key(k))}
+    config = gemma_config(shapes, checkpoint.shapes, path.name)
+    if tokenizer is None and not inside:
+        tokenizer = tokenizer_beside(path / "tokenizer" if pipeline else path)
+
+    everything = checkpoint.load()
+    state_dict = {key: everything[k] for k in list(everything) if (key := canonical_key(k))}
+    data = ({key: everything[k] for k in everything if (key := _plain(k)) in inside} if tokenizer is None
+            else read_tokenizer(tokenizer))
+    del everything
+    dtype = comfy.utils.weight_dtype(state_dict)
+    # The network keeps its norms in fp32 (see GemmaStates); hosts that assign tensors take the file's type.
+    state_dict = {key: t.float() if key.endswith("norm.weight") else t for key, t in state_dict.items()}
+
+    keywords = {"disable_dynamic": disable_dynamic} if accepts(comfy.sd.CLIP.__init__, "disable_dynamic") else {}
+    clip = comfy.sd.CLIP(ClipTarget(SanaTokenizer, SanaTextEncoder), tokenizer_data=data,
+                         parameters=comfy.utils.calculate_parameters(state_dict),
+                         model_options={"dtype": dtype, f"{NAME}_model_config": config}, **keywords)
+    missing, unexpected = clip.load_sd(state_dict)
+    if missing or unexpected:
+        raise ValueError(f"{path.name}: this ComfyUI's Gemma-2 has other weights: missing {missing}, "
+                         f"unexpected {unexpected}.")
+    clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer))
+    return clip
+
+
+def encode_prompt(clip, text: str, instruction: bool) -> list:
+    """CONDITIONING of a prompt, with Sana's instruction before it or without. Raises ValueError for another CLIP."""
+    if not isinstance(getattr(clip, "tokenizer", None), SanaTokenizer):
+        raise ValueError("This CLIP is another model's text encoder. Sana reads Gemma-2-2B: load it with Load Sana Text "
+                         "Encoder.")
+    tokens = clip.tokenize(text, tokenizer_options={INSTRUCTION_OPTION: instruction})
+    return clip.encode_from_tokens_scheduled(tokens)
+
+
+def canonical_key(key: str) -> str | None:
+    """A released or saved file's name of a weight -> the host's ("model.layers.0..."), None for anything else."""
+    match = re.search(r"(?:^|\.)(layers\.\d+\..+|embed_tokens\.weight|norm\.weight)$", key)
+    if match is None or key.startswith(("model.diffusion_model.", "vae.")):
+        return None
+    return "model." + match[1]
+
+
+def gemma_config(shapes: dict[str, tuple], raw: dict, name: str) -> dict:
+    """{canonical key: shape} -> the host's configuration of the network.
+
+    raw: keys as the file has them. Raises ValueError when it is no Gemma-2, or not a whole one.
+    """
+    layers = 1 + max((int(key.split(".")[2]) for key in shapes if key.startswith("model.layers.")), default=-1)
+    if ("model.layers.0.pre_feedforward_layernorm.weight" not in shapes
+            or "model.layers.0.self_attn.q_norm.weight" in shapes or "model.embed_tokens.weight" not in shapes):
+        raise ValueError(f"{name}: not a Gemma-2 text encoder: this is {looks_like(raw)}. Sana reads gemma-2-2b-it.")
+    vocabulary, width = shapes["model.embed_tokens.weight"]
+
+    def rows(part):
+        return shapes.get(f"model.layers.0.{part}.weight", (0,))[0]
+
+    query, key, inner = rows("self_attn.q_proj"), rows("self_attn.k_proj"), rows("mlp.gate_proj")
+    layer = {"self_attn.q_proj": (query, width), "self_attn.k_proj": (key, width), "self_attn.v_proj": (key, width),
+             "self_attn.o_proj": (width, query), "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width),
+             "mlp.down_proj": (width, inner), "input_layernorm": (width,), "post_attention_layernorm": (width,),
+             "pre_feedforward_layernorm": (width,), "post_feedforward_layernorm": (width,)}
+    expected = {"model.embed_tokens.weight": (vocabulary, width), "model.norm.weight": (width,)}
+    expected |= {f"model.layers.{i}.{part}.weight": shape for i in range(layers) for part, shape in layer.items()}
+    wrong = sorted(k for k in expected.keys() | shapes.keys() if expected.get(k) != shapes.get(k))
+    if wrong or 0 in (query, key, inner) or query % HEAD_DIM or key % HEAD_DIM:
+        raise ValueError(f"{name}: not a whole Gemma-2 with heads of {HEAD_DIM}: missing, unexpected or of another shape "
+                         f"{', '.join(wrong[:6]) or 'q_proj, k_proj'}{' ...' * (len(wrong) > 6)}. Get the file again.")
+    return {"vocab_size": vocabulary, "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers,
+            "num_attention_heads": query // HEAD_DIM, "num_key_value_heads": key // HEAD_DIM}
+
+
+def tokenizer_beside(path: Path) -> Path:
+    """tokenizer.model or tokenizer.json next to a file, in a folder, or in the folder `tokenizer` beside either."""
+    folder = path if path.is_dir() else path.parent
+    places = [place / file for place in (folder, folder.parent / "tokenizer")
+              for file in ("tokenizer.model", "tokenizer.json")]
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(f"{path.name}: no tokenizer inside it, and no tokenizer.model or tokenizer.json in {folder}. "
+                            "Copy tokenizer.model of gemma-2-2b-it there, or choose one in tokenizer_name.")
+
+
+def read_tokenizer(path: Path) -> dict[str, torch.Tensor]:
+    """Tokenizer file -> what SanaTokenizer takes. Raises ValueError when it is none."""
+    data = torch.frombuffer(bytearray(path.read_bytes() or b"\0"), dtype=torch.uint8)
+    found = {"tokenizer_json" if path.suffix == ".json" else "spiece_model": data}
+    try:
+        SanaTokenizer(tokenizer_data=found)
+    except Exception as error:  # sentencepiece and tokenizers raise types of their own
+        raise ValueError(f"{path.name}: not a tokenizer ({error}). tokenizer.model or tokenizer.json of gemma-2-2b-it "
+                         "is needed.") from error
+    return found
+
+
+def _plain(key: str) -> str:
+    return key.removeprefix("text_encoders.")
+
+
+def _patcher(path, tokenizer, disable_dynamic=False):
+    return load_text_encoder(path, tokenizer, disable_dynamic).patcher

@@ -1,0 +1,6 @@
+"""The nodes of the pack: what a user drags. Schema, one call into host/, return."""
+
+from .sampling import NODES as _SAMPLING
+from .sana import NODES as _SANA
+
+NODES = _SANA + _SAMPLING

@@ -1,0 +1,51 @@
+"""Samplers and sizes."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..host.compat import schema
+from ..host.samplers import flow_dpm_solver
+from ..sana_core.resolution import ASPECT_RATIOS, BASES, resolution
+
+
+class FlowDPMSolver(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="SanaCogFlowDPMSolver", display_name="Flow-DPM-Solver++", category="Sana/sampling",
+            description="The sampler of the Sana paper, second order, for SamplerCustomAdvanced. 20 steps with the "
+                        "scheduler 'simple' are what Sana was tuned for.",
+            search_aliases=["sana sampler", "flow dpm", "dpm solver", "dpmpp 2m flow"],
+            inputs=[],
+            outputs=[io.Sampler.Output(tooltip="For SamplerCustom and SamplerCustomAdvanced.")])
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput(flow_dpm_solver())
+
+
+class SanaResolution(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="SanaCogSanaResolution", display_name="Sana Resolution", category="Sana/latent",
+            description="Width and height that a Sana model was trained with, by shape.",
+            search_aliases=["aspect ratio", "sana size", "image size"],
+            inputs=[
+                io.Combo.Input("base", options=list(BASES), default="1024",
+                               tooltip="Size that the model was trained at; its name says it."),
+                io.Combo.Input("aspect_ratio", options=list(ASPECT_RATIOS), default="1:1",
+                               tooltip="Width to height. The nearest shape that the model knows is taken."),
+            ],
+            outputs=[
+                io.Int.Output(display_name="width", tooltip="Pixels, a multiple of 32."),
+                io.Int.Output(display_name="height", tooltip="Pixels, a multiple of 32."),
+            ])
+
+    @classmethod
+    def execute(cls, base, aspect_ratio):
+        return io.NodeOutput(*resolution(base, aspect_ratio))
+
+
+NODES = [FlowDPMSolver, SanaResolution]
