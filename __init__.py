@@ -16,7 +16,7 @@ async def comfy_entrypoint():
 
     from .nodes import NODES
 
-    for folder in sorted((Path(__file__).parent / "models").iterdir()):
+    for folder in sorted((Path(__file__).parent / "models").glob("*")):
         if folder.is_dir():
             folder_paths.add_model_folder_path(folder.name, str(folder))
 

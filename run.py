@@ -1,7 +1,24 @@
-"""The one command for people: python run.py demo | test | serve | bench | train."""
+"""The one command for people:
 
+python run.py demo       draw four prompts with the embedded tiny Sana, without a window   (demo --help: options)
+python run.py serve      ComfyUI in the browser with this pack in it   (more arguments go to ComfyUI's main.py)
+python run.py test       the whole test suite   (more arguments go to pytest; --slow: the slow tests too)
+python run.py bench      the figures in bench/results   (bench --help)
+python run.py train      train the embedded models   (train --help)
+
+The first run makes what is missing: a Python environment in .venv/ and, unless COMFYUI_PATH names a ComfyUI or the pack
+lies in the custom_nodes/ of one, a ComfyUI in .host/. With --here a command runs in the Python that was called, which
+then has to have what the command imports. Standard library only.
+"""
+
+import importlib
 import importlib.util
+import os
+import shutil
+import signal
+import subprocess
 import sys
+import webbrowser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -16,3 +33,144 @@ def import_pack():
         sys.modules["sanacog"] = package
         spec.loader.exec_module(package)
     return sys.modules["sanacog"]
+
+
+def room(name):
+    import_pack()
+    return importlib.import_module(f"sanacog.{name}")
+
+
+def the_host():
+    """ComfyUI's folder, in a process that runs in the environment already."""
+    installation = room("installation")
+    host = installation.given_host() or installation.UNPACKED
+    if not installation.is_comfyui(host):
+        raise installation.SetupError("There is no ComfyUI here; run the command without --here, or set COMFYUI_PATH.")
+    return host
+
+
+# --- the commands, inside the environment ---
+
+
+def demo(arguments):
+    return room("demo").main(arguments, the_host())
+
+
+def serve(arguments):
+    launcher = room("launcher")
+    host = the_host()
+    port = 8188
+    if "--port" in arguments:
+        at = arguments.index("--port")
+        try:
+            port = int(arguments[at + 1])
+        except (IndexError, ValueError):
+            raise launcher.LaunchError("--port needs a number.") from None
+        arguments = arguments[:at] + arguments[at + 2:]
+    elif not launcher.is_free(port):
+        port = launcher.free_port()
+    base = launcher.make_base(ROOT / "output" / "comfyui")
+    for picture in (ROOT / "workflows" / "input").glob("*"):  # what the shipped workflows load
+        shutil.copy(picture, base / "input")
+    server = launcher.Server(host, base, port, ["--preview-method", "auto", *arguments], log="terminal")
+    try:
+        with server:
+            print(f"\nComfyUI runs at {server.url}; models go to {base / 'models'}. Ctrl-C ends it.", flush=True)
+            webbrowser.open(server.url)
+            return server.process.wait()
+    except KeyboardInterrupt:
+        return 0
+
+
+def test(arguments):
+    os.chdir(ROOT)
+    os.environ["COMFYUI_PATH"] = str(the_host())
+    if os.environ.get("CI") == "true":
+        install_chromium()
+    import pytest
+    return int(pytest.main(arguments))
+
+
+def install_chromium():
+    """For the browser tests in CI: from the system's packages, where a root may install them."""
+    if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))) or not shutil.which("apt-get"):
+        return
+    print("Installing Chromium ...", flush=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "chromium"]):
+        # A failure shows in the browser tests, which say what is missing.
+        subprocess.run(["apt-get", *command], env=environment, stdout=subprocess.DEVNULL)
+
+
+def bench(arguments):
+    return room("bench.cli").main(arguments)
+
+
+def train(arguments):
+    return room("training.cli").main(arguments)
+
+
+# {name: (function, names of requirements files, whether it needs ComfyUI)}
+COMMANDS = {
+    "demo": (demo, (), True),
+    "serve": (serve, (), True),
+    "test": (test, ("dev",), True),
+    "bench": (bench, ("dev",), True),
+    "train": (train, ("train",), False),
+}
+
+
+# --- from the Python that was called to the environment's ---
+
+
+def rerun(python, arguments):
+    """Run this file once more with another Python; returns its exit status."""
+    command = [str(python), str(ROOT / "run.py"), *arguments]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.name != "nt":
+        os.execv(command[0], command)  # signals then have one process to reach
+    with subprocess.Popen(command) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:  # it reaches the other process too, which ends itself
+                continue
+
+
+def main(arguments):
+    if not arguments or arguments[0] not in COMMANDS:
+        print(__doc__.strip())
+        return 0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2
+    name, rest = arguments[0], arguments[1:]
+    command, extras, needs_host = COMMANDS[name]
+    # The pack is a package; with its folder on the path, ComfyUI's module `nodes` would be looked for in nodes/.
+    sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]
+    if "--here" in rest:
+        rest.remove("--here")
+        return command(rest)
+    if name == "demo":
+        room("demo").parser().parse_args(rest)  # a mistyped option shows before minutes of setting up
+    python, _ = room("installation").prepare(extras, needs_host)
+    return rerun(python, [name, "--here", *rest])
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    for signal_name in ("SIGTERM", "SIGHUP"):  # end as on Ctrl-C, with what was started
+        if hasattr(signal, signal_name):
+            signal.signal(getattr(signal, signal_name), interrupt)
+    expected = (room("installation").SetupError, room("launcher").LaunchError, room("client").Refused,
+                room("client").Failed, OSError)
+    try:
+        status = main(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        status = 130
+    except expected as error:
+        print(f"\n{error}", file=sys.stderr)
+        status = 1
+    sys.exit(status)
