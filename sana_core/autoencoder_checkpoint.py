@@ -1,0 +1,355 @@
+"""Layouts of DC-AE's weights, and which DC-AE a file holds.
+
+Canonical is diffusers' naming, which AutoencoderDC loads. The other layout is efficientvit's, where the authors
+released DC-AE: fused qkv, and residual connections and layer lists that are levels of the names.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, fields, replace
+
+import torch
+
+from .autoencoder import AutoencoderDC, DCAEParams
+from .lookalikes import looks_like, strip_prefix
+
+LAYOUTS = ("diffusers", "efficientvit")
+
+
+@dataclass(frozen=True)
+class AutoencoderIdentity:
+    """What a file is: `variant` for people, `layout` for the maps below, `evidence` (what was concluded from what) for
+    the log."""
+
+    params: DCAEParams
+    variant: str
+    layout: str  # "diffusers" or "efficientvit"
+    evidence: str
+
+
+# efficientvit's name of a layer inside a block -> the canonical one.
+_ATTENTION = {f"context_module.main.{theirs}": f"attn.{ours}" for theirs, ours in {
+    "qkv.conv": "to_qkv",
+    "proj.conv": "to_out",
+    "proj.norm": "norm_out",
+}.items()}
+_FEED_FORWARD = {f"local_module.main.{theirs}": f"conv_out.{ours}" for theirs, ours in {
+    "inverted_conv.conv": "conv_inverted",
+    "depth_conv.conv": "conv_depth",
+    "point_conv.conv": "conv_point",
+    "point_conv.norm": "norm",
+}.items()}
+_RES_BLOCK = {
+    "main.conv1.conv": "conv1",
+    "main.conv2.conv": "conv2",
+    "main.conv2.norm": "norm",
+}
+# A strided convolution is one level less deep than one that goes with a pixel shuffle, unshuffle or interpolation.
+_RESAMPLING = {"main.conv.conv": "conv", "main.conv": "conv"}
+_BLOCK = _ATTENTION | _FEED_FORWARD | _RES_BLOCK | _RESAMPLING
+_PROJECT_IN = "encoder.project_in.conv"
+_OUTSIDE = {
+    _PROJECT_IN: "encoder.conv_in",
+    _PROJECT_IN + ".conv": "encoder.conv_in.conv",
+    "encoder.project_out.main.op_list.0.conv": "encoder.conv_out",
+    "decoder.project_in.main.conv": "decoder.conv_in",
+    "decoder.project_out.op_list.0": "decoder.norm_out",
+    "decoder.project_out.op_list.2.conv": "decoder.conv_out",
+    "decoder.project_out.op_list.2.conv.conv": "decoder.conv_out.conv",
+}
+_BLOCK_INVERSE = {ours: theirs for theirs, ours in _BLOCK.items()}
+_OUTSIDE_INVERSE = {ours: theirs for theirs, ours in _OUTSIDE.items()}
+_THIRDS = ("to_q", "to_k", "to_v")
+_THIRD = re.compile(r"attn\.to_[qkv]$")
+_STAGES = {"encoder": "down_blocks", "decoder": "up_blocks"}
+_SCALE = re.compile(r"context_module\.main\.aggreg\.(\d+)\.([01])")
+_OUR_SCALE = re.compile(r"attn\.to_qkv_multiscale\.(\d+)\.proj_(in|out)")
+_THEIR_BLOCK = re.compile(r"(encoder|decoder)\.stages\.(\d+)\.op_list\.(\d+)\.(.+)\.(weight|bias)")
+_OUR_BLOCK = re.compile(r"(encoder|decoder)\.(?:down|up)_blocks\.(\d+)\.(\d+)\.(.+)\.(weight|bias)")
+
+
+def to_canonical(state_dict: dict, layout: str) -> dict:
+    """Any layout -> canonical. layout: "diffusers" or "efficientvit" (AutoencoderIdentity.layout).
+
+    A saver's prefix goes. Tensors are views where they can be, of any dtype or device, meta too. Raises ValueError
+    naming the keys that have no place in a DC-AE of efficientvit's layout; missing ones are found by check_shapes.
+    """
+    _known(layout)
+    state_dict = strip_prefix(state_dict)
+    if layout == "diffusers":
+        return dict(state_dict)
+    out, unknown = {}, []
+    first_stage = any(key.startswith("encoder.stages.0.") for key in state_dict)
+    for key, t in state_dict.items():
+        name = _their_key(key, first_stage)
+        if name is None or (".to_qkv." in name and t.shape[0] % 3):
+            unknown.append(key)
+        elif ".to_qkv." in name:
+            out |= {name.replace("to_qkv", third): part for third, part in zip(_THIRDS, t.flatten(1).chunk(3))}
+        else:
+            out[name] = t.flatten(1) if name.endswith("attn.to_out.weight") else t
+    if unknown:
+        raise ValueError(f"no DC-AE of this layout has {_some(unknown)}")
+    return out
+
+
+def from_canonical(state_dict: dict, layout: str) -> dict:
+    """Canonical -> "diffusers" or "efficientvit": the exact inverse of to_canonical on a released file's keys."""
+    _known(layout)
+    if layout == "diffusers":
+        return dict(state_dict)
+    out, thirds, unknown = {}, {}, []
+    found = _read({key: tuple(t.shape) for key, t in state_dict.items()})
+    strided = found["downsample_block_type"] == "conv"
+    for key, t in state_dict.items():
+        name = _our_key(key, strided)
+        if name is None:
+            unknown.append(key)
+        elif third := re.search(r"\.attn\.(to_[qkv])\.weight", key):
+            thirds.setdefault(name, {})[third[1]] = t
+            out[name] = None  # holds the place
+        else:
+            out[name] = t[:, :, None, None] if key.endswith("attn.to_out.weight") else t
+    unknown += [name for name, parts in thirds.items() if len(parts) < 3]
+    if unknown:
+        raise ValueError(f"not a whole DC-AE: {_some(unknown)}")
+    return out | {name: torch.cat([parts[t] for t in _THIRDS])[:, :, None, None] for name, parts in thirds.items()}
+
+
+def identify_autoencoder(shapes: dict[str, tuple], config: dict | None = None, filename: str = "") -> AutoencoderIdentity:
+    """Find out which DC-AE a file holds.
+
+    shapes: {key: shape} of the whole file, in either layout, wrapped by a saver's prefix or not.
+    config: diffusers' config.json, or DCAEParams' fields; one that contradicts the tensors is ignored.
+    Tensors tell widths, depths, blocks and resampling; activations and shortcuts come from the config or are those of
+    the released models. Raises ValueError when it is no DC-AE that this network can be, saying what it is instead.
+    """
+    where = f"{filename}: " if filename else ""
+    shapes = strip_prefix(shapes)
+    layout = _layout(shapes, where)
+    try:
+        tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        shapes = {key: tuple(t.shape) for key, t in to_canonical(tensors, layout).items()}
+        found = _read(shapes)
+    except (KeyError, IndexError, ValueError) as error:
+        what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{where}a damaged DC-AE autoencoder: {what}. Get the file again.") from None
+
+    # The lite decoders have residual blocks alone, and SiLU before the last convolution (efficientvit's dc_ae.py).
+    lite = "EfficientViTBlock" not in found["decoder_block_types"]
+    assumed = DCAEParams(**_filled(found, {}), decoder_act_fns="silu", decoder_conv_act_fn="silu" if lite else "relu")
+    config = {key: value for key, value in (config or {}).items() if key in {field.name for field in fields(DCAEParams)}}
+    try:
+        params = DCAEParams(**asdict(assumed) | config)
+        wrong = _contradiction(found, params)
+    except TypeError as error:  # not the lists and numbers that a config has
+        wrong = str(error)
+    if wrong:
+        params, config = assumed, {}
+        evidence = f"tensors; the config beside it is another model's, ignored ({wrong})"
+    else:
+        params = replace(params, **_filled(found, asdict(params)))
+        evidence = "tensors and config" if config else "tensors"
+    if "decoder_conv_act_fn" not in config:
+        evidence += f"; {params.decoder_conv_act_fn} before the last convolution: assumed, as there is no config"
+    return AutoencoderIdentity(params, _variant(params, lite), layout, f"{_describe(params)} ({evidence})")
+
+
+def check_shapes(shapes: dict[str, tuple], identity: AutoencoderIdentity, filename: str = "") -> None:
+    """Raise ValueError, naming the keys, unless a file has exactly the tensors of the model it was identified as.
+
+    shapes: {key: shape} of the file in its own layout. Nothing is allocated.
+    """
+    where = f"{filename}: " if filename else ""
+    found = to_canonical({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, identity.layout)
+    expected = AutoencoderDC(identity.params, device="meta").state_dict()
+    problems = []
+    if missing := expected.keys() - found.keys():
+        problems.append("missing " + _some(missing))
+    if extra := found.keys() - expected.keys():
+        problems.append("unexpected " + _some(extra))
+    if wrong := [f"{key} {tuple(found[key].shape)}, expected {tuple(t.shape)}"
+                 for key, t in expected.items() if key in found and found[key].shape != t.shape]:
+        problems.append("of another shape " + _some(wrong))
+    if problems:
+        raise ValueError(f"{where}not a whole {identity.variant}: {'; '.join(problems)}. The file is incomplete or "
+                         f"altered: get it again.")
+
+
+def _known(layout):
+    if layout not in LAYOUTS:
+        raise ValueError(f'unknown layout "{layout}" of a DC-AE, expected "diffusers" or "efficientvit"')
+
+
+def _some(keys, most=6):
+    keys = sorted(keys)
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+
+
+def _layout(shapes, where):
+    if "DC-AE" not in (what := looks_like(shapes)):
+        raise ValueError(f"{where}not a DC-AE autoencoder: this is {what}.")
+    if any(".norm.running_mean" in key for key in shapes):
+        raise ValueError(f"{where}a DC-AE with batch norm (the ImageNet models, in-1.0 and mix-1.0), expected one of Sana's, "
+                         f"which have RMS norm. Get dc-ae-f32c32-sana-1.1.")
+    return "efficientvit" if any(".op_list." in key for key in shapes) else "diffusers"
+
+
+def _their_key(key, first_stage):
+    """efficientvit's key -> the canonical one, to_qkv standing for the three; None when there is none.
+
+    first_stage: whether the encoder has layers at full size. Without, its first convolution is a resampling one.
+    """
+    if match := _THEIR_BLOCK.fullmatch(key):
+        side, stage, block, layer, leaf = match.groups()
+        if scale := _SCALE.fullmatch(layer):
+            layer = f"attn.to_qkv_multiscale.{scale[1]}.proj_{'out' if scale[2] == '1' else 'in'}"
+        else:
+            layer = _BLOCK.get(layer)
+        return layer and f"{side}.{_STAGES[side]}.{stage}.{block}.{layer}.{leaf}"
+    layer, _, leaf = key.rpartition(".")
+    if layer == _PROJECT_IN and not first_stage:
+        return f"encoder.conv_in.conv.{leaf}"
+    layer = _OUTSIDE.get(layer)
+    return layer and f"{layer}.{leaf}"
+
+
+def _our_key(key, strided):
+    """Canonical key -> efficientvit's; None when there is none. strided: the encoder's downsampling."""
+    if match := _OUR_BLOCK.fullmatch(key):
+        side, stage, block, layer, leaf = match.groups()
+        if scale := _OUR_SCALE.fullmatch(layer):
+            layer = f"context_module.main.aggreg.{scale[1]}.{int(scale[2] == 'out')}"
+        elif layer == "conv":
+            layer = "main.conv" if side == "encoder" and strided else "main.conv.conv"
+        else:
+            layer = _BLOCK_INVERSE.get(_THIRD.sub("attn.to_qkv", layer))
+        return layer and f"{side}.stages.{stage}.op_list.{block}.{layer}.{leaf}"
+    layer, _, leaf = key.rpartition(".")
+    if layer == "encoder.conv_in.conv" and strided:
+        layer = "encoder.conv_in"
+    layer = _OUTSIDE_INVERSE.get(layer)
+    return layer and f"{layer}.{leaf}"
+
+
+# --- what the tensors tell ---
+
+
+def _read(shapes):
+    """DCAEParams' fields from canonical shapes. In fields with one entry a stage, None stands for what no tensor shows:
+    all but the depth of a stage without layers, and the scales of one without attention."""
+    found = {}
+    for side, stages in _STAGES.items():
+        layers = {}
+        for key in shapes:
+            if match := re.match(rf"{side}\.{stages}\.(\d+)\.(\d+)\.(conv1|attn|conv\.)", key):
+                layers.setdefault(int(match[1]), {})[int(match[2])] = match[3]
+        blocks = [{i: kind for i, kind in layers.get(stage, {}).items() if kind != "conv."}
+                  for stage in range(1 + max(layers, default=-1))]
+        names = [f"{side}.{stages}.{stage}.{min(inside)}" if inside else None for stage, inside in enumerate(blocks)]
+        attends = ["attn" in inside.values() for inside in blocks]
+        widths = [name and shapes[name + (".attn.to_out.weight" if attention else ".conv2.weight")][0]
+                  for name, attention in zip(names, attends)]
+        found |= {
+            f"{side}_block_types": tuple(
+                name and ("EfficientViTBlock" if attention else "ResBlock") for name, attention in zip(names, attends)),
+            f"{side}_block_out_channels": tuple(widths),
+            f"{side}_layers_per_block": tuple(map(len, blocks)),
+            f"{side}_qkv_multiscales": tuple(
+                _kernel_sizes(shapes, name) if attention else None for name, attention in zip(names, attends)),
+        }
+    if not found["encoder_block_types"] or not found["decoder_block_types"]:
+        raise ValueError("its encoder or its decoder is missing")
+    for key, shape in shapes.items():
+        if key.endswith(".to_qkv_multiscale.0.proj_out.weight"):
+            found["attention_head_dim"] = shape[1]
+            break
+    found["in_channels"] = _first(shapes, "encoder.conv_in.weight", "encoder.conv_in.conv.weight")[1]
+    found["latent_channels"] = shapes["encoder.conv_out.weight"][0]
+    found["downsample_block_type"] = "conv" if _downsamples_by_stride(shapes, found) else "pixel_unshuffle"
+    found["upsample_block_type"] = "interpolate" if _upsamples_by_interpolation(shapes, found) else "pixel_shuffle"
+    return found
+
+
+def _kernel_sizes(shapes, block):
+    scales = [key for key in shapes if re.fullmatch(re.escape(block) + r"\.attn\.to_qkv_multiscale\.\d+\.proj_in\.weight", key)]
+    return tuple(shapes[key][-1] for key in sorted(scales))
+
+
+def _first(shapes, *names):
+    for name in names:
+        if name in shapes:
+            return shapes[name]
+    raise KeyError(names[0])
+
+
+def _downsamples_by_stride(shapes, found):
+    """A strided convolution makes all channels of the next stage itself; a pixel unshuffle makes four from one."""
+    widths, depths = found["encoder_block_out_channels"], found["encoder_layers_per_block"]
+    if not depths[0]:
+        return shapes["encoder.conv_in.conv.weight"][0] == widths[1]
+    for stage, depth in enumerate(depths[:-1]):
+        if depth and widths[stage + 1]:
+            return shapes[f"encoder.down_blocks.{stage}.{depth}.conv.weight"][0] == widths[stage + 1]
+    return True
+
+
+def _upsamples_by_interpolation(shapes, found):
+    """As above: before a pixel shuffle a convolution makes four times the channels."""
+    widths, depths = found["decoder_block_out_channels"], found["decoder_layers_per_block"]
+    for stage, depth in enumerate(depths[:-1]):
+        if depth:
+            return shapes[f"decoder.up_blocks.{stage}.0.conv.weight"][0] == widths[stage]
+    return not depths[0] and shapes["decoder.conv_out.conv.weight"][0] == found["in_channels"]
+
+
+def _filled(found, stated):
+    """`found` without None: from `stated`, else something that makes no difference."""
+    fallback = dict(block_types="ResBlock", qkv_multiscales=())
+    out = {}
+    for key, value in found.items():
+        if isinstance(value, tuple):
+            other = stated.get(key) or [fallback.get(key.partition("_")[2])] * len(value)
+            value = [other[i] if v is None else v for i, v in enumerate(value)]
+            for i in reversed(range(len(value) - 1)):  # a width that is nowhere: half of the next
+                value[i] = value[i + 1] // 2 if value[i] is None else value[i]
+        out[key] = tuple(value) if isinstance(value, list) else value
+    return out
+
+
+def _contradiction(found, params):
+    """In what a config cannot belong to these tensors, or ""."""
+    for key, value in found.items():
+        stated = getattr(params, key)
+        if isinstance(value, tuple):
+            same = len(stated) == len(value) and all(v is None or v == s for v, s in zip(value, stated))
+        else:
+            same = value == stated or (key.endswith("sample_block_type") and _resampling(value) == _resampling(stated))
+        if not same:
+            return f"{key} {stated}, tensors {value}"
+    return ""
+
+
+def _resampling(name):
+    """Configs name a plain convolution in several ways: all but the two pixel kinds mean it."""
+    return name if name in ("pixel_shuffle", "pixel_unshuffle") else "conv"
+
+
+def _describe(params):
+    def numbers(values):
+        return ",".join(map(str, values))
+
+    return (f"widths {numbers(params.encoder_block_out_channels)}, encoder depths "
+            f"{numbers(params.encoder_layers_per_block)}, decoder widths {numbers(params.decoder_block_out_channels)}, "
+            f"depths {numbers(params.decoder_layers_per_block)}")
+
+
+def _variant(params, lite):
+    size = f"f{params.compression}c{params.latent_channels}"
+    released = DCAEParams()
+    if replace(params, scaling_factor=released.scaling_factor) == released:
+        return f"DC-AE {size} of Sana (1.0 or 1.1)"
+    same_encoder = all(getattr(params, f.name) == getattr(released, f.name)
+                       for f in fields(params) if f.name.startswith("encoder_"))
+    return f"DC-AE Lite {size} of Sana" if lite and same_encoder else f"DC-AE {size}"

@@ -1,0 +1,278 @@
+"""Weights on disk: one file, a sharded folder or a diffusers pipeline folder -> {key: tensor}.
+
+What a file holds is read from its header first, so a damaged or wrong file is refused before anything is allocated.
+Errors are ValueError or FileNotFoundError: the file, what was found, what was expected, what to do.
+Needs torch and safetensors alone.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+WEIGHT_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+# Under these names training programs put the weights, beside optimizer state and step counts. First found, first taken.
+WRAPPERS = ("state_dict", "module", "model", "ema")
+MAX_HEADER = 100_000_000  # bytes, the safetensors format's own limit
+
+_DTYPES = {
+    name: getattr(torch, attribute)
+    for name, attribute in dict(
+        F64="float64", F32="float32", F16="float16", BF16="bfloat16", F8_E4M3="float8_e4m3fn", F8_E5M2="float8_e5m2",
+        F8_E8M0="float8_e8m0fnu", I64="int64", I32="int32", I16="int16", I8="int8", U8="uint8", U16="uint16",
+        U32="uint32", U64="uint64", BOOL="bool", C64="complex64").items()
+    if hasattr(torch, attribute)
+}
+_SHARD = re.compile(r"(.*-)(\d{5})(-of-)(\d{5})(\..+)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What open_checkpoint found; load() reads the tensors.
+
+    path: what was asked for (with the subfolder). files: the weight files behind it. shapes, dtypes: by key.
+    metadata: safetensors metadata of all files. config: the model's config, from the file's own metadata["config"],
+    else from the config.json beside it, else None; it may belong to another model when a folder holds several.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, torch.dtype]
+    metadata: dict[str, str]
+    config: dict | None
+    loaders: tuple[Callable[[], dict[str, torch.Tensor]], ...]
+
+    def load(self) -> dict[str, torch.Tensor]:
+        """{key: tensor} on the CPU in the file's own types, mapped into memory where the format allows it."""
+        return {key: tensor for load in self.loaders for key, tensor in load().items()}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One weight file."""
+
+    shapes: dict
+    dtypes: dict
+    metadata: dict
+    load: Callable[[], dict[str, torch.Tensor]]
+
+
+def open_checkpoint(path, subfolder: str | None = None) -> Checkpoint:
+    """Look at a checkpoint without reading its weights.
+
+    path: a weight file (safetensors, or a torch pickle of tensors; the content tells, not the ending), one shard of
+    several, an .index.json, a folder that holds either, or with `subfolder` a pipeline folder.
+    Raises FileNotFoundError for what is not there, ValueError for what is not weights.
+    """
+    path = Path(path)
+    if subfolder is not None:
+        if not (path / subfolder).is_dir():
+            raise FileNotFoundError(f"{path}: there is no folder {subfolder} in it, expected a diffusers pipeline folder "
+                                    f"with {subfolder}/. Choose the pipeline's top folder, or the weight file itself.")
+        path = path / subfolder
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such file or folder. Check the path, or download it again.")
+
+    source = _weights_in(path) if path.is_dir() else path
+    files = _shards(source)
+    parts = [_open_file(file) for file in files]
+    metadata = {key: value for part in parts for key, value in part.metadata.items()}
+    checkpoint = Checkpoint(
+        path, files,
+        {key: shape for part in parts for key, shape in part.shapes.items()},
+        {key: dtype for part in parts for key, dtype in part.dtypes.items()},
+        metadata, _config(source, metadata), tuple(part.load for part in parts))
+    if source.name.endswith(".index.json"):
+        if lost := _json(source)["weight_map"].keys() - checkpoint.shapes.keys():
+            raise ValueError(f"{source}: the index names {len(lost)} tensors that are in none of its files, such as "
+                             f"{min(lost)}. Index and files are of different downloads: get the folder again.")
+    return checkpoint
+
+
+def _weights_in(folder: Path) -> Path:
+    """The index or the weight file of a folder."""
+    if (folder / "model_index.json").exists():
+        parts = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())) or "none"
+        raise ValueError(f"{folder}: this is a whole pipeline folder, expected one model of it. Choose one of its "
+                         f"folders: {parts}.")
+    names = sorted(p.name for p in folder.iterdir() if p.is_file())
+    candidates = [name for name in names if name.endswith(".index.json")]
+    candidates += [name for name in names if name.endswith(WEIGHT_ENDINGS) and not _SHARD.fullmatch(name)]
+    if not candidates:
+        shards = [name for name in names if _SHARD.fullmatch(name)]
+        if shards:
+            return folder / shards[0]
+        found = ", ".join(names[:4]) or "nothing"
+        raise FileNotFoundError(f"{folder}: no weights in this folder (found {found}), expected one of "
+                                f"*{', *'.join(WEIGHT_ENDINGS)} or an .index.json. Choose the folder with the weights.")
+
+    def rank(name):
+        # Safetensors before pickles; a plain name before a variant's (model.fp16.safetensors).
+        stem = name.replace(".index", "").replace(".json", "")
+        return ".safetensors" not in name, stem.count(".")
+
+    best = [name for name in candidates if rank(name) == min(map(rank, candidates))]
+    if len(best) > 1:
+        raise ValueError(f"{folder}: several models in this folder ({', '.join(best[:6])}), expected one. Choose the "
+                         f"file itself.")
+    return folder / best[0]
+
+
+def _shards(source: Path) -> tuple[Path, ...]:
+    """The files that belong together: what an index lists, or a shard's fellows, or the file alone."""
+    if source.name.endswith(".index.json"):
+        weight_map = _json(source).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ValueError(f'{source}: no "weight_map" in it, expected the index of a sharded model. Get it again.')
+        files = [source.parent / name for name in sorted(set(weight_map.values()))]
+    elif match := _SHARD.fullmatch(source.name):
+        before, _, of, count, after = match.groups()
+        files = [source.parent / f"{before}{i:05d}{of}{count}{after}" for i in range(1, int(count) + 1)]
+    else:
+        return (source,)
+    if lost := [file.name for file in files if not file.is_file()]:
+        raise FileNotFoundError(f"{source}: of {len(files)} files of this model {len(lost)} are missing beside it: "
+                                f"{', '.join(lost[:4])}. Download them into {source.parent}.")
+    return tuple(files)
+
+
+def _config(source: Path, metadata: dict) -> dict | None:
+    """The config inside the file, else the one beside it. One that cannot be read is like none."""
+    texts = [metadata["config"]] if "config" in metadata else []
+    beside = source.parent / "config.json"
+    try:
+        texts += [beside.read_text(encoding="utf-8")] if beside.is_file() else []
+    except (OSError, UnicodeDecodeError):
+        pass
+    for text in texts:
+        try:
+            if isinstance(config := json.loads(text), dict):
+                return config
+        except ValueError:
+            pass
+    return None
+
+
+def _json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: this is not readable JSON, expected the index of a sharded model. Get it again.")
+    return content
+
+
+def _open_file(path: Path) -> _Part:
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if not head:
+        raise ValueError(f"{path}: this file is empty, expected weights. The download failed: get it again.")
+    if head[4:9] == b"\0\0\0\0{":  # a header shorter than 4 GB, in JSON
+        return _open_safetensors(path)
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        return _open_pickle(path)
+    raise ValueError(f"{path}: this is {_kind(head)}, expected safetensors or a torch file of tensors. Get the weights again.")
+
+
+def _kind(head: bytes) -> str:
+    """Words for the beginning of a file that holds no weights."""
+    if head.startswith(b"GGUF"):
+        return "a GGUF file, which this pack does not read"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, a few lines in place of the weights (run git lfs pull)"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "a web page, saved in place of the download"
+    try:
+        text = head.decode("utf-8", errors="strict" if len(head) < 512 else "ignore")
+    except UnicodeDecodeError:
+        return "no known format"
+    if text.isprintable() or all(c.isprintable() or c.isspace() for c in text):
+        return f"a text file (it begins {text.strip()[:30]!r})"
+    return "no known format"
+
+
+def _open_safetensors(path: Path) -> _Part:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0]
+        if length > min(MAX_HEADER, size - 8):
+            raise ValueError(f"{path}: its header should have {length:,} bytes and the file has {size:,}, expected a whole "
+                             f"safetensors file. It is cut short or something else: get it again.")
+        try:
+            header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", None) or {}
+            shapes = {key: tuple(entry["shape"]) for key, entry in header.items()}
+            names = {key: entry["dtype"] for key, entry in header.items()}
+            end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            raise ValueError(f"{path}: its header cannot be read, expected a safetensors file. The file is damaged: get it "
+                             f"again.") from None
+    if end != size:
+        raise ValueError(f"{path}: {size:,} bytes, expected {end:,} after its header. The file is "
+                         f"{'cut short' if size < end else 'damaged'}: get it again.")
+    if not shapes:
+        raise ValueError(f"{path}: no tensors in this file, expected weights. Choose another file.")
+    if strange := [key for key, name in names.items() if name not in _DTYPES]:
+        raise ValueError(f"{path}: {strange[0]} has the type {names[strange[0]]}, which this torch {torch.__version__} does "
+                         f"not know. Choose another version of the file, or a newer torch.")
+
+    def load():
+        try:
+            return safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path}: a damaged safetensors file ({error}). Get it again.") from None
+
+    return _Part(shapes, {key: _DTYPES[name] for key, name in names.items()}, metadata, load)
+
+
+def _open_pickle(path: Path) -> _Part:
+    """A torch pickle, never run: only tensors and plain containers are let in. Zip archives stay on disk until used."""
+    try:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+            content = torch.load(path, map_location="cpu", weights_only=True)  # written by torch before 1.6
+    except pickle.UnpicklingError as error:
+        if wanted := re.search(r"(?:GLOBAL|function|class) ([\w.]+\.[\w.]+)", str(error)):
+            raise ValueError(f"{path}: loading this pickle would run code ({wanted[1]}), expected tensors alone. It was "
+                             f"not run. Use a safetensors version of the file.") from None
+        raise ValueError(f"{path}: this pickle cannot be read, expected a torch file of tensors. The file is damaged or "
+                         f"something else: get it again.") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: this torch file cannot be read ({reason}). It is cut short or damaged: get it "
+                         f"again.") from None
+
+    tensors = _unwrap(content)
+    if not tensors:
+        found = f"a dictionary of {', '.join(map(str, list(content)[:4]))}" if isinstance(content, Mapping) else (
+            f"a {type(content).__name__}")
+        raise ValueError(f"{path}: no tensors by name in this file (found {found}), expected a state dict. Choose the "
+                         f"file with the model's weights.")
+    return _Part({key: tuple(t.shape) for key, t in tensors.items()}, {key: t.dtype for key, t in tensors.items()}, {},
+                 lambda: dict(tensors))
+
+
+def _unwrap(content) -> dict:
+    """The dictionary of tensors inside what a training program saved."""
+    while isinstance(content, Mapping):
+        tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        # Weights have dotted names; a lone tensor beside a wrapped state dict is a step count or the like.
+        if inner is None or any("." in key for key in tensors):
+            return tensors
+        content = inner
+    return {}
