@@ -1,0 +1,118 @@
+"""What a picture shows, told from its pixels by plain code: background, colour, shape, size and place.
+
+The shape is cut out by its distance from the background's colour, laid over one canonical mask per class at the same
+centre and spread (second moments), and named after the mask with the largest overlap (intersection over union).
+"""
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from . import shapes
+
+GRID = 64  # pictures are averaged down to this before anything is measured, which also removes noise
+MIN_CONTRAST = 0.15  # RGB distance below which a pixel cannot belong to a shape
+MIN_AREA, MAX_AREA = 0.008, 0.7  # share of the picture
+MIN_OVERLAP = 0.72  # below it, the blob is none of the shapes
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Names from the tables of `shapes`, None where nothing could be told; overlap is the best mask's, in [0, 1]."""
+
+    background: str
+    colour: str | None = None
+    shape: str | None = None
+    size: str | None = None
+    place: str | None = None
+    overlap: float = 0.0
+
+
+def judge(picture: np.ndarray) -> Verdict:
+    """Judge a (H, W, 3) float picture in [0, 1], of any size of at least 64 pixels a side.
+
+    Raises ValueError for another shape, or for values that are not finite."""
+    picture = np.asarray(picture, dtype=np.float64)
+    if picture.ndim != 3 or picture.shape[2] != 3 or min(picture.shape[:2]) < GRID:
+        raise ValueError(f"judge: expected a picture (H, W, 3) of at least {GRID} pixels a side, found {picture.shape}")
+    if not np.isfinite(picture).all():
+        raise ValueError("judge: the picture holds values that are not finite")
+    small = _shrink(np.clip(picture, 0.0, 1.0))
+    edge = np.concatenate([small[:2].reshape(-1, 3), small[-2:].reshape(-1, 3), small[:, :2].reshape(-1, 3), small[:, -2:].reshape(-1, 3)])
+    paper = np.median(edge, axis=0)
+    background = _colour_name(paper)
+
+    distance = np.linalg.norm(small - paper, axis=2)
+    far = distance[distance > max(MIN_CONTRAST, 0.6 * np.quantile(distance, 0.995))]
+    if far.size < MIN_AREA * GRID * GRID * 0.5:
+        return Verdict(background)
+    strength = np.clip(distance / np.median(far), 0.0, 1.0)
+    mask = np.clip((strength - 0.5) * 4 + 0.5, 0.0, 1.0)  # a soft threshold keeps the outline between grid cells
+    mask[strength < 0.38] = 0.0
+    if not MIN_AREA <= mask.mean() <= MAX_AREA:
+        return Verdict(background)
+    core = strength > 0.85
+    colour = _colour_name(np.median(small[core], axis=0)) if core.any() else None
+
+    x, y, spread = _moments(mask)
+    best, overlap, centre_x, centre_y, radius = None, 0.0, x, y, 0.0
+    for index in range(len(shapes.SHAPES)):
+        shift_x, shift_y, unit = _canonical_moments(index)
+        r = spread / unit
+        left, top = x - shift_x * r, y - shift_y * r
+        canonical = _mask(index, left, top, r)
+        score = np.minimum(mask, canonical).sum() / np.maximum(mask, canonical).sum()
+        if score > overlap:
+            best, overlap, centre_x, centre_y, radius = index, float(score), left, top, r
+    if overlap < MIN_OVERLAP:
+        return Verdict(background, colour, overlap=overlap)
+    large, little = (r * GRID / shapes.PICTURE for r in shapes.RADII)
+    centres = np.array(shapes.CENTRES) * GRID / shapes.PICTURE + GRID / 2
+    place = int(np.argmin(((centres - (centre_x, centre_y)) ** 2).sum(axis=1)))
+    size = shapes.SIZES[0 if radius > (large * little) ** 0.5 else 1]
+    return Verdict(background, colour, shapes.SHAPES[best], size, shapes.PLACES[place], overlap)
+
+
+def agreement(pictures, scenes) -> dict[str, list[bool]]:
+    """For pictures (each (H, W, 3) in [0, 1]) and scenes (N, 5): per attribute, whether each picture shows it."""
+    verdicts = [judge(p) for p in pictures]
+    tables = (shapes.COLOURS, shapes.SHAPES, shapes.COLOURS, shapes.SIZES, shapes.PLACES)
+    return {name: [getattr(v, name) == tables[i][int(s[i])] for v, s in zip(verdicts, scenes)]
+            for i, name in enumerate(shapes.ATTRIBUTES)}
+
+
+def _shrink(picture: np.ndarray) -> np.ndarray:
+    """Area average to (64, 64, 3); sides that 64 does not divide are first cut to the nearest multiple."""
+    if picture.shape[0] % GRID or picture.shape[1] % GRID:
+        tensor = torch.from_numpy(picture).permute(2, 0, 1)[None]
+        return torch.nn.functional.adaptive_avg_pool2d(tensor, GRID)[0].permute(1, 2, 0).numpy()
+    return picture.reshape(GRID, picture.shape[0] // GRID, GRID, picture.shape[1] // GRID, 3).mean(axis=(1, 3))
+
+
+def _colour_name(rgb: np.ndarray) -> str:
+    return shapes.COLOURS[int(((shapes.RGB.numpy() - rgb) ** 2).sum(axis=1).argmin())]
+
+
+def _moments(mask: np.ndarray) -> tuple[float, float, float]:
+    """Centre (x, y) and root mean square distance from it, in grid cells."""
+    line = np.arange(GRID) + 0.5
+    total = mask.sum()
+    x, y = (mask.sum(axis=0) * line).sum() / total, (mask.sum(axis=1) * line).sum() / total
+    spread = (mask.sum(axis=0) * (line - x) ** 2).sum() + (mask.sum(axis=1) * (line - y) ** 2).sum()
+    return x, y, (spread / total) ** 0.5
+
+
+@functools.lru_cache(maxsize=None)
+def _canonical_moments(shape: int) -> tuple[float, float, float]:
+    """Of a shape of radius 1 at the origin: centre of mass and spread."""
+    x, y, spread = _moments(_mask(shape, GRID / 2, GRID / 2, 20.0))
+    return (x - GRID / 2) / 20.0, (y - GRID / 2) / 20.0, spread / 20.0
+
+
+def _mask(shape: int, x: float, y: float, radius: float) -> np.ndarray:
+    line = torch.arange(GRID, dtype=torch.float64) + 0.5
+    across, down = torch.broadcast_tensors(line[None, :] - x, line[:, None] - y)
+    return (0.5 - shapes.signed_distance(shape, across, down, torch.tensor(radius, dtype=torch.float64))).clamp(0, 1).numpy()
