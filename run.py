@@ -40,25 +40,16 @@ def room(name):
     return importlib.import_module(f"sanacog.{name}")
 
 
-def the_host():
-    """ComfyUI's folder, in a process that runs in the environment already."""
-    installation = room("installation")
-    host = installation.given_host() or installation.UNPACKED
-    if not installation.is_comfyui(host):
-        raise installation.SetupError("There is no ComfyUI here; run the command without --here, or set COMFYUI_PATH.")
-    return host
-
-
 # --- the commands, inside the environment ---
 
 
 def demo(arguments):
-    return room("demo").main(arguments, the_host())
+    return room("demo").main(arguments, room("installation").host())
 
 
 def serve(arguments):
     launcher = room("launcher")
-    host = the_host()
+    host = room("installation").host()
     port = 8188
     if "--port" in arguments:
         at = arguments.index("--port")
@@ -84,7 +75,7 @@ def serve(arguments):
 
 def test(arguments):
     os.chdir(ROOT)
-    os.environ["COMFYUI_PATH"] = str(the_host())
+    os.environ["COMFYUI_PATH"] = str(room("installation").host())
     if os.environ.get("CI") == "true":
         install_chromium()
     import pytest

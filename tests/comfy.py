@@ -1,0 +1,73 @@
+"""The ComfyUI that the tests talk to over HTTP: a client that knows the server's process, folders and log."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sanacog.client import Client, Failed, Refused, reasons
+
+# What ComfyUI 0.3.75 and newer print when a pack does not load; the process goes on without it.
+BROKEN_PACK = ("IMPORT FAILED", "Error while calling comfy_entrypoint", "Cannot import")
+
+
+class Comfy(Client):
+    """base: the server's base folder, with models/, input/ and output/. object_info: all its nodes."""
+
+    def __init__(self, server):
+        super().__init__(server.url)
+        self.server = server
+        self.base = Path(server.base)
+        self.object_info = self.get("/object_info")
+
+    def log(self):
+        return self.server.read_log()
+
+    def completed(self, prompt):
+        """The prompt with defaults for required inputs that are not in it: stock nodes grow some with time."""
+        full = {}
+        for key, node in prompt.items():
+            inputs = dict(node["inputs"])
+            known = self.object_info.get(node["class_type"], {"input": {}})["input"].get("required", {})
+            for name, spec in known.items():
+                if name not in inputs and (value := default(spec)) is not None:
+                    inputs[name] = value
+            full[key] = {**node, "inputs": inputs}
+        return full
+
+    def run_prompt(self, prompt, timeout_s=600, **extra):
+        """Run a prompt to its end; returns the `Result`, with `images`: a list of uint8 arrays (H, W, 3).
+
+        Raises Refused or Failed.
+        """
+        result = self.run(self.completed(prompt), timeout_s, **extra)
+        result.images = [np.array(Image.open(io.BytesIO(self.file(entry))).convert("RGB")) for entry in result.files()]
+        return result
+
+    def expect_error(self, prompt, timeout_s=600):
+        """Run a prompt that must not work, and one after it that must; returns all that the server said about it."""
+        try:
+            result = self.run(self.completed(prompt), timeout_s)
+        except Refused as error:
+            said = "\n".join(reasons(error.answer))
+        except Failed as error:
+            said = f"{error.result.error.get('exception_type')}: {error.result.error.get('exception_message')}"
+        else:
+            raise AssertionError(f"this prompt ran to its end and gave {result.files() or 'no picture'}")
+        self.assert_answers()
+        return said
+
+    def assert_answers(self):
+        """The server still runs prompts."""
+        picture = {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 32, "batch_size": 1, "color": 255}}
+        preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+        image, = self.run_prompt({"1": picture, "2": preview}).images
+        assert image.shape == (32, 32, 3)
+
+
+def default(spec):
+    """The value that the canvas gives to a fresh widget; None for an input that has to be linked."""
+    kind, options = spec[0], spec[1] if len(spec) > 1 else {}
+    choices = kind if isinstance(kind, list) else options.get("options", [])
+    return options.get("default", choices[0] if choices else None)
