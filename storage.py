@@ -180,7 +180,7 @@ def _open_file(path: Path) -> _Part:
         raise ValueError(f"{path}: this file is empty, expected weights. The download failed: get it again.")
     if head[4:9] == b"\0\0\0\0{":  # a header shorter than 4 GB, in JSON
         return _open_safetensors(path)
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+    if head[:2] == b"PK" or (head[:1] == b"\x80" and head[1] <= pickle.HIGHEST_PROTOCOL):
         return _open_pickle(path)
     raise ValueError(f"{path}: this is {_kind(head)}, expected safetensors or a torch file of tensors. Get the weights again.")
 
@@ -249,8 +249,8 @@ def _open_pickle(path: Path) -> _Part:
         if wanted := re.search(r"(?:GLOBAL|function|class) ([\w.]+\.[\w.]+)", str(error)):
             raise ValueError(f"{path}: loading this pickle would run code ({wanted[1]}), expected tensors alone. It was "
                              f"not run. Use a safetensors version of the file.") from None
-        raise ValueError(f"{path}: this pickle cannot be read, expected a torch file of tensors. The file is damaged or "
-                         f"something else: get it again.") from None
+        raise ValueError(f"{path}: this pickle is damaged or holds other things than tensors, expected a torch file of "
+                         f"tensors. It was not run. Use a safetensors version of the file.") from None
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ValueError(f"{path}: this torch file cannot be read ({reason}). It is cut short or damaged: get it "

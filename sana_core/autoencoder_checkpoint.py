@@ -144,7 +144,7 @@ def identify_autoencoder(shapes: dict[str, tuple], config: dict | None = None, f
         params = DCAEParams(**asdict(assumed) | config)
         wrong = _contradiction(found, params)
     except TypeError as error:  # not the lists and numbers that a config has
-        wrong = str(error)
+        wrong = f"it cannot be read: {error}"
     if wrong:
         params, config = assumed, {}
         evidence = f"tensors; the config beside it is another model's, ignored ({wrong})"
@@ -152,7 +152,7 @@ def identify_autoencoder(shapes: dict[str, tuple], config: dict | None = None, f
         params = replace(params, **_filled(found, asdict(params)))
         evidence = "tensors and config" if config else "tensors"
     if "decoder_conv_act_fn" not in config:
-        evidence += f"; {params.decoder_conv_act_fn} before the last convolution: assumed, as there is no config"
+        evidence += f"; {params.decoder_conv_act_fn} before the last convolution: assumed"
     return AutoencoderIdentity(params, _variant(params, lite), layout, f"{_describe(params)} ({evidence})")
 
 
@@ -162,7 +162,10 @@ def check_shapes(shapes: dict[str, tuple], identity: AutoencoderIdentity, filena
     shapes: {key: shape} of the file in its own layout. Nothing is allocated.
     """
     where = f"{filename}: " if filename else ""
-    found = to_canonical({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, identity.layout)
+    try:
+        found = to_canonical({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, identity.layout)
+    except ValueError as error:
+        raise ValueError(where + str(error)) from None
     expected = AutoencoderDC(identity.params, device="meta").state_dict()
     problems = []
     if missing := expected.keys() - found.keys():
@@ -327,7 +330,7 @@ def _contradiction(found, params):
         else:
             same = value == stated or (key.endswith("sample_block_type") and _resampling(value) == _resampling(stated))
         if not same:
-            return f"{key} {stated}, tensors {value}"
+            return f"its {key} differ"
     return ""
 
 

@@ -1,0 +1,232 @@
+"""Checkpoints on disk: every form that loads, and every damaged one with its sentence."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sanacog.storage import open_checkpoint
+
+WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.weight": torch.ones(4, dtype=torch.bfloat16)}
+
+
+def same(loaded, weights=WEIGHTS):
+    return loaded.keys() == weights.keys() and all(torch.equal(loaded[key], t) for key, t in weights.items())
+
+
+def shards(folder, ending=".safetensors", index=True):
+    """Two files of one tensor each, and their index."""
+    names = [f"model-0000{i}-of-00002{ending}" for i in (1, 2)]
+    for name, (key, t) in zip(names, WEIGHTS.items()):
+        save_file({key: t}, folder / name) if ending == ".safetensors" else torch.save({key: t}, folder / name)
+    if index:
+        (folder / f"model{ending}.index.json").write_text(json.dumps({"weight_map": dict(zip(WEIGHTS, names))}))
+    return [folder / name for name in names]
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(WEIGHTS, path, metadata={"config": '{"depth": 2}', "made": "here"})
+    (tmp_path / "config.json").write_text('{"depth": 3}')
+    checkpoint = open_checkpoint(str(path))
+    assert checkpoint.path == path and checkpoint.files == (path,)
+    assert checkpoint.shapes == {"a.weight": (2, 3), "b.weight": (4,)}
+    assert checkpoint.dtypes == {"a.weight": torch.float32, "b.weight": torch.bfloat16}
+    assert checkpoint.metadata["made"] == "here"
+    assert checkpoint.config == {"depth": 2}  # the file's own before the folder's
+    assert same(checkpoint.load())
+
+
+def test_content_decides_not_the_ending(tmp_path):
+    save_file(WEIGHTS, tmp_path / "really_safetensors.pth")
+    torch.save(WEIGHTS, tmp_path / "really_pickle.safetensors")
+    assert same(open_checkpoint(tmp_path / "really_safetensors.pth").load())
+    assert same(open_checkpoint(tmp_path / "really_pickle.safetensors").load())
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda w: w, lambda w: {"state_dict": w, "step": 3}, lambda w: {"state_dict": {"module": w}, "scale": torch.ones(1)},
+    lambda w: {"ema": w, "optimizer": {"state": {0: torch.ones(2)}}}, lambda w: w | {"epoch": 7}])
+def test_pickle(tmp_path, wrap):
+    path = tmp_path / "model.pth"
+    torch.save(wrap(WEIGHTS), path)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.shapes == {"a.weight": (2, 3), "b.weight": (4,)}
+    assert same(checkpoint.load())
+
+
+def test_pickle_of_old_torch(tmp_path):
+    path = tmp_path / "model.ckpt"
+    torch.save(WEIGHTS, path, _use_new_zipfile_serialization=False)
+    assert same(open_checkpoint(path).load())
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".bin"])
+def test_sharded(tmp_path, ending):
+    files = shards(tmp_path, ending)
+    (tmp_path / "config.json").write_text('{"depth": 2}')
+    # The folder, its index, or any one shard, as a file list offers them.
+    for path in (tmp_path, tmp_path / f"model{ending}.index.json", files[1]):
+        checkpoint = open_checkpoint(path)
+        assert checkpoint.files == tuple(files)
+        assert checkpoint.config == {"depth": 2}
+        assert same(checkpoint.load())
+
+
+def test_sharded_without_index(tmp_path):
+    shards(tmp_path, index=False)
+    assert same(open_checkpoint(tmp_path).load())
+
+
+def test_pipeline(tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "vae").mkdir()
+    save_file(WEIGHTS, tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "vae" / "config.json").write_text('{"depth": 2}')
+    checkpoint = open_checkpoint(tmp_path, subfolder="vae")
+    assert checkpoint.path == tmp_path / "vae" and checkpoint.config == {"depth": 2} and same(checkpoint.load())
+    with pytest.raises(ValueError, match="whole pipeline folder.*folders: vae"):
+        open_checkpoint(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder transformer in it"):
+        open_checkpoint(tmp_path, subfolder="transformer")
+
+
+def test_which_file_of_a_folder(tmp_path):
+    torch.save({"c": torch.ones(1)}, tmp_path / "model.bin")
+    save_file({"c": torch.ones(1)}, tmp_path / "model.fp16.safetensors")
+    assert open_checkpoint(tmp_path).files[0].name == "model.fp16.safetensors"
+    save_file(WEIGHTS, tmp_path / "model.safetensors")
+    assert open_checkpoint(tmp_path).files[0].name == "model.safetensors"
+    save_file(WEIGHTS, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="several models in this folder .model.safetensors, other.safetensors."):
+        open_checkpoint(tmp_path)
+
+
+def test_unreadable_config_is_no_config(tmp_path):
+    save_file(WEIGHTS, tmp_path / "model.safetensors", metadata={"config": "{half"})
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe")
+    assert open_checkpoint(tmp_path).config is None
+
+
+# --- damaged ---
+
+
+@pytest.mark.parametrize("keep", [-1, 100, 8, 3])
+def test_truncated_safetensors(tmp_path, keep):
+    path = tmp_path / "cut.safetensors"
+    save_file(WEIGHTS, path)
+    os.truncate(path, keep if keep > 0 else path.stat().st_size + keep)
+    with pytest.raises(ValueError, match="cut.safetensors.*[Gg]et (it|the weights) again"):
+        open_checkpoint(path)
+
+
+def test_truncated_pickle(tmp_path):
+    path = tmp_path / "cut.pth"
+    torch.save(WEIGHTS, path)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(ValueError, match="cut.pth: this torch file cannot be read.*get it again"):
+        open_checkpoint(path)
+
+
+@pytest.mark.parametrize("content, found", [
+    (b"hello, these are not weights at all\n" * 40, "a text file .it begins 'hello, these are not weights a'"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:12", "a Git LFS pointer"),
+    (b"<!DOCTYPE html><html>404</html>", "a web page"),
+    (b"GGUF\x03\x00\x00\x00" + bytes(99), "a GGUF file"),
+    (bytes(range(128, 256)) * 9, "no known format"),
+    (b"", "empty"),
+])
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_not_weights(tmp_path, content, found, ending):
+    path = tmp_path / ("odd" + ending)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"odd{ending}: this (is|file is) .*{found}"):
+        open_checkpoint(path)
+
+
+def test_damaged_header(tmp_path):
+    path = tmp_path / "odd.safetensors"
+    for header in (b'{"a": [1, 2]}', b'{"a": {"dtype": "F32"}}', b"{nonsense"):
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(ValueError, match="its header cannot be read"):
+            open_checkpoint(path)
+    header = b'{"a": {"dtype": "F3", "shape": [1], "data_offsets": [0, 4]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(ValueError, match="a has the type F3"):
+        open_checkpoint(path)
+    save_file({}, path)
+    with pytest.raises(ValueError, match="no tensors in this file"):
+        open_checkpoint(path)
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def plain(content, path):
+    path.write_bytes(pickle.dumps(content))
+
+
+def old(content, path):
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("save", [torch.save, plain, old])
+def test_pickle_never_runs_code(tmp_path, save):
+    path, crater = tmp_path / "bomb.pth", tmp_path / "crater"
+    save({"state_dict": {"a.weight": torch.ones(1), "b": Bomb(crater)}}, path)
+    with pytest.raises(ValueError, match="bomb.pth: .*It was not run") as error:
+        open_checkpoint(path)
+    assert "mkdir" in str(error.value) or save.__name__ == "plain"  # torch names the function for its own protocol
+    assert not crater.exists()
+
+
+@pytest.mark.parametrize("content, found", [([1, 2], "a list"), ({"step": 1}, "a dictionary of step"),
+                                            (torch.ones(2), "a Tensor")])
+def test_pickle_without_weights(tmp_path, content, found):
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=f"model.pt: no tensors by name in this file .found {found}"):
+        open_checkpoint(tmp_path / "model.pt")
+
+
+def test_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone.safetensors: there is no such file"):
+        open_checkpoint(tmp_path / "gone.safetensors")
+    (tmp_path / "readme.md").write_text("words")
+    with pytest.raises(FileNotFoundError, match=r"no weights in this folder .found readme.md., expected one of \*.safeten"):
+        open_checkpoint(tmp_path)
+    files = shards(tmp_path)
+    files[0].unlink()
+    for path in (tmp_path, files[1]):
+        with pytest.raises(FileNotFoundError, match="of 2 files of this model 1 are missing.*model-00001-of-00002.safe"):
+            open_checkpoint(path)
+
+
+def test_index_of_another_download(tmp_path):
+    shards(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["c.weight"] = "model-00002-of-00002.safetensors"
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="1 tensors that are in none of its files, such as c.weight"):
+        open_checkpoint(tmp_path)
+    for bad in ("{}", "no json"):
+        index.write_text(bad)
+        with pytest.raises(ValueError, match="index of a sharded model. Get it again"):
+            open_checkpoint(tmp_path)
+
+
+def test_open_reads_no_weights(tmp_path):
+    """A header that promises more than the file has is refused whatever size it names, before memory is asked for."""
+    path = tmp_path / "huge.safetensors"
+    header = b'{"a": {"dtype": "F32", "shape": [1000000000000], "data_offsets": [0, 4000000000000]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ValueError, match="4,000,000,000,0.. after its header. The file is cut short"):
+        open_checkpoint(path)
