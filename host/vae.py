@@ -67,10 +67,11 @@ def native_vae(params: DCAEParams, state_dict: dict, disable_dynamic: bool = Fal
     vae.working_dtypes = [mm.torch.bfloat16, mm.torch.float32]  # in fp16 it can overflow, to black
     # The widest place is the stage of full size: a residual block's input, its normalised or activated copy, and the
     # two convolutions' outputs, and the shortcut of the upsampling before it, twice as wide as the stage: 6 C a pixel.
-    vae.memory_used_encode = lambda shape, dtype: (
-        6 * params.encoder_block_out_channels[0] * shape[2] * shape[3] * mm.dtype_size(dtype))
-    vae.memory_used_decode = lambda shape, dtype: (
-        6 * params.decoder_block_out_channels[0] * shape[2] * shape[3] * params.compression**2 * mm.dtype_size(dtype))
+    # Never 0, which hosts divide by: an empty latent shall get as far as its own error.
+    encode, decode = (6 * c[0] for c in (params.encoder_block_out_channels, params.decoder_block_out_channels))
+    vae.memory_used_encode = lambda shape, dtype: max(1, encode * shape[2] * shape[3] * mm.dtype_size(dtype))
+    vae.memory_used_decode = lambda shape, dtype: max(
+        1, decode * shape[2] * shape[3] * params.compression**2 * mm.dtype_size(dtype))
 
     vae.device = mm.vae_device()
     vae.vae_dtype = mm.vae_dtype(vae.device, vae.working_dtypes)
