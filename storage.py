@@ -180,7 +180,7 @@ def _open_file(path: Path) -> _Part:
         raise ValueError(f"{path}: this file is empty, expected weights. The download failed: get it again.")
     if head[4:9] == b"\0\0\0\0{":  # a header shorter than 4 GB, in JSON
         return _open_safetensors(path)
-    if head[:2] == b"PK" or (head[:1] == b"\x80" and head[1] <= pickle.HIGHEST_PROTOCOL):
+    if head[:2] == b"PK" or (head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")):
         return _open_pickle(path)
     raise ValueError(f"{path}: this is {_kind(head)}, expected safetensors or a torch file of tensors. Get the weights again.")
 
