@@ -130,13 +130,10 @@ class Server:
         if "--cpu" not in command and not has_accelerator():
             command.append("--cpu")
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
-        # A group of its own: a Ctrl-C at the terminal reaches the caller alone, who then ends all of the group.
-        own_group = ({"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt"
-                     else {"start_new_session": True})
         output = None if self.log == "terminal" else open(self.log, "wb")
         try:
             self.process = subprocess.Popen(command, cwd=self.base, env=environment, stdin=subprocess.DEVNULL,
-                                            stdout=output, stderr=output and subprocess.STDOUT, **own_group)
+                                            stdout=output, stderr=output and subprocess.STDOUT, **own_group())
         finally:
             if output:
                 output.close()
@@ -174,6 +171,18 @@ class Server:
                 process.wait()
         if not self.keep:
             remove_base(self.base)
+
+
+def own_group():
+    """Arguments of Popen for a process group of its own: a Ctrl-C at the terminal reaches the caller alone, who then
+    ends all of the group. On Linux the process also ends when its caller is killed without a chance to do so."""
+    if os.name == "nt":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    arguments = {"start_new_session": True}
+    if sys.platform == "linux":
+        prctl, set_parent_death_signal = ctypes.CDLL(None).prctl, 1
+        arguments["preexec_fn"] = lambda: prctl(set_parent_death_signal, signal.SIGTERM)
+    return arguments
 
 
 def end_group(process, force):

@@ -6,6 +6,7 @@ runs is shown when the test fails.
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,10 @@ spec.loader.exec_module(run)
 run.import_pack()
 
 LOG_AT_START = pytest.StashKey[int]()
+
+
+# pytest tidies up on Ctrl-C only: let a SIGTERM end it in the same way, and the server with it.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

@@ -108,8 +108,10 @@ def test_proxy_in_the_environment_is_not_for_this_machine(host, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
-@pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGTERM", 130)])
-def test_ended_from_outside_no_process_stays(host, tmp_path, name, status):
+@pytest.mark.parametrize("name, status, line", [
+    ("SIGINT", 130, "Stopped."), ("SIGTERM", 130, "Stopped."),
+    pytest.param("SIGKILL", -9, "", marks=pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tell"))])
+def test_ended_from_outside_no_process_stays(host, tmp_path, name, status, line):
     """The demo, ended while it waits for its server: one line, a status that is not 0, nothing left running."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -124,7 +126,11 @@ def test_ended_from_outside_no_process_stays(host, tmp_path, name, status):
         pids = list(map(int, found[0].read_text().split()))
         demo.send_signal(getattr(signal, name))
         said = demo.communicate(timeout=60)[1]
-    assert demo.returncode == status and said.strip() == "Stopped."
+    assert demo.returncode == status and said.strip() == line
+    if name == "SIGKILL":  # nobody is left who could tidy up
+        assert gone(pids[:1])
+        os.kill(pids[1], signal.SIGKILL)
+        return
     assert gone(pids) and list(temporary.iterdir()) == [] and list((tmp_path / "out").iterdir()) == []
 
 
