@@ -194,10 +194,12 @@ def _kind(head: bytes) -> str:
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "a web page, saved in place of the download"
     try:
-        text = head.decode("utf-8", errors="strict" if len(head) < 512 else "ignore")
-    except UnicodeDecodeError:
-        return "no known format"
-    if text.isprintable() or all(c.isprintable() or c.isspace() for c in text):
+        text = head.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # not just a letter that the end of `head` cuts
+            return "no known format"
+        text = head[:error.start].decode()
+    if all(c.isprintable() or c.isspace() for c in text):
         return f"a text file (it begins {text.strip()[:30]!r})"
     return "no known format"
 
