@@ -1,0 +1,358 @@
+"""The CogVideoX autoencoder: a causal 3D VAE, 8 x 8 pixels and 4 frames to one latent.
+
+Every convolution over time looks back only: two frames of history stand before a chunk, those of the chunk before or
+copies of its own first frame. A clip is therefore done in chunks of 8 frames (2 latents), whatever is left over in
+front joining the first; the norms take their statistics over a chunk, so the chunks are part of the model.
+Module names are those of diffusers' AutoencoderKLCogVideoX. Shapes: B batch, T frames, t latents, h = H/8, w = W/8.
+
+Source: arXiv 2408.06072 §2.1; the rules for chunks and tiles are those of diffusers, whose numbers they give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .config import CogVideoVAEParams
+
+FRAMES_A_CHUNK = 8
+LATENTS_A_CHUNK = 2
+SPATIAL = 8  # pixels a latent, each way
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Spatial tiles, in latents, so that they always lie on the latent grid. The defaults are diffusers' (240 x 360
+    pixels, overlapping by 40 and 72). Raises ValueError for an overlap that is not smaller than its tile."""
+
+    height: int = 30
+    width: int = 45
+    overlap_height: int = 5
+    overlap_width: int = 9
+
+    def __post_init__(self):
+        if not (0 <= self.overlap_height < self.height and 0 <= self.overlap_width < self.width):
+            raise ValueError(f"{self}: a tile's overlap must be at least 0 and smaller than the tile.")
+
+
+def chunks(length, size):
+    """(start, end) of the pieces that a clip of `length` frames (or latents) is done in; the first is the longest."""
+    first = size + length % size if length > size else length
+    return [(0, first)] + [(start, start + size) for start in range(first, length, size)]
+
+
+def encoded_length(frames):
+    """Latents that `frames` frames become: 1 + (frames - 1) / 4 for 4n + 1 frames, frames / 4 for 8n frames."""
+    return sum(_halved(_halved(end - start)) for start, end in chunks(frames, FRAMES_A_CHUNK))
+
+
+def decoded_length(latents):
+    """Frames that `latents` latents become: 4n - 3 for an odd number, 4n for an even one."""
+    return 4 * latents - 3 if latents % 2 else 4 * latents
+
+
+def _halved(frames):
+    return frames // 2 + frames % 2
+
+
+def encode_bytes(height, width, itemsize):
+    """Rough peak of the activations of encoding, in bytes; height and width of the clip, or of one tile, in pixels.
+
+    The widest point is the first level: 128 channels of up to 9 + 2 frames at full size, four times over.
+    Measured for the released model; the length of the clip does not matter, but for its pixels and latents.
+    """
+    return 4 * 128 * 11 * height * width * itemsize
+
+
+def decode_bytes(height, width, itemsize):
+    """Rough peak of the activations of decoding, in bytes; height and width of the clip, or of one tile, in pixels.
+
+    The widest point is the last level's first block: 256 channels of up to 9 + 2 frames at full size, four times over.
+    A default tile of 240 x 360 needs 1.8 GiB in 16 bits, 480 x 720 pixels untiled 7.3 GiB.
+    """
+    return 4 * 256 * 11 * height * width * itemsize
+
+
+class CausalConv3d(nn.Module):
+    """3 x 3 x 3 convolution whose time padding is the past. `history` is where each such layer leaves its last two
+    frames for the next chunk: a dict, empty before the first chunk of a clip."""
+
+    def __init__(self, in_channels, out_channels, *, device, dtype, operations):
+        super().__init__()
+        self.conv = operations.Conv3d(in_channels, out_channels, 3, padding=(0, 1, 1), device=device, dtype=dtype)
+
+    def forward(self, x, history):
+        return self.conv(self.after_past(x, history))
+
+    def after_past(self, x, history):
+        """x with the two frames before it in front; its own last two go to the history."""
+        past = history.get(self)
+        x = torch.cat([x[:, :, :1], x[:, :, :1], x] if past is None else [past, x], dim=2)
+        history[self] = x[:, :, -2:].clone()  # a copy: a view would keep the whole of x
+        return x
+
+
+class Pointwise(nn.Module):
+    """1 x 1 x 1 convolution, one level down as in the released files."""
+
+    def __init__(self, in_channels, out_channels, *, device, dtype, operations):
+        super().__init__()
+        self.conv = operations.Conv3d(in_channels, out_channels, 1, device=device, dtype=dtype)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class SpatialNorm3D(nn.Module):
+    """GroupNorm, then the scale and shift that the latent asks for at each place (arXiv 2209.09002)."""
+
+    def __init__(self, params, channels, *, device, dtype, operations):
+        super().__init__()
+        kw = dict(device=device, dtype=dtype)
+        self.norm_layer = operations.GroupNorm(params.norm_num_groups, channels, eps=1e-6, **kw)
+        self.conv_y = Pointwise(params.latent_channels, channels, operations=operations, **kw)
+        self.conv_b = Pointwise(params.latent_channels, channels, operations=operations, **kw)
+
+    def forward(self, x, z):
+        """x (B, C, T, H, W), z (B, 16, t, h, w) of the same chunk, T, H and W multiples of t, h and w; an odd T of
+        more than one frame has a first frame that belongs to the first latent alone. -> as x."""
+        T, (t, h, w) = x.shape[2], z.shape[2:]
+        first = T % 2 if T > 1 else 0
+        at = torch.arange(T, device=z.device)
+        at = torch.where(at < first, 0, first + (at - first) * (t - first) // max(T - first, 1))
+
+        def spread(y):
+            # A pointwise convolution and a nearest-neighbour enlargement commute, so the convolution is done at the
+            # latent's size; rows are not repeated at all but broadcast.
+            return y[:, :, at].repeat_interleave(x.shape[4] // w, dim=4).unsqueeze(4)
+
+        scale, shift = spread(self.conv_y(z)), spread(self.conv_b(z))
+        x = self.norm_layer(x)
+        x.unflatten(3, (h, -1)).mul_(scale).add_(shift)
+        return x
+
+
+class ResnetBlock(nn.Module):
+    """Norm, SiLU, convolution, twice, beside a shortcut; in the decoder the norms see the latent z."""
+
+    def __init__(self, params, in_channels, out_channels, spatial, *, device, dtype, operations):
+        super().__init__()
+        kw = dict(device=device, dtype=dtype)
+
+        def norm(channels):
+            if spatial:
+                return SpatialNorm3D(params, channels, operations=operations, **kw)
+            return operations.GroupNorm(params.norm_num_groups, channels, eps=params.norm_eps, **kw)
+
+        self.norm1 = norm(in_channels)
+        self.conv1 = CausalConv3d(in_channels, out_channels, operations=operations, **kw)
+        self.norm2 = norm(out_channels)
+        self.conv2 = CausalConv3d(out_channels, out_channels, operations=operations, **kw)
+        self.conv_shortcut = None
+        if in_channels != out_channels:
+            self.conv_shortcut = operations.Conv3d(in_channels, out_channels, 1, **kw)
+
+    def forward(self, x, history, *z):
+        h = x
+        for norm, conv in ((self.norm1, self.conv1), (self.norm2, self.conv2)):
+            # One step a line, so that each result goes as soon as the next is there: memory peaks here.
+            h = norm(h, *z)
+            h = F.silu(h, inplace=True)
+            h = conv.after_past(h, history)
+            h = conv.conv(h)
+        return h.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Downsample(nn.Module):
+    """Halves height and width, and with `time` the frames too: a first frame of an odd number stays by itself."""
+
+    def __init__(self, channels, time, *, device, dtype, operations):
+        super().__init__()
+        self.time = time
+        self.conv = operations.Conv2d(channels, channels, 3, stride=2, device=device, dtype=dtype)
+
+    def forward(self, x):
+        if self.time and x.shape[2] > 1:
+            first = x.shape[2] % 2
+            pairs = F.avg_pool3d(x[:, :, first:], (2, 1, 1))
+            x = torch.cat([x[:, :, :1], pairs], dim=2) if first else pairs
+        # Frame by frame, so that no second copy of the clip is made for the padding.
+        return torch.stack([self.conv(F.pad(frame, (0, 1, 0, 1))) for frame in x.unbind(2)], dim=2)
+
+
+class Upsample(nn.Module):
+    """Doubles height and width, and with `time` the frames too: a first frame of an odd number stays by itself."""
+
+    def __init__(self, channels, time, *, device, dtype, operations):
+        super().__init__()
+        self.time = time
+        self.conv = operations.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
+
+    def forward(self, x):
+        # Repeated frames come out of the convolution alike: it runs once a frame and its result is stored twice.
+        T = x.shape[2]
+        twice = T - T % 2 if self.time and T > 1 else 0
+        out, end = None, 0
+        for i, frame in enumerate(x.unbind(2)):
+            frame = self.conv(F.interpolate(frame, scale_factor=2.0)).unsqueeze(2)
+            if out is None:
+                out = frame.new_empty(*frame.shape[:2], T + twice, *frame.shape[3:])
+            start, end = end, end + (2 if i >= T - twice else 1)
+            out[:, :, start:end] = frame
+        return out
+
+
+class Level(nn.Module):
+    """Residual blocks and a change of size: diffusers' down block, up block and mid block."""
+
+    def __init__(self, resnets, downsampler=None, upsampler=None):
+        super().__init__()
+        self.resnets = nn.ModuleList(resnets)
+        self.resize = "downsamplers" if downsampler else "upsamplers" if upsampler else None
+        if self.resize:
+            setattr(self, self.resize, nn.ModuleList([downsampler or upsampler]))
+
+    def forward(self, x, history, *z):
+        for resnet in self.resnets:
+            x = resnet(x, history, *z)
+        return getattr(self, self.resize)[0](x) if self.resize else x
+
+
+class Encoder(nn.Module):
+    """Pixels (B, 3, T, H, W) -> mean and log variance (B, 2 * 16, t, h, w)."""
+
+    def __init__(self, params, **kw):
+        super().__init__()
+        widths = params.block_out_channels
+        self.conv_in = CausalConv3d(params.in_channels, widths[0], **kw)
+        levels = []
+        for i, width in enumerate(widths):
+            before = widths[max(i - 1, 0)]
+            resnets = [ResnetBlock(params, width if j else before, width, False, **kw)
+                       for j in range(params.layers_per_block)]
+            time = 2**i < params.temporal_compression_ratio
+            levels.append(Level(resnets, downsampler=Downsample(width, time, **kw) if i < len(widths) - 1 else None))
+        self.down_blocks = nn.ModuleList(levels)
+        self.mid_block = Level([ResnetBlock(params, widths[-1], widths[-1], False, **kw) for _ in range(2)])
+        operations, kw2 = kw["operations"], dict(device=kw["device"], dtype=kw["dtype"])
+        self.norm_out = operations.GroupNorm(params.norm_num_groups, widths[-1], eps=1e-6, **kw2)
+        self.conv_out = CausalConv3d(widths[-1], 2 * params.latent_channels, **kw)
+
+    def forward(self, x, history):
+        x = self.conv_in(x, history)
+        for level in self.down_blocks:
+            x = level(x, history)
+        x = self.mid_block(x, history)
+        return self.conv_out(F.silu(self.norm_out(x), inplace=True), history)
+
+
+class Decoder(nn.Module):
+    """Latent (B, 16, t, h, w) -> pixels (B, 3, T, H, W)."""
+
+    def __init__(self, params, **kw):
+        super().__init__()
+        widths = params.block_out_channels[::-1]
+        self.conv_in = CausalConv3d(params.latent_channels, widths[0], **kw)
+        self.mid_block = Level([ResnetBlock(params, widths[0], widths[0], True, **kw) for _ in range(2)])
+        levels = []
+        for i, width in enumerate(widths):
+            before = widths[max(i - 1, 0)]
+            resnets = [ResnetBlock(params, width if j else before, width, True, **kw)
+                       for j in range(params.layers_per_block + 1)]
+            time = 2**i < params.temporal_compression_ratio
+            levels.append(Level(resnets, upsampler=Upsample(width, time, **kw) if i < len(widths) - 1 else None))
+        self.up_blocks = nn.ModuleList(levels)
+        self.norm_out = SpatialNorm3D(params, widths[-1], **kw)
+        self.conv_out = CausalConv3d(widths[-1], params.out_channels, **kw)
+
+    def forward(self, z, history):
+        x = self.mid_block(self.conv_in(z, history), history, z)
+        for level in self.up_blocks:
+            x = level(x, history, z)
+        return self.conv_out(F.silu(self.norm_out(x, z), inplace=True), history)
+
+
+class CogVideoVAE(nn.Module):
+    """Pixels in [-1, 1] <-> unscaled latents (CogVideoParams.scaling_factor turns them into the transformer's).
+
+    device, dtype: where and as what the weights are made. operations: namespace of Conv2d, Conv3d and GroupNorm,
+    torch.nn or a host's. Nothing here reads or initialises a weight.
+    """
+
+    def __init__(self, params: CogVideoVAEParams = CogVideoVAEParams(), *, device=None, dtype=None, operations=torch.nn):
+        super().__init__()
+        self.params = params
+        self.encoder = Encoder(params, device=device, dtype=dtype, operations=operations)
+        self.decoder = Decoder(params, device=device, dtype=dtype, operations=operations)
+
+    def encode(self, x, tiles: Tiles | None = None):
+        """The mean of the latent's distribution.
+
+        x (B, 3, T, H, W) in [-1, 1]; T of 4n + 1 or 8n frames (others are taken as they come, see encoded_length), H
+        and W multiples of 8 (what is over at the right and the bottom is not seen). tiles: work in pieces of that size
+        where the clip is larger; memory as encode_bytes says.
+        Returns (B, 16, encoded_length(T), H/8, W/8).
+        """
+        return self.moments(x, tiles)[0]
+
+    def moments(self, x, tiles: Tiles | None = None):
+        """Mean and log variance (clamped to [-30, 20]) of the latent's distribution; arguments as for `encode`.
+        A sample is mean + exp(logvar / 2) * noise."""
+        mean, logvar = self._run(self.encoder, x, FRAMES_A_CHUNK, tiles, SPATIAL, 1).chunk(2, dim=1)
+        return mean, logvar.clamp(-30.0, 20.0)
+
+    def decode(self, z, tiles: Tiles | None = None):
+        """Pixels of a latent.
+
+        z (B, 16, t, h, w), unscaled; t odd for a clip that starts with a single frame, as the encoder makes it.
+        tiles: as for `encode`; memory as decode_bytes says.
+        Returns (B, 3, decoded_length(t), 8 h, 8 w), about [-1, 1], not clipped.
+        """
+        return self._run(self.decoder, z, LATENTS_A_CHUNK, tiles, 1, SPATIAL)
+
+    def _run(self, network, x, size, tiles, unit_in, unit_out):
+        """The network over all chunks, and over tiles where there are any; units are pixels a latent (8 or 1)."""
+        height, width = x.shape[3] // unit_in, x.shape[4] // unit_in
+        if tiles is None or (height <= tiles.height and width <= tiles.width):
+            history = {}
+            return torch.cat([network(x[:, :, start:end], history) for start, end in chunks(x.shape[2], size)], dim=2)
+
+        step_y, step_x = tiles.height - tiles.overlap_height, tiles.width - tiles.overlap_width
+        out, above = None, {}
+        for top in range(0, height, step_y):
+            left_edge = None
+            for left in range(0, width, step_x):
+                tile = self._run(network, x[:, :, :, top * unit_in : (top + tiles.height) * unit_in,
+                                            left * unit_in : (left + tiles.width) * unit_in], size, None, unit_in, unit_out)
+                if out is None:
+                    out = tile.new_empty(*tile.shape[:3], height * unit_out, width * unit_out)
+                # Of the finished tiles above and to the left only the edges are kept.
+                if top:
+                    _blend(above[left], tile, 3)
+                if left:
+                    _blend(left_edge, tile, 4)
+                above[left] = _edge(tile, 3, tiles.overlap_height * unit_out)
+                left_edge = _edge(tile, 4, tiles.overlap_width * unit_out)
+                part = tile[:, :, :, : step_y * unit_out, : step_x * unit_out]
+                y, x0 = top * unit_out, left * unit_out
+                out[:, :, :, y : y + part.shape[3], x0 : x0 + part.shape[4]] = part
+        return out
+
+
+def _edge(tile, dim, length):
+    """A copy of the last `length` rows (dim 3) or columns (dim 4), or of all when there are fewer."""
+    length = min(length, tile.shape[dim])
+    return tile.narrow(dim, tile.shape[dim] - length, length).clone()
+
+
+def _blend(before, tile, dim):
+    """Fade, in place, from the edge of the tile before to this one."""
+    length = min(before.shape[dim], tile.shape[dim])
+    if length:
+        weight = torch.arange(length, device=tile.device, dtype=tile.dtype) / length
+        weight = weight.view([-1 if axis == dim else 1 for axis in range(5)])
+        head = tile.narrow(dim, 0, length)
+        head.copy_(torch.lerp(before.narrow(dim, before.shape[dim] - length, length), head, weight))
