@@ -10,6 +10,8 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 
+PATIENCE_S = 240  # for anything to happen; a busy machine with two cores needs it
+
 READY = """() => window.app && app.graph && app.vueAppReady !== false && window.LiteGraph
     && Object.keys(LiteGraph.registered_node_types).length > 200"""
 
@@ -95,10 +97,11 @@ class Canvas:
                                          headers={"Content-Type": "application/json"})
         urllib.request.urlopen(request, timeout=30).close()
         self.page = browser.new_page(viewport={"width": 1600, "height": 900})
+        self.page.set_default_timeout(PATIENCE_S * 1000)
         self.script_errors = []
         self.page.on("pageerror", self._note_script_error)
         self.page.goto(url)
-        self.page.wait_for_function(READY, timeout=180_000)
+        self.page.wait_for_function(READY)
 
     def _note_script_error(self, error):
         # Newer frontends ask servers on the internet for news and templates; without a network those calls fail.
@@ -120,7 +123,7 @@ class Canvas:
         # Through JSON text, as the frontend saves it: properties without a value have to disappear, not become null.
         return json.loads(self.page.evaluate("() => JSON.stringify(app.graph.serialize())"))
 
-    def run(self, timeout_s: float = 120) -> dict:
+    def run(self, timeout_s: float = PATIENCE_S) -> dict:
         """Press Run and wait; returns {node id: output} of the nodes that showed something.
 
         Raises RuntimeError with the server's message when the run ended in any other way than success.
@@ -142,7 +145,7 @@ class Canvas:
         for _ in range(10):
             if not self.page.evaluate(NOTICES):
                 return
-            self.page.locator(buttons).last.click(timeout=5000)
+            self.page.locator(buttons).last.click()
             self.page.wait_for_timeout(500)
         raise RuntimeError(f"these stay open: {self.page.evaluate(NOTICES)}")
 
@@ -153,9 +156,9 @@ class Canvas:
             app.canvas.centerOnNode(node);
             app.canvas.selectNode(node);
         }""", node_type)
-        self.page.locator("[data-testid=info-button]").click(timeout=30_000)
+        self.page.locator("[data-testid=info-button]").click()
         panel = self.page.locator(".node-help-content")
-        panel.locator("h1").wait_for(timeout=30_000)
+        panel.locator("h1").wait_for()
         return panel.inner_text()
 
     def picture(self, entry: dict) -> bytes:
