@@ -24,6 +24,7 @@ from ..storage import open_checkpoint
 from .compat import corrects_empty_latents
 from .files import is_pipeline
 from .loading import diffusion_model, weight_dtype_of
+from .previews import rgb_factors
 
 PIXELS = 32           # px a side of one latent pixel
 CONFIG_KEY = "sana_config"  # JSON as uint8, in models saved from here: their tensors do not tell everything
@@ -51,6 +52,8 @@ class SanaConfig(comfy.supported_models_base.BASE):
     def __init__(self, params: SanaParams):
         super().__init__({"image_model": "sana", "in_channels": params.in_channels, "params": params})
         self.params = params
+        latents = self.latent_format
+        latents.latent_rgb_factors, latents.latent_rgb_factors_bias = rgb_factors(params.caption_channels)
         self.sampling_settings = {"shift": params.flow_shift, "multiplier": params.timestep_multiplier}
         # Only the checkpoints trained in fp16, with its clip as a part of the model, stay finite in fp16.
         half = [torch.bfloat16, torch.float16] if params.clamp_fp16 else [torch.bfloat16]
