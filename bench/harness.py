@@ -121,8 +121,8 @@ def peak_memory(call, cuda=False):
     """Peak bytes that call() takes above what was held before it; None where the system cannot tell.
 
     On a GPU by torch's allocator. On the CPU by the resident set (Linux): memory freed earlier is first handed back
-    to the system, so neither side lives in pages that the other has left; and call() runs once before the measured
-    time, so the code it pages in is not counted.
+    to the system, so neither side lives in pages that the other has left. call must have run before, or the code that
+    it pages in is counted too.
     """
     if cuda:
         torch.cuda.synchronize()
@@ -133,7 +133,6 @@ def peak_memory(call, cuda=False):
         return torch.cuda.max_memory_allocated() - before
     if sys.platform != "linux":
         return None
-    call()
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -166,7 +165,7 @@ def measure(case, pairs=20, warmup=5, clock=None, cuda=False):
 
     timed_pairs(case.ours, case.baseline, case.inputs, warmup, clock)
     ours, baseline = timed_pairs(case.ours, case.baseline, case.inputs, pairs, clock)
-    again = timed_pairs(case.baseline, case.baseline, case.inputs, pairs, clock)
+    again = timed_pairs(case.baseline, case.baseline, case.inputs, max(2, pairs // 2), clock)
     return Row(
         name=case.name, parity=parity, pairs=pairs,
         ratio=Spread.of([a / b for a, b in zip(ours, baseline)]),
@@ -186,12 +185,12 @@ def row_from_json(data):
     return Row(**{**data, **spreads})
 
 
-HEADER = f"{'case':46s} {'rel. L2':>8s} {'ours':>9s} {'baseline':>9s}  {'ratio (quartiles)':22s} {'base/base':>14s}  peak MiB"
+HEADER = f"{'case':54s} {'rel. L2':>8s} {'ours':>9s} {'baseline':>9s}  {'ratio (quartiles)':22s} {'base/base':>14s}  peak MiB"
 
 
 def table_line(row):
     """One printed line: `0.97 (0.96-0.98)` is median and quartiles of ours / baseline."""
     memory = "-" if row.ours_memory is None else f"{row.ours_memory / 2**20:.0f} / {row.baseline_memory / 2**20:.0f}"
-    return (f"{row.name:46s} {row.parity:8.1e} {row.ours.median * 1e3:6.1f} ms {row.baseline.median * 1e3:6.1f} ms  "
+    return (f"{row.name:54s} {row.parity:8.1e} {row.ours.median * 1e3:6.1f} ms {row.baseline.median * 1e3:6.1f} ms  "
             f"{row.ratio.median:.3f} ({row.ratio.q1:.3f}-{row.ratio.q3:.3f})   "
             f"{row.noise.q1:.3f}-{row.noise.q3:.3f}  {memory}")

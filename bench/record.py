@@ -32,6 +32,11 @@ def version(package):
         return None
 
 
+def load():
+    """Processes that wanted a core in the last minute, on average; None where the system does not tell."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
 def conditions(device="cpu", dtype=None):
     """Everything about this process and machine that the figures depend on; nothing that names the machine or its user."""
     found = {
@@ -39,7 +44,7 @@ def conditions(device="cpu", dtype=None):
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "load": load(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,

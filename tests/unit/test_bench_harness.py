@@ -98,6 +98,7 @@ def test_peak_memory_separates_calls():
     def hold(n):
         return lambda: torch.ones(n * MiB // 4) + 1  # two tensors of n MiB at once
 
+    hold(20)()
     small, large = harness.peak_memory(hold(20)), harness.peak_memory(hold(80))
     again = harness.peak_memory(hold(20))
     if large is None:

@@ -1,0 +1,83 @@
+"""python run.py bench: the figures, printed and written as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from . import accuracy, harness, record, sana
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# name: (makes the case, pairs, warm-up rounds). On a CPU one call takes seconds to minutes, so pairs are few.
+CPU_CASES = {
+    "step": (lambda: sana.step("0.6B", 512), 8, 1),
+    "step-full": (lambda: sana.step("0.6B", 512, prompt=sana.TOKENS), 8, 1),
+    "decode": (lambda: sana.decode(512), 4, 1),
+    "encode": (lambda: sana.encode(512), 4, 1),
+}
+CLOCKS = {"wall": harness.WallClock, "cpu": lambda: harness.WallClock(now=time.process_time)}
+
+
+def arguments(args):
+    parser = argparse.ArgumentParser(prog="run.py bench", description="Ours beside diffusers: times, memory, accuracy.")
+    parser.add_argument("figures", nargs="*", metavar="FIGURE",
+                        help=f"any of {', '.join(CPU_CASES)}, accuracy; all of them when none is named")
+    parser.add_argument("--gpu", action="store_true", help="the figures of a GPU instead (bench/gpu.py)")
+    parser.add_argument("--minutes", type=float, default=7.0, help="with --gpu: start no figure after this time")
+    parser.add_argument("--threads", type=int, help="torch's threads, its own choice otherwise")
+    parser.add_argument("--pairs", type=int, help="pairs of calls to time, the figure's own number otherwise")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall",
+                        help="cpu counts this process's time on the processor: for a machine with other work, --threads 1")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "bench", help="folder for the JSON files")
+    options = parser.parse_args(args)
+    if unknown := set(options.figures) - {*CPU_CASES, "accuracy"}:
+        parser.error(f"no figure is called {', '.join(sorted(unknown))}; there are {', '.join(CPU_CASES)}, accuracy")
+    if options.pairs is not None and options.pairs < 2:
+        parser.error("--pairs: a spread needs at least 2")
+    if options.clock == "cpu" and options.threads != 1:
+        parser.error("--clock cpu adds up the time of all threads: it needs --threads 1")
+    return options
+
+
+def main(args):
+    """Measure what args ask for. Returns 0, or 1 when a parity failed."""
+    options = arguments(args)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.gpu:
+        from . import gpu
+        return gpu.measure_all(options.output, options.minutes)
+    figures = options.figures or [*CPU_CASES, "accuracy"]
+    status = 0
+    if cases := [name for name in CPU_CASES if name in figures]:
+        status = measure_cpu(cases, options)
+    if "accuracy" in figures:
+        found = accuracy.accuracy()
+        print("\n".join(accuracy.lines(found)), flush=True)
+        record.write(options.output / "accuracy.json", {"conditions": record.conditions(dtype="float32"), **found})
+    return status
+
+
+def measure_cpu(names, options):
+    """Rows of CPU_CASES -> sana_cpu.json, written after each row. Returns 0, or 1 when a parity failed."""
+    conditions = record.conditions(dtype="float32") | {"clock": options.clock}
+    rows, failed = [], []
+    print(harness.HEADER, flush=True)
+    for name in names:
+        make, pairs, warmup = CPU_CASES[name]
+        try:
+            row = harness.measure(make(), options.pairs or pairs, warmup, CLOCKS[options.clock]())
+        except harness.ParityError as error:
+            print(error, flush=True)
+            failed.append(str(error))
+        else:
+            print(harness.table_line(row), flush=True)
+            rows.append(row)
+        record.write(options.output / "sana_cpu.json", {
+            "baseline": "diffusers, eager", "conditions": conditions, "load_at_the_end": record.load(),
+            "rows": [harness.row_to_json(row) for row in rows], "failed": failed})
+    return int(bool(failed))

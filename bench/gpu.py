@@ -1,0 +1,137 @@
+"""The figures of one GPU, in under ten minutes: python bench/gpu.py, or python run.py bench --gpu --here.
+
+Needs torch; diffusers where it is importable. Correctness comes first: each model in fp32 and in bf16 against
+diffusers on the same weights, before its time. Then paired times, eager against eager and compiled against compiled.
+Without diffusers the baseline is our own eager model: what is then shown is what compiling gains.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # as a script: import this very file as part of the package, and run that
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import run
+
+    run.import_pack()
+    from sanacog.bench.cli import main
+
+    sys.exit(main(["--gpu", *sys.argv[1:]]))
+
+import gc
+import re
+import time
+from dataclasses import replace
+
+import torch
+
+from . import harness, record, sana
+
+PAIRS, WARMUP, SETS = 30, 5, 3
+STEPS = [("0.6B", 512), ("0.6B", 1024), ("1.6B", 512), ("1.6B", 1024)]
+FP32_LIMIT = 1e-4  # a GPU's libraries pick other algorithms, so other orders of summation, for each side
+
+
+def measure_all(output, minutes, steps=STEPS, pixels=1024, device="cuda"):
+    """Everything, correctness first; no figure is started after `minutes`.
+
+    Writes gpu_<device>.json into the folder output, after each figure. Returns 0, or 1 when a parity failed or there is
+    no GPU. steps, pixels and device are other ones in tests only.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        print("bench --gpu: torch sees no CUDA device here; python run.py bench measures on the CPU")
+        return 1
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    bench = Bench(output, minutes, device)
+
+    def step(size, pixels, dtype=torch.bfloat16, **kw):
+        return lambda: sana.step(size, pixels, device, dtype, **kw)
+
+    def decode(pixels, dtype=torch.bfloat16, **kw):
+        return lambda: sana.decode(pixels, device, dtype, **kw)
+
+    for size in dict(steps):
+        bench.check(*(step(size, 512, dtype) for dtype in (torch.float32, torch.bfloat16)))
+    bench.check(*(decode(pixels, dtype) for dtype in (torch.float32, torch.bfloat16)))
+
+    print("\n" + harness.HEADER)
+    for size, side in steps:
+        bench.row(step(size, side, sets=SETS))
+    bench.row(decode(pixels))
+    for size, side in steps:
+        bench.row(step(size, side, sets=SETS, compiled=True))
+    bench.row(decode(pixels, compiled=True))
+    if bench.report["left_out"]:
+        print(f"{bench.report['left_out']} figures left out: the time was over")
+    return int(bool(bench.report["failed"]))
+
+
+class Bench:
+    """The report so far, and the time it has to be done by."""
+
+    def __init__(self, output, minutes, device):
+        self.end = time.monotonic() + 60 * minutes
+        self.cuda = device == "cuda"
+        conditions = record.conditions(device, "bfloat16")
+        name = re.sub(r"[^a-z0-9]+", "_", conditions["device"].lower()).strip("_")
+        self.path = output / f"gpu_{name}.json"
+        self.report = {"baseline": "diffusers" if sana.DIFFUSERS else "ours, eager", "conditions": conditions,
+                       "checks": [], "rows": [], "host_rows": [], "failed": [], "left_out": 0}
+        print(f"{conditions['device']}, torch {torch.__version__}, baseline: {self.report['baseline']}", flush=True)
+
+    def write(self):
+        record.write(self.path, self.report)
+
+    @torch.inference_mode()
+    def check(self, make, make_half):
+        """Relative L2 of ours in fp32, and of both sides in bf16, to the baseline in fp32."""
+        case = make()
+        want = case.baseline(*case.inputs[0])
+        found = {"name": case.name, "fp32": harness.relative_l2(case.ours(*case.inputs[0]), want)}
+        del case
+        half = make_half()
+        found["ours_bf16"] = harness.relative_l2(half.ours(*half.inputs[0]), want)
+        found["baseline_bf16"] = harness.relative_l2(half.baseline(*half.inputs[0]), want)
+        line = (f"{found['name']:54s} fp32 {found['fp32']:.1e}, bf16 {found['ours_bf16']:.1e} "
+                f"(baseline in bf16 {found['baseline_bf16']:.1e})")
+        print(line, flush=True)
+        self.report["checks"].append(found)
+        # bf16 alone costs a deep model about a per cent, the baseline too; ours may not cost visibly more.
+        limit = max(half.limit, 1.5 * found["baseline_bf16"])
+        if not (found["fp32"] <= FP32_LIMIT and found["ours_bf16"] <= limit):
+            print("FAILED: this is not the same computation")
+            self.report["failed"].append(line)
+        self.write()
+        del half
+        self.release()
+
+    def row(self, make):
+        """One case, timed twice: on the GPU, and by the wall clock, which sees the host when launching takes longer."""
+        if time.monotonic() > self.end:
+            self.report["left_out"] += 1
+            self.write()
+            return
+        try:
+            case = make()
+            clock = harness.CudaClock() if self.cuda else None
+            sync = torch.cuda.synchronize if self.cuda else lambda: None
+            found = harness.measure(case, PAIRS, WARMUP, clock, self.cuda)
+            host = harness.measure(replace(case, name=case.name + ", wall clock"), PAIRS, 1, harness.WallClock(sync=sync), self.cuda)
+        except (harness.ParityError, torch.cuda.OutOfMemoryError) as error:
+            print(f"FAILED: {error}", flush=True)
+            self.report["failed"].append(str(error))
+        else:
+            for row, rows in ((found, "rows"), (host, "host_rows")):
+                print(harness.table_line(row), flush=True)
+                self.report[rows].append(harness.row_to_json(row))
+        self.write()
+        case = None
+        self.release()
+
+    def release(self):
+        """Give back what the last figure held, and forget what was compiled for it."""
+        torch.compiler.reset()
+        gc.collect()
+        if self.cuda:
+            torch.cuda.empty_cache()

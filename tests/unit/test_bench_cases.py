@@ -1,0 +1,132 @@
+"""What bench/ measures, on tiny models: both sides share their weights, agree, and land in the JSON."""
+
+import json
+
+import pytest
+import torch
+
+from sanacog.bench import accuracy, cli, gpu, harness, sana
+from sanacog.sana_core.autoencoder import DCAEParams
+from sanacog.sana_core.config import SanaParams
+
+TINY = SanaParams(num_layers=2, num_attention_heads=2, num_cross_attention_heads=2, cross_attention_head_dim=32,
+                  caption_channels=24)
+TINY_DCAE = DCAEParams(
+    encoder_block_types=("ResBlock",) * 4 + ("EfficientViTBlock",) * 2, encoder_block_out_channels=(32,) * 6,
+    decoder_block_types=("ResBlock",) * 4 + ("EfficientViTBlock",) * 2, decoder_block_out_channels=(32,) * 6,
+    encoder_layers_per_block=(1,) * 6, decoder_layers_per_block=(1,) * 6,
+    encoder_qkv_multiscales=((),) * 4 + ((5,),) * 2, decoder_qkv_multiscales=((),) * 4 + ((5,),) * 2)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(sana, "SIZES", {"tiny": TINY})
+    monkeypatch.setattr(sana, "DCAEParams", lambda: TINY_DCAE)
+
+
+@pytest.fixture(params=["diffusers", "ours"])
+def baseline(request, monkeypatch):
+    if request.param == "diffusers":
+        pytest.importorskip("diffusers")
+    monkeypatch.setattr(sana, "DIFFUSERS", request.param == "diffusers")
+
+
+CASES = {"step": lambda: sana.step("tiny", 128), "decode": lambda: sana.decode(64), "encode": lambda: sana.encode(64)}
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.inference_mode()
+def test_sides_agree(baseline, name):
+    case = CASES[name]()
+    want = case.baseline(*case.inputs[0])
+    assert want.isfinite().all() and want.std() > 1e-3
+    assert harness.relative_l2(case.ours(*case.inputs[0]), want) < case.limit
+
+
+def test_weights_are_shared_and_not_copied(baseline):
+    for make in (lambda: sana.transformers(TINY, "cpu", torch.float32), lambda: sana.autoencoders("cpu", torch.float32)):
+        places = [{p.data_ptr() for p in model.parameters()} for model in make()]
+        assert places[0] == places[1]
+
+
+def test_inputs_are_those_of_one_guided_step():
+    x, timestep, context, mask = sana.step("tiny", 512, prompt=7).inputs[0]
+    assert (x.shape, timestep.shape, context.shape) == ((2, 32, 16, 16), (2,), (2, 300, 24))
+    assert mask.sum(dim=1).tolist() == [7, 1]
+
+
+@pytest.fixture
+def quick_gpu(monkeypatch):
+    monkeypatch.setattr(gpu, "PAIRS", 2)
+    monkeypatch.setattr(gpu, "WARMUP", 1)
+    monkeypatch.setattr(sana, "compile_blocks", lambda stacks: compiled.append([len(s) for s in stacks]))
+    compiled = []
+    return compiled
+
+
+def run_gpu(folder, minutes=7.0):
+    status = gpu.measure_all(folder, minutes, steps=[("tiny", 64)], pixels=64, device="cpu")
+    return status, json.loads((folder / "gpu_cpu.json").read_text())
+
+
+def test_gpu_figures(baseline, quick_gpu, tmp_path, monkeypatch):
+    monkeypatch.setitem(sana.LIMITS, torch.bfloat16, 5e-2)  # two layers of random weights, not a real model
+    status, report = run_gpu(tmp_path)
+    assert status == 0 and not report["failed"]
+    assert [c["name"] for c in report["checks"]] == ["Sana tiny step, 512 px, batch 2, 120 tokens", "DC-AE decode, 64 px"]
+    assert all(c["fp32"] < 1e-5 < c["ours_bf16"] < 5e-2 for c in report["checks"])
+    assert [r["name"] for r in report["rows"]] == [
+        "Sana tiny step, 64 px, batch 2, 120 tokens", "DC-AE decode, 64 px",
+        "Sana tiny step, 64 px, batch 2, 120 tokens, compiled", "DC-AE decode, 64 px, compiled"]
+    assert len(report["host_rows"]) == 4
+    assert quick_gpu == ([[2, 2], [1, 1]] if sana.DIFFUSERS else [[2], [1]])
+
+
+def test_gpu_figures_stop_at_the_time(quick_gpu, tmp_path):
+    status, report = run_gpu(tmp_path, minutes=0)
+    assert (status, report["rows"], report["left_out"], len(report["checks"])) == (0, [], 4, 2)
+
+
+def test_gpu_figures_fail_on_a_wrong_model(quick_gpu, tmp_path, monkeypatch):
+    right = sana.transformers
+
+    def wrong(*args):
+        ours, theirs = right(*args)
+        ours.proj_out.weight = torch.nn.Parameter(ours.proj_out.weight * 1.5)
+        return ours, theirs
+    monkeypatch.setattr(sana, "transformers", wrong)
+    status, report = run_gpu(tmp_path)
+    assert status == 1 and len(report["failed"]) == 3  # the check and two rows; DC-AE's were right
+    assert len(report["rows"]) == 2
+
+
+def test_cpu_figures_are_printed_and_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "CPU_CASES", {"step": (CASES["step"], 2, 1), "encode": (CASES["encode"], 2, 1)})
+    assert cli.main(["step", "encode", "--output", str(tmp_path)]) == 0
+    data = json.loads((tmp_path / "sana_cpu.json").read_text())
+    assert [row["name"] for row in data["rows"]] == ["Sana tiny step, 128 px, batch 2, 120 tokens", "DC-AE encode, 64 px"]
+    assert data["conditions"]["clock"] == "wall" and data["failed"] == []
+    assert harness.row_from_json(data["rows"][0]).pairs == 2
+    assert capsys.readouterr().out.count("ms") == 4
+
+
+def test_cpu_figures_fail_on_a_wrong_model(tmp_path, monkeypatch, capsys):
+    case = sana.encode(64)
+    case.ours = lambda x: case.baseline(x) * 1.001
+    monkeypatch.setattr(cli, "CPU_CASES", {"encode": (lambda: case, 2, 1)})
+    assert cli.main(["encode", "--output", str(tmp_path)]) == 1
+    assert "not timed" in capsys.readouterr().out
+    assert json.loads((tmp_path / "sana_cpu.json").read_text())["rows"] == []
+
+
+@pytest.mark.parametrize("args, message", [(["stpe"], "stpe"), (["--pairs", "1"], "at least 2"), (["--clock", "cpu"], "--threads 1")])
+def test_wrong_arguments_are_refused(args, message, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(args)
+    assert message in capsys.readouterr().err
+
+
+def test_accuracy_says_how_to_make_missing_models(tmp_path):
+    pytest.importorskip("sentencepiece")
+    with pytest.raises(FileNotFoundError, match="run.py train tiny-sana"):
+        accuracy.accuracy(tmp_path)
