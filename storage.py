@@ -271,7 +271,7 @@ def _open_pickle(path: Path) -> _Part:
 def _unwrap(content) -> dict:
     """The dictionary of tensors inside what a training program saved."""
     while isinstance(content, Mapping):
-        tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+        tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
         inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         # Weights have dotted names; a lone tensor beside a wrapped state dict is a step count or the like.
         if inner is None or any("." in key for key in tensors):

@@ -189,11 +189,17 @@ def test_pickle_never_runs_code(tmp_path, save):
 
 
 @pytest.mark.parametrize("content, found", [([1, 2], "a list"), ({"step": 1}, "a dictionary of step"),
-                                            (torch.ones(2), "a Tensor")])
+                                            (torch.ones(2), "a Tensor"),
+                                            ({0: torch.ones(2)}, "a dictionary of 0")])
 def test_pickle_without_weights(tmp_path, content, found):
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(ValueError, match=f"model.pt: no tensors by name in this file .found {found}"):
         open_checkpoint(tmp_path / "model.pt")
+
+
+def test_numbered_tensors_beside_wrapped_weights(tmp_path):
+    torch.save({"state_dict": WEIGHTS, 0: torch.ones(2)}, tmp_path / "model.pt")
+    assert same(open_checkpoint(tmp_path / "model.pt").load())
 
 
 def test_missing(tmp_path):
