@@ -167,8 +167,7 @@ class SanaDiT(SanaTransformer):
         replace = transformer_options.get("patches_replace", {}).get("dit", {})
         patches = transformer_options.get("patches", {})
         residuals = (control or {}).get("input", [])
-        transformer_options["total_blocks"] = len(self.transformer_blocks)
-        transformer_options["block_type"] = "double"
+        transformer_options = {**transformer_options, "total_blocks": len(self.transformer_blocks), "block_type": "double"}
 
         def attention(q, k, v, heads, mask):
             return optimized_attention(q, k, v, heads, mask=mask, transformer_options=transformer_options)

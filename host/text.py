@@ -146,8 +146,9 @@ def encode_prompt(clip, text: str, instruction: bool) -> list:
 
 def canonical_key(key: str) -> str | None:
     """A released or saved file's name of a weight -> the host's ("model.layers.0..."), None for anything else."""
+    # Rotary frequencies are computed. Scales of quantised files stay, and are refused: without them it would be noise.
     match = re.search(r"(?:^|\.)(layers\.\d+\..+|embed_tokens\.weight|norm\.weight)$", key)
-    if match is None or key.startswith(("model.diffusion_model.", "vae.")):
+    if match is None or key.startswith(("model.diffusion_model.", "vae.")) or "rotary_emb" in key:
         return None
     return "model." + match[1]
 

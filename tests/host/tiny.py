@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -112,12 +111,3 @@ def save_gemma(path, prefix="model.", tokenizer=True, model=None, **changes):
         state_dict["spiece_model"] = torch.frombuffer(bytearray(sentencepiece_model()), dtype=torch.uint8)
     save_file({key: t.contiguous() for key, t in (state_dict | changes).items() if t is not None}, path)
     return Path(path)
-
-
-def host_path():
-    """The ComfyUI that tests run on."""
-    if place := os.environ.get("COMFYUI_PATH"):
-        return Path(place)
-    from sanacog import installation
-
-    return installation.host()
