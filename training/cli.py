@@ -204,7 +204,7 @@ def readme(folder: Path, figures: dict, steps: dict, minutes: dict, device) -> s
 
 
 def main(args: list[str]) -> int:
-    """Run the stages asked for, then export. Ctrl-C saves and leaves; the same command goes on from there."""
+    """Run the stages asked for, then export. Ctrl-C leaves; the same command goes on from the last checkpoint."""
     options = arguments(args)
     if options.threads:
         torch.set_num_threads(options.threads)
