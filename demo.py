@@ -14,7 +14,7 @@ from .launcher import Server
 
 ROOT = Path(__file__).resolve().parent
 WORKFLOW = ROOT / "workflows" / "api" / "sana_quickstart.json"
-PROMPTS = ["a large red circle on a blue background", "a large yellow star on a purple background",
+PROMPTS = ["a large red circle on a blue background", "a large yellow square on a purple background",
            "a large green triangle on a white background", "a large orange ring on a black background"]
 
 

@@ -1,0 +1,49 @@
+"""python run.py demo, from the command line to the pictures, and whether they show what the prompts say."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sanacog import demo
+from sanacog.training.judge import judge
+
+
+@pytest.fixture(scope="module")
+def drawn(comfyui_path, tmp_path_factory):
+    """(folder of the pictures, what the command printed)"""
+    folder, temporary = tmp_path_factory.mktemp("demo"), tmp_path_factory.mktemp("temporary")
+    environment = {**os.environ, "COMFYUI_PATH": str(comfyui_path), "TMPDIR": str(temporary)}
+    done = subprocess.run([sys.executable, str(demo.ROOT / "run.py"), "demo", "--here", "--output", str(folder)],
+                          env=environment, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(temporary.glob("sanacog-*")), "the server's base folder is still there"
+    return folder, done.stdout
+
+
+def test_pictures_and_sheet_are_there_and_printed(drawn):
+    folder, printed = drawn
+    names = [demo.file_name(i + 1, prompt) for i, prompt in enumerate(demo.PROMPTS)] + ["sana_contact_sheet.png"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    assert printed.splitlines()[-len(names):] == [str(folder / name) for name in names]
+
+
+def test_workflow_is_embedded(drawn):
+    for i, prompt in enumerate(demo.PROMPTS):
+        workflow = json.loads(Image.open(drawn[0] / demo.file_name(i + 1, prompt)).info["prompt"])
+        assert workflow == demo.filled(json.loads(demo.WORKFLOW.read_text("utf-8")), prompt, 1 + i, None)
+
+
+def test_pictures_show_what_the_prompts_say(drawn):
+    right = {"background": 0, "colour": 0, "shape": 0}
+    for i, prompt in enumerate(demo.PROMPTS):
+        seen = judge(np.asarray(Image.open(drawn[0] / demo.file_name(i + 1, prompt)).convert("RGB")) / 255)
+        _, _, colour, shape, _, _, background, _ = prompt.split()  # a large red circle on a blue background
+        right["background"] += seen.background == background
+        right["colour"] += seen.colour == colour
+        right["shape"] += seen.shape == shape
+    assert right["background"] == right["colour"] == len(demo.PROMPTS) and right["shape"] >= len(demo.PROMPTS) - 1, right
