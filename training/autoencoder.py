@@ -26,7 +26,7 @@ CONFIG = {
     "encoder_block_out_channels": [8, 8, 16, 32, 128, 128], "decoder_block_out_channels": [8, 8, 16, 32, 128, 128],
     "encoder_layers_per_block": [0, 1, 1, 1, 1, 2], "decoder_layers_per_block": [0, 1, 1, 1, 1, 2],
     "encoder_qkv_multiscales": [[], [], [], [], [], [5]], "decoder_qkv_multiscales": [[], [], [], [], [], [5]],
-    "upsample_block_type": "interpolate", "downsample_block_type": "Conv",
+    "upsample_block_type": "interpolate", "downsample_block_type": "conv",
     "decoder_norm_types": "rms_norm", "decoder_act_fns": "silu",
     "encoder_out_shortcut": True, "decoder_in_shortcut": True, "decoder_conv_act_fn": "relu",
     "scaling_factor": LATENT_SCALE,
@@ -128,13 +128,16 @@ def reconstruction_loss(drawn: torch.Tensor, pictures: torch.Tensor) -> torch.Te
 
 @torch.no_grad()
 def evaluate_autoencoder(model: AutoencoderDC, count: int = 128) -> tuple[dict[str, float], torch.Tensor, torch.Tensor]:
-    """(judge's share per attribute and PSNR in dB over held-out pictures, the pictures, their reconstructions)."""
+    """(judge's share per attribute, and of right shapes among the main ones, and PSNR in dB, over held-out pictures;
+    the pictures; their reconstructions)."""
     generator = torch.Generator().manual_seed(10_000_019)
     scenes = shapes.sample_scenes(count, generator, held_out=True)
     pictures = shapes.draw(scenes, generator)
     device = next(model.parameters()).device
     drawn = torch.cat([model.decode(model.encode(p.to(device))).float().cpu() for p in pictures.split(16)])
-    figures = {k: float(np.mean(v)) for k, v in judge.agreement(to_numpy(drawn), scenes).items()}
+    seen = {k: np.array(v) for k, v in judge.agreement(to_numpy(drawn), scenes).items()}
+    figures = {k: float(v.mean()) for k, v in seen.items()}
+    figures["main shape"] = float(seen["shape"][scenes[:, shapes.SHAPE].numpy() < shapes.MAIN_SHAPES].mean())
     error = (drawn.clamp(-1, 1) - pictures).square().mean()
     figures["psnr"] = float(10 * torch.log10(4 / error))
     return figures, pictures, drawn

@@ -20,7 +20,7 @@ STAGES = ("text", "autoencoder", "decoder", "transformer")
 STEPS = {"text": 600, "autoencoder": 3000, "decoder": 3000, "transformer": 10000}  # lengths of the schedules when time allows
 SHARE = {"text": 0.05, "autoencoder": 0.2, "decoder": 0.2, "transformer": 0.55}  # of --minutes
 PICTURES = 5120  # cached for the transformer
-GATE = 0.98  # share of reconstructions in which the judge must find the right shape
+GATE = 0.98  # share of reconstructions in which the judge must find the right one of the main shapes
 FILES = {"text": "text_encoders/sanacog_tiny_gemma2.safetensors", "autoencoder": "vae/sanacog_tiny_dcae.safetensors",
          "transformer": "diffusion_models/sanacog_tiny_sana.safetensors"}
 
@@ -34,6 +34,8 @@ def arguments(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="length of each stage's schedule in steps, instead of the recipe's")
     parser.add_argument("--stop-at", type=int, help="stop each stage at this step, as if interrupted")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="pictures cached for the transformer")
+    parser.add_argument("--cases", type=int, default=64, help="evaluation prompts drawn for the report, 8 to 64")
+    parser.add_argument("--note", default="", help="a sentence on this training for models/README.md")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--compile", action="store_true", help="torch.compile the networks: pays on a GPU and in long runs")
@@ -101,9 +103,9 @@ class Training:
         if self.options.compile and hasattr(fit.modules, "compile_network"):
             fit.modules.compile_network()
         if stage == "transformer" and fit.step == 0:
-            figures, _, _ = autoencoder.evaluate_autoencoder(self.done("decoder").modules.model)
-            if figures["shape"] < GATE:
-                print(f"train: the autoencoder keeps the shape in {figures['shape']:.3f} of pictures, {GATE} is wanted: "
+            figures, _, _ = autoencoder.evaluate_autoencoder(self.done("decoder").modules.model, self.options.cases)
+            if figures["main shape"] < GATE:
+                print(f"train: the autoencoder keeps the shape in {figures['main shape']:.3f} of pictures, {GATE} is wanted: "
                       f"the transformer cannot do better than that. Train it longer if there is time.")
         fit.run(stop_at=self.options.stop_at)
         self.draw_curve()
@@ -133,21 +135,21 @@ class Training:
     def report(self) -> None:
         output = self.options.output
         text, tokenizer, pictures, sana = load_models(output, self.device)
-        recall, shown, drawn = autoencoder.evaluate_autoencoder(pictures)
+        recall, shown, drawn = autoencoder.evaluate_autoencoder(pictures, 2 * self.options.cases)
         contact_sheet(torch.cat([part for i in range(0, 24, 8) for part in (shown[i : i + 8], drawn[i : i + 8])]), self.work / "autoencoder.png")
         rows = {}
         for instruction in (False, True):
-            figures, sheet = transformer.evaluate(sana, pictures, text, tokenizer, instruction=instruction)
+            figures, sheet = transformer.evaluate(sana, pictures, text, tokenizer, instruction=instruction, count=self.options.cases)
             rows["with the instruction" if instruction else "prompt alone"] = figures
             if not instruction:
-                contact_sheet(sheet, self.work / "contact_sheet.png", captions=shapes.evaluation_scenes()[1])
+                contact_sheet(sheet, self.work / "contact_sheet.png", captions=shapes.evaluation_scenes()[1][: len(sheet)])
         factors, bias = autoencoder.preview_factors(pictures)
         (self.work / "preview.json").write_text(json.dumps({"factors": factors.tolist(), "bias": bias.tolist()}))
         figures = {"reconstruction": recall, **rows}
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
         steps = {s: len(json.loads((self.work / f"{s}.json").read_text())) for s in STAGES}
         minutes = {s: torch.load(self.work / f"{s}.pt", map_location="cpu", weights_only=True)["elapsed"] / 60 for s in STAGES}
-        (output / "README.md").write_text(readme(output, figures, steps, minutes, self.device))
+        (output / "README.md").write_text(readme(self.options, figures, steps, minutes, self.device))
         for name in ("contact_sheet.png", "loss.png"):
             if (self.work / name).exists():
                 shutil.copy(self.work / name, output / name)
@@ -173,8 +175,9 @@ def load_models(folder: Path, device=torch.device("cpu")):
     return text.to(device), tokenizer, pictures.eval().to(device), sana.eval().to(device)
 
 
-def readme(folder: Path, figures: dict, steps: dict, minutes: dict, device) -> str:
+def readme(options: argparse.Namespace, figures: dict, steps: dict, minutes: dict, device) -> str:
     """models/README.md: what the files are, their sums, and what was measured."""
+    folder, cases = options.output, options.cases
     names = ["colour", "background", "shape", "size", "place", "colour+background", "colour+background+shape"]
     lines = [
         "# The embedded tiny Sana", "",
@@ -188,7 +191,7 @@ def readme(folder: Path, figures: dict, steps: dict, minutes: dict, device) -> s
             count = sum(file.get_tensor(k).numel() for k in file.keys() if k != "spiece_model")
         lines.append(f"| {name} | {len(data) / 1e6:.2f} | {count:,} | `{hashlib.sha256(data).hexdigest()}` |")
     lines += ["", f"Measured on {datetime.date.today().isoformat()} on the files as they are here, in fp32 on {device.type.upper()}:", "",
-              "| 64 held-out prompts, large, Euler, 20 steps, CFG 4.5, seeds 0 to 63 | " + " | ".join(names) + " |",
+              f"| {cases} held-out prompts, large, Euler, 20 steps, CFG 4.5, seeds 0 to {cases - 1} | " + " | ".join(names) + " |",
               "|" + "---|" * (len(names) + 1)]
     for row in ("prompt alone", "with the instruction"):
         lines.append(f"| {row} | " + " | ".join(f"{figures[row][n]:.3f}" for n in names) + " |")
@@ -196,10 +199,11 @@ def readme(folder: Path, figures: dict, steps: dict, minutes: dict, device) -> s
     lines += ["", "The prompts are `training.shapes.evaluation_scenes()`: colour, shape and background in combinations that no training",
               "picture and no training prompt had, of the four main shapes (cross and star are extras that the models saw less of);",
               "half of them name a place, and place is judged on those alone. `training/judge.py` judges from pixels.", "",
-              f"Autoencoder, 128 held-out pictures of both sizes and all six shapes: PSNR {recall['psnr']:.1f} dB; after reconstruction the",
-              f"judge finds the shape in {recall['shape']:.3f}, its colour in {recall['colour']:.3f}, the background in {recall['background']:.3f}.", "",
-              "Training: " + "; ".join(f"{s} {steps[s]} steps, {minutes[s]:.0f} minutes" for s in STAGES) + ".", "",
-              "![64 prompts](contact_sheet.png)", ""]
+              f"Autoencoder, {2 * cases} held-out pictures of both sizes and all six shapes: PSNR {recall['psnr']:.1f} dB; after reconstruction the",
+              f"judge finds the shape in {recall['shape']:.3f} ({recall['main shape']:.3f} of the four main ones), its colour in "
+              f"{recall['colour']:.3f}, the background in {recall['background']:.3f}.", "",
+              "Training: " + "; ".join(f"{s} {steps[s]} steps, {minutes[s]:.0f} minutes" for s in STAGES) + ". " + options.note, "",
+              "![loss](loss.png)", "", "![held-out prompts](contact_sheet.png)", ""]
     return "\n".join(lines)
 
 

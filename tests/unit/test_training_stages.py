@@ -10,7 +10,7 @@ from sanacog.sana_core.autoencoder_checkpoint import identify_autoencoder
 from sanacog.sana_core.config import identify
 from sanacog.training import autoencoder, cli, gemma, loop, transformer
 
-SMOKE = ["tiny-sana", "--steps", "3", "--pictures", "32", "--device", "cpu"]
+SMOKE = ["tiny-sana", "--steps", "3", "--pictures", "32", "--cases", "8", "--device", "cpu"]
 
 
 def train(folder, *more):
