@@ -130,7 +130,8 @@ class Canvas:
         """
         self.page.evaluate(LISTEN)
         # queuePrompt's own answer differs between frontends; the events tell what happened.
-        self.page.evaluate("() => { app.queuePrompt(0, 1); }")
+        self.page.evaluate("""() => { app.queuePrompt(0, 1).catch(
+            error => { window.sanacogRun.end = {name: 'refused', detail: String(error)}; }); }""")
         self.page.wait_for_function(
             "() => window.sanacogRun.end || document.querySelector('.p-dialog')", timeout=timeout_s * 1000)
         result = self.page.evaluate("() => window.sanacogRun")

@@ -6,11 +6,12 @@ from pathlib import Path
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 
-# What takes the place of released files, which no test downloads: {node type: embedded file for its first widget}.
+# What takes the place of released files, which no test downloads, and of their size: {node type: its first widget}.
 EMBEDDED = {
     "SanaCogLoadSanaModel": "sanacog_tiny_sana.safetensors",
     "SanaCogLoadSanaTextEncoder": "sanacog_tiny_gemma2.safetensors",
     "SanaCogLoadDCAE": "sanacog_tiny_dcae.safetensors",
+    "SanaCogSanaResolution": "512",  # the least; the embedded model is made for 256
 }
 
 
