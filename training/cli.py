@@ -198,7 +198,7 @@ def readme(options: argparse.Namespace, figures: dict, steps: dict, minutes: dic
     recall = figures["reconstruction"]
     lines += ["", "The prompts are `training.shapes.evaluation_scenes()`: colour, shape and background in combinations that no training",
               "picture and no training prompt had, of the four main shapes (cross and star are extras that the models saw less of);",
-              "half of them name a place, and place is judged on those alone. `training/judge.py` judges from pixels.", "",
+              "half of them name a place, and place is judged on those alone. (The tokenizer's corpus has sentences of both sides.) `training/judge.py` judges from pixels.", "",
               f"Autoencoder, {2 * cases} held-out pictures of both sizes and all six shapes: PSNR {recall['psnr']:.1f} dB; after reconstruction the",
               f"judge finds the shape in {recall['shape']:.3f} ({recall['main shape']:.3f} of the four main ones), its colour in "
               f"{recall['colour']:.3f}, the background in {recall['background']:.3f}.", "",
