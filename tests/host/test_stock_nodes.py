@@ -105,7 +105,7 @@ def test_sampler_custom_advanced(server, plain):
 
 
 def test_flow_dpm_solver(server):
-    fine = draw(server, sampler=sampler(steps=60))
+    fine = draw(server, sampler=sampler(steps=40))
     ours = apart(draw(server, **advanced(sampler_node=node("SanaCogFlowDPMSolver"), steps=20)), fine)
     assert 0 < ours < 0.08
 
@@ -215,8 +215,8 @@ def lora(server):
     for i in range(6):
         name = f"diffusion_model.transformer_blocks.{i}.attn1.to_out.0"
         width = 128
-        tensors[f"{name}.lora_A.weight"] = torch.randn(4, width, generator=generator) * 0.2
-        tensors[f"{name}.lora_B.weight"] = torch.randn(width, 4, generator=generator) * 0.2
+        tensors[f"{name}.lora_A.weight"] = torch.randn(4, width, generator=generator) * 0.5
+        tensors[f"{name}.lora_B.weight"] = torch.randn(width, 4, generator=generator) * 0.5
     folder = server.base / "models" / "loras"
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "random.safetensors")
@@ -232,8 +232,7 @@ def test_lora(server, plain, lora):
     changed = draw(server, **with_lora(lora, 1.0), sampler=sampler("lora"))
     assert apart(changed, plain) > 0.005
     assert apart(draw(server, **with_lora(lora, 0.0), sampler=sampler("lora")), plain) < 1e-6
-    assert apart(draw(server, sampler=sampler(seed=5)), plain) > 0  # and the model itself stayed as it was
-    assert apart(draw(server, save=node("PreviewImage", images=["decode", 0])), plain) < 1e-6
+    assert apart(draw(server, sampler=sampler(denoise=0.9999)), plain) < 0.005  # the model itself stayed as it was
 
 
 def test_merging(server, plain, lora):

@@ -25,6 +25,7 @@ DCAE = DCAEParams(
     encoder_qkv_multiscales=((),) * 5 + ((5,),), decoder_qkv_multiscales=((),) * 5 + ((5,),))
 GEMMA = dict(vocab_size=500, hidden_size=CAPTION, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
              num_key_value_heads=1)
+HEAD_DIM = 256  # the host's Gemma-2 has no other
 
 
 def import_host(place):
@@ -74,18 +75,28 @@ def save_dcae(path):
     return Path(path)
 
 
-def gemma():
-    """transformers' Gemma-2 with the host's head size, without soft-capping, which the host does not do."""
+def gemma_weights():
+    """A Gemma-2 in transformers' naming, without the prefix."""
+    width, inner, query, key = CAPTION, GEMMA["intermediate_size"], 2 * HEAD_DIM, HEAD_DIM
+    layer = {"self_attn.q_proj": (query, width), "self_attn.k_proj": (key, width), "self_attn.v_proj": (key, width),
+             "self_attn.o_proj": (width, query), "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width),
+             "mlp.down_proj": (width, inner), "input_layernorm": (width,), "post_attention_layernorm": (width,),
+             "pre_feedforward_layernorm": (width,), "post_feedforward_layernorm": (width,)}
+    shapes = {"embed_tokens.weight": (GEMMA["vocab_size"], width), "norm.weight": (width,)}
+    shapes |= {f"layers.{i}.{part}.weight": shape for i in range(2) for part, shape in layer.items()}
+    generator = torch.Generator().manual_seed(2)
+    return {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
+
+
+def gemma(weights=None):
+    """transformers' Gemma-2 with these weights, without soft-capping, which the host does not do."""
     from transformers import Gemma2Config, Gemma2Model
 
-    config = Gemma2Config(**GEMMA, head_dim=256, query_pre_attn_scalar=256, attn_logit_softcapping=None,
+    config = Gemma2Config(**GEMMA, head_dim=HEAD_DIM, query_pre_attn_scalar=HEAD_DIM, attn_logit_softcapping=None,
                           final_logit_softcapping=None, pad_token_id=0, bos_token_id=2, eos_token_id=1,
                           attn_implementation="eager")
     model = Gemma2Model(config).eval()
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * 0.2)
+    model.load_state_dict(weights or gemma_weights())
     return model
 
 
@@ -104,9 +115,9 @@ def sentencepiece_model():
     return out.getvalue()
 
 
-def save_gemma(path, prefix="model.", tokenizer=True, model=None, **changes):
+def save_gemma(path, prefix="model.", tokenizer=True, weights=None, **changes):
     """A text encoder file in HF naming."""
-    state_dict = {prefix + key: t for key, t in (model or gemma()).state_dict().items()}
+    state_dict = {prefix + key: t for key, t in (weights or gemma_weights()).items()}
     if tokenizer:
         state_dict["spiece_model"] = torch.frombuffer(bytearray(sentencepiece_model()), dtype=torch.uint8)
     save_file({key: t.contiguous() for key, t in (state_dict | changes).items() if t is not None}, path)
