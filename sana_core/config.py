@@ -88,7 +88,8 @@ def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str
     filename: the path; its last three parts count (repository/transformer/file).
     Tensors decide whatever they can, then the config, then the name; `evidence` says which it was.
     Raises ValueError when it is no Sana transformer, saying what it looks like, and when heads that no tensor shows
-    (a width that was never released, and no config) stay unknown. Source: facts/sana.md, sections 1a and 3.
+    (a width that was never released, and no config) stay unknown. Source: the released configurations,
+    NVlabs/Sana's and the diffusers repositories'.
     """
     shapes, where = strip_prefix(shapes), f"{filename}: " if filename else ""
     layout, names = _layout(shapes, where)

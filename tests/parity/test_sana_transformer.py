@@ -27,17 +27,23 @@ def relative(a, b):
 
 def pair(p):
     """Both models with the same weights, chosen so that every part shows in the output."""
-    theirs = SanaTransformer2DModel(
-        in_channels=p.in_channels, out_channels=p.out_channels, num_attention_heads=p.num_attention_heads,
-        attention_head_dim=p.attention_head_dim, num_layers=p.num_layers, patch_size=p.patch_size,
-        num_cross_attention_heads=p.num_cross_attention_heads, cross_attention_head_dim=p.cross_attention_head_dim,
-        cross_attention_dim=p.width, caption_channels=p.caption_channels, mlp_ratio=p.mlp_ratio,
-        sample_size=p.sample_size, interpolation_scale=p.interpolation_scale, guidance_embeds=p.guidance_embeds,
-        qk_norm="rms_norm_across_heads" if p.qk_norm else None).eval()
+    # Without a computed position code nothing but weights is in it: then not initialised, which takes longest at 0.6B.
+    with torch.device("meta" if p.interpolation_scale is None else "cpu"):
+        theirs = SanaTransformer2DModel(
+            in_channels=p.in_channels, out_channels=p.out_channels, num_attention_heads=p.num_attention_heads,
+            attention_head_dim=p.attention_head_dim, num_layers=p.num_layers, patch_size=p.patch_size,
+            num_cross_attention_heads=p.num_cross_attention_heads, cross_attention_head_dim=p.cross_attention_head_dim,
+            cross_attention_dim=p.width, caption_channels=p.caption_channels, mlp_ratio=p.mlp_ratio,
+            sample_size=p.sample_size, interpolation_scale=p.interpolation_scale, guidance_embeds=p.guidance_embeds,
+            qk_norm="rms_norm_across_heads" if p.qk_norm else None).eval()
+    if p.interpolation_scale is None:
+        theirs.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in theirs.named_parameters():
             fan_in = weight[0].numel() if weight.ndim > 1 else 4
+            if p.qk_norm and (".to_q." in name or ".to_k." in name):
+                fan_in *= 1e4  # small enough before the norm for its eps to matter
             weight.normal_(std=fan_in**-0.5, generator=generator)
     ours = SanaTransformer(p, device="meta")
     ours.load_state_dict(to_canonical(theirs.state_dict(), "diffusers"), assign=True)
@@ -109,6 +115,6 @@ def test_clip_in_fp16():
 
 
 def test_full_size():
-    """Sana 0.6B once, as large as it is: 5 GB for the two models, which share their weights."""
-    p = SanaParams(28, 36, 16, 72, clamp_fp16=False)
-    assert difference(*pair(p), *inputs(p, 16, 16, batch=1, tokens=300)) < 1e-5
+    """Sana 0.6B once, as large as it is, in 3 GB: the two models share their weights."""
+    p = SanaParams(28, 36, 16, 72)
+    assert difference(*pair(p), *inputs(p, 16, 16, batch=1, tokens=64)) < 1e-5

@@ -70,9 +70,10 @@ def diffusers_config(a, sample_size=32, interpolation_scale=None, timestep_scale
     heads, head_dim = cross_heads(a.width)
     return dict(in_channels=32, out_channels=32, num_attention_heads=a.width // 32, attention_head_dim=32,
                 num_layers=a.layers, num_cross_attention_heads=heads, cross_attention_head_dim=head_dim,
-                cross_attention_dim=a.width, caption_channels=2304, mlp_ratio=2.5, sample_size=sample_size, patch_size=1,
-                interpolation_scale=interpolation_scale, guidance_embeds=a.sprint, guidance_embeds_scale=0.1,
-                qk_norm="rms_norm_across_heads" if a.qk_norm else None, timestep_scale=timestep_scale)
+                cross_attention_dim=a.width, caption_channels=2304, mlp_ratio=2.5, sample_size=sample_size,
+                patch_size=1, interpolation_scale=interpolation_scale, guidance_embeds=a.sprint,
+                guidance_embeds_scale=0.1, qk_norm="rms_norm_across_heads" if a.qk_norm else None,
+                timestep_scale=timestep_scale)
 
 
 def nvlabs_shapes(a, position_tokens=None):

@@ -19,7 +19,8 @@ ALLOWED = {
 }
 OURS = set(ALLOWED) | {"training", "bench", "tests", "run", "models", "workflows"}
 WITHOUT_HOST = {"kernels", "sana_core", "cogvideo_core", "storage", "client", "training"}
-HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "nodes", "server", "latent_preview"}
+HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "nodes",
+                "server"}
 
 
 def sources():

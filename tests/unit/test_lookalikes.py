@@ -10,6 +10,7 @@ from sanacog.sana_core.lookalikes import looks_like
 
 from .sana_releases import SANA_06, nvlabs_shapes
 
+SMALL = dict(num_layers=1, num_attention_heads=2, attention_head_dim=8)
 TEXT = dict(vocab_size=32, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
             num_key_value_heads=2)
 T5 = dict(vocab_size=32, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
@@ -24,12 +25,11 @@ def of_transformers(model, config, **kw):
 
 
 MODELS = [
-    ("PixArt", of_diffusers("PixArtTransformer2DModel", num_layers=1, num_attention_heads=2, sample_size=8,
-                            attention_head_dim=8, cross_attention_dim=16, caption_channels=16)),
-    ("FLUX", of_diffusers("FluxTransformer2DModel", num_layers=1, num_single_layers=1, num_attention_heads=2,
-                          attention_head_dim=8, axes_dims_rope=(2, 2, 4))),
-    ("Stable Diffusion 3", of_diffusers("SD3Transformer2DModel", num_layers=1, num_attention_heads=2, attention_head_dim=8,
-                                        caption_projection_dim=16, sample_size=8, pos_embed_max_size=8)),
+    ("PixArt", of_diffusers("PixArtTransformer2DModel", **SMALL, sample_size=8, cross_attention_dim=16,
+                            caption_channels=16)),
+    ("FLUX", of_diffusers("FluxTransformer2DModel", **SMALL, num_single_layers=1, axes_dims_rope=(2, 2, 4))),
+    ("Stable Diffusion 3", of_diffusers("SD3Transformer2DModel", **SMALL, caption_projection_dim=16, sample_size=8,
+                                        pos_embed_max_size=8)),
     ("SDXL", of_diffusers(
         "UNet2DConditionModel", block_out_channels=(32, 64), layers_per_block=1, addition_embed_type="text_time",
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -37,18 +37,17 @@ MODELS = [
     ("Stable Diffusion model", of_diffusers(
         "UNet2DConditionModel", block_out_channels=(32, 64), layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"))),
-    ("Wan transformer", of_diffusers("WanTransformer3DModel", num_layers=1, num_attention_heads=2, attention_head_dim=12,
-                                     ffn_dim=16)),
+    ("Wan transformer", of_diffusers("WanTransformer3DModel", num_layers=1, num_attention_heads=2,
+                                     attention_head_dim=12, ffn_dim=16)),
     ("Wan VAE", of_diffusers("AutoencoderKLWan", base_dim=8, num_res_blocks=1)),
-    ("HunyuanVideo", of_diffusers("HunyuanVideoTransformer3DModel", num_layers=1, num_single_layers=1, rope_axes_dim=(2, 2, 4),
-                                  num_attention_heads=2, attention_head_dim=8, num_refiner_layers=1)),
+    ("HunyuanVideo", of_diffusers("HunyuanVideoTransformer3DModel", **SMALL, num_single_layers=1,
+                                  num_refiner_layers=1, rope_axes_dim=(2, 2, 4))),
     ("CogVideoX transformer", of_diffusers("CogVideoXTransformer3DModel", num_layers=1, num_attention_heads=2,
                                            attention_head_dim=16)),
     ("CogVideoX VAE", of_diffusers("AutoencoderKLCogVideoX", block_out_channels=(32, 32, 32, 32), layers_per_block=1)),
-    ("LTX-Video", of_diffusers("LTXVideoTransformer3DModel", num_layers=1, num_attention_heads=2, attention_head_dim=8)),
-    ("Qwen-Image", of_diffusers("QwenImageTransformer2DModel", num_layers=1, num_attention_heads=2, attention_head_dim=8,
-                                axes_dims_rope=(2, 2, 4))),
-    ("AuraFlow|Lumina 2", of_diffusers("Lumina2Transformer2DModel", num_layers=1, num_refiner_layers=1, hidden_size=96,
+    ("LTX-Video", of_diffusers("LTXVideoTransformer3DModel", **SMALL)),
+    ("Qwen-Image", of_diffusers("QwenImageTransformer2DModel", **SMALL, axes_dims_rope=(2, 2, 4))),
+    ("Lumina 2", of_diffusers("Lumina2Transformer2DModel", num_layers=1, num_refiner_layers=1, hidden_size=96,
                                        num_attention_heads=2, num_kv_heads=1)),
     ("Stable Diffusion or FLUX VAE", of_diffusers("AutoencoderKL", block_out_channels=(32,), norm_num_groups=8)),
     ("DC-AE.*Load DC-AE", of_diffusers(
@@ -56,10 +55,11 @@ MODELS = [
         decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(32, 64),
         decoder_block_out_channels=(32, 64), encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
         encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)))),
-    ("SANA-Video", of_diffusers("SanaVideoTransformer3DModel", num_layers=1, num_attention_heads=2, attention_head_dim=12,
-                                num_cross_attention_heads=2, cross_attention_head_dim=12, cross_attention_dim=24)),
-    ("Sana ControlNet", of_diffusers("SanaControlNetModel", num_layers=1, num_attention_heads=2, attention_head_dim=8,
-                                     num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16)),
+    ("SANA-Video", of_diffusers("SanaVideoTransformer3DModel", num_layers=1, num_attention_heads=2,
+                                attention_head_dim=12, num_cross_attention_heads=2, cross_attention_head_dim=12,
+                                cross_attention_dim=24)),
+    ("Sana ControlNet", of_diffusers("SanaControlNetModel", **SMALL, num_cross_attention_heads=2,
+                                     cross_attention_head_dim=8, cross_attention_dim=16)),
     ("a ControlNet", of_diffusers("ControlNetModel", block_out_channels=(32,), layers_per_block=1,
                                   down_block_types=("DownBlock2D",))),
     ("Gemma 2.*Load Sana Text Encoder", of_transformers("Gemma2Model", "Gemma2Config", **TEXT, head_dim=16)),
@@ -72,8 +72,8 @@ MODELS = [
 ]
 
 KEYS = [  # files in layouts of their authors or of ComfyUI
-    ("a PixArt", "x_embedder.proj.weight t_block.1.weight y_embedder.y_proj.fc1.weight blocks.0.cross_attn.q_linear.weight "
-                 "blocks.0.attn.qkv.weight final_layer.linear.weight pos_embed"),
+    ("a PixArt", "x_embedder.proj.weight t_block.1.weight y_embedder.y_proj.fc1.weight "
+                 "blocks.0.cross_attn.q_linear.weight blocks.0.attn.qkv.weight final_layer.linear.weight pos_embed"),
     ("FLUX", "double_blocks.0.img_attn.qkv.weight single_blocks.0.linear1.weight img_in.weight txt_in.weight"),
     ("FLUX", "model.diffusion_model.double_blocks.0.img_attn.qkv.weight vae.decoder.mid.attn_1.q.weight"),
     ("HunyuanVideo", "double_blocks.0.img_attn.qkv.weight txt_in.individual_token_refiner.blocks.0.norm1.weight"),
@@ -89,13 +89,15 @@ KEYS = [  # files in layouts of their authors or of ComfyUI
               "decoder.stages.5.op_list.0.context_module.main.qkv.conv.weight"),
     ("LTX-Video", "patchify_proj.weight adaln_single.linear.weight caption_projection.linear_1.weight"),
     ("SANA-Video", "blocks.0.mlp.t_conv.weight blocks.0.mlp.inverted_conv.conv.weight attention_y_norm.weight"),
-    ("Sana ControlNet", "controlnet.0.copied_block.mlp.inverted_conv.conv.weight blocks.0.mlp.inverted_conv.conv.weight "
-                        "attention_y_norm.weight"),
+    ("Sana ControlNet", "controlnet.0.copied_block.mlp.inverted_conv.conv.weight "
+                        "blocks.0.mlp.inverted_conv.conv.weight attention_y_norm.weight"),
     ("Nunchaku", "transformer_blocks.0.attn.qkv_proj.qweight transformer_blocks.0.ff.inverted_conv.qweight "
                  "caption_norm.weight"),
-    ("a LoRA", "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight transformer.transformer_blocks.0.attn1.to_q.lora_B.weight"),
+    ("a LoRA", "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight "
+               "transformer.transformer_blocks.0.attn1.to_q.lora_B.weight"),
     ("a LoRA", "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight lora_unet_double_blocks_0_img_attn_qkv.alpha"),
-    ("a LoRA", "base_model.model.transformer_blocks.0.ff.conv_inverted.lora_A.default.weight caption_norm.lora_A.default.weight"),
+    ("a LoRA", "base_model.model.transformer_blocks.0.ff.conv_inverted.lora_A.default.weight "
+               "base_model.model.caption_norm.lora_A.default.weight"),
     ("Gemma 2", "model.layers.0.pre_feedforward_layernorm.weight model.embed_tokens.weight spiece_model"),
     ("does not know .2 tensors: a, b", "a b"),
     ("file without tensors", ""),

@@ -17,6 +17,10 @@ def params(qk_norm, sprint):
     return SanaParams(2, 2, 2, 32, qk_norm=qk_norm, guidance_embeds=sprint)
 
 
+def canonical_shapes(*flavour):
+    return {key: t.shape for key, t in SanaTransformer(params(*flavour), device="meta").state_dict().items()}
+
+
 def filled(shapes):
     generator = torch.Generator().manual_seed(0)
     return {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
@@ -39,8 +43,7 @@ def test_nvlabs_there_and_back(qk_norm, sprint):
 
 @each_flavour
 def test_canonical_there_and_back(qk_norm, sprint):
-    shapes = {key: t.shape for key, t in SanaTransformer(params(qk_norm, sprint), device="meta").state_dict().items()}
-    canonical = filled(shapes)
+    canonical = filled(canonical_shapes(qk_norm, sprint))
     for layout in ("diffusers", "nvlabs"):
         same(to_canonical(from_canonical(canonical, layout), layout), canonical)
 
@@ -58,13 +61,13 @@ def test_rows_of_the_fused_projections():
 
 def test_left_overs_of_training_are_dropped():
     a = Architecture(2, 64, True, True)
-    same(to_canonical(filled(nvlabs_shapes(a) | {"y_embedder.y_embedding": (300, 2304), "pos_embed": (1, 16, 64),
-                                                 "logvar_linear.weight": (1, 256), "logvar_linear.bias": (1,)}), "nvlabs"),
-         to_canonical(filled(nvlabs_shapes(a)), "nvlabs"))
+    left_over = {"y_embedder.y_embedding": (300, 2304), "pos_embed": (1, 16, 64), "logvar_linear.weight": (1, 256),
+                 "logvar_linear.bias": (1,)}
+    same(to_canonical(filled(nvlabs_shapes(a) | left_over), "nvlabs"), to_canonical(filled(nvlabs_shapes(a)), "nvlabs"))
 
 
 def test_matrices_and_prefixes_of_other_savers():
-    canonical = filled({key: t.shape for key, t in SanaTransformer(params(False, False), device="meta").state_dict().items()})
+    canonical = filled(canonical_shapes(False, False))
     same(to_canonical({"model.diffusion_model." + key: t for key, t in canonical.items()}, "diffusers"), canonical)
 
 

@@ -64,11 +64,12 @@ def test_padding_changes_nothing():
 
 
 @torch.no_grad()
-def test_a_sample_without_text_is_finite():
+def test_a_sample_without_text_sees_all_of_the_padding():
     net = model()
     x, t, c, _ = inputs()
+    everything = net(x, t, c)
     for mask in (torch.tensor([[1.0] * 7, [0.0] * 7]), torch.zeros(2, 7)):
-        assert net(x, t, c, mask).isfinite().all()
+        assert relative(net(x, t, c, mask), everything) < 1e-3
 
 
 @torch.no_grad()
@@ -123,7 +124,8 @@ def test_operations_make_every_layer_and_no_weight_is_read():
     operations = type("Operations", (), {kind: lazy(kind) for kind in ("Linear", "Conv2d", "RMSNorm")})
     net = SanaTransformer(replace(PARAMS, qk_norm=True, guidance_embeds=True), device="meta", dtype=torch.bfloat16,
                           operations=operations)
-    assert {kind: made.count(kind) for kind in set(made)} == {"Conv2d": 1 + 2, "RMSNorm": 1 + 2 * 4, "Linear": 8 + 2 * 10}
+    counts = {kind: made.count(kind) for kind in set(made)}
+    assert counts == {"Conv2d": 1 + 2, "RMSNorm": 1 + 2 * 4, "Linear": 8 + 2 * 10}
     assert {name.split(".")[-1] for name, _ in net.named_parameters()} == {"scale_shift_table"}
     assert not list(net.buffers())
 
