@@ -8,16 +8,49 @@ EfficientViT block is that of arXiv 2205.14756.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..kernels.dcae import upsample_conv
 from ..kernels.glumbconv import gated_depthwise
 from ..kernels.linear_attention import relu_linear_attention
 
 ACTIVATIONS = {"silu": F.silu, "relu": F.relu}
+
+
+def activate(name, x):
+    """SiLU or ReLU of a tensor that nothing else reads; in place without gradients."""
+    return ACTIVATIONS[name](x, inplace=not torch.is_grad_enabled())
+
+
+@functools.cache
+def upsampling(conv2d):
+    """A namespace's Conv2d that first doubles the picture. Overridden where the layer computes, after it has cast, moved
+    or patched its weights as it likes."""
+
+    class UpsamplingConv2d(conv2d):
+        def _conv_forward(self, x, weight, bias):
+            return upsample_conv(x, weight, bias)
+
+    return UpsamplingConv2d
+
+
+@functools.cache
+def headwise(conv2d):
+    """A namespace's Conv2d for grouped 1x1 convolutions: one batched matrix product over the groups."""
+
+    class HeadwiseConv2d(conv2d):
+        def _conv_forward(self, x, weight, bias):
+            batch, _, height, width = x.shape
+            x = x.permute(0, 2, 3, 1).reshape(batch * height * width, self.groups, -1).transpose(0, 1)
+            x = x @ weight.reshape(self.groups, -1, weight.shape[1]).transpose(1, 2)
+            return x.transpose(0, 1).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+
+    return HeadwiseConv2d
 
 
 @dataclass(frozen=True)
@@ -67,7 +100,7 @@ class DCAEParams:
 class RMSNorm2d(nn.Module):
     """x / rms over channels * weight + bias, then + residual. (B, C, H, W) in and out, statistics in fp32.
 
-    The host's RMSNorm has no bias, so these are plain parameters, cast at use.
+    Without gradients x is overwritten. The host's RMSNorm has no bias, so these are plain parameters, cast at use.
     """
 
     def __init__(self, channels, *, device, dtype, eps=1e-5):
@@ -81,9 +114,13 @@ class RMSNorm2d(nn.Module):
         bias = self.bias.to(x)[:, None, None]
         # The norm, unlike a mean of squares, is summed up in fp32 without an fp32 copy of x.
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
-        scale = torch.rsqrt(norm.square() / x.shape[1] + self.eps).to(x.dtype)
-        x = torch.addcmul(bias, x * scale, weight)
-        return x if residual is None else x + residual
+        scale = torch.rsqrt(norm.square() / x.shape[1] + self.eps)
+        if torch.is_grad_enabled():
+            x = torch.addcmul(bias, x * scale.to(x.dtype), weight)
+            return x if residual is None else x + residual
+        # Nothing else reads x: in place, which on a CPU is three times as fast as fresh memory.
+        x = x.mul_(scale).mul_(weight).add_(bias)
+        return x if residual is None else x.add_(residual)
 
 
 class ResBlock(nn.Module):
@@ -92,13 +129,13 @@ class ResBlock(nn.Module):
     def __init__(self, channels, activation, *, device, dtype, operations):
         super().__init__()
         factory = dict(device=device, dtype=dtype)
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
         self.conv1 = operations.Conv2d(channels, channels, 3, padding=1, **factory)
         self.conv2 = operations.Conv2d(channels, channels, 3, padding=1, bias=False, **factory)
         self.norm = RMSNorm2d(channels, **factory)
 
     def forward(self, x):
-        return self.norm(self.conv2(self.activation(self.conv1(x))), residual=x)
+        return self.norm(self.conv2(activate(self.activation, self.conv1(x))), residual=x)
 
 
 class MultiscaleProjection(nn.Module):
@@ -109,7 +146,7 @@ class MultiscaleProjection(nn.Module):
         factory = dict(bias=False, device=device, dtype=dtype)
         self.proj_in = operations.Conv2d(
             channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, **factory)
-        self.proj_out = operations.Conv2d(channels, channels, 1, groups=channels // head_dim, **factory)
+        self.proj_out = headwise(operations.Conv2d)(channels, channels, 1, groups=channels // head_dim, **factory)
 
     def forward(self, x):
         return self.proj_out(self.proj_in(x))
@@ -210,14 +247,13 @@ class UpBlock(nn.Module):
         super().__init__()
         self.shuffle = shuffle
         self.repeats = 4 * out_channels // channels if shortcut else 0
-        self.conv = operations.Conv2d(channels, 4 * out_channels if shuffle else out_channels, 3, padding=1,
-                                      device=device, dtype=dtype)
+        conv2d = operations.Conv2d if shuffle else upsampling(operations.Conv2d)
+        self.conv = conv2d(channels, 4 * out_channels if shuffle else out_channels, 3, padding=1, device=device, dtype=dtype)
 
     def forward(self, x):
+        out = self.conv(x)
         if self.shuffle:
-            out = F.pixel_shuffle(self.conv(x), 2)
-        else:
-            out = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+            out = F.pixel_shuffle(out, 2)
         if self.repeats:
             out = out + F.pixel_shuffle(x.repeat_interleave(self.repeats, dim=1), 2)
         return out
@@ -289,7 +325,7 @@ class Decoder(nn.Module):
             self.up_blocks.append(nn.Sequential(*blocks))
         width = widths[0] if depths[0] else widths[1]
         self.norm_out = RMSNorm2d(width, **plain)
-        self.conv_act = ACTIVATIONS[params.decoder_conv_act_fn]
+        self.activation = params.decoder_conv_act_fn
         if depths[0]:
             self.conv_out = conv2d(width, params.in_channels, 3, padding=1, **plain)
         else:
@@ -301,7 +337,7 @@ class Decoder(nn.Module):
             x = x + z.repeat_interleave(self.repeats, dim=1)
         for block in reversed(self.up_blocks):
             x = block(x)
-        return self.conv_out(self.conv_act(self.norm_out(x)))
+        return self.conv_out(activate(self.activation, self.norm_out(x)))
 
 
 class AutoencoderDC(nn.Module):

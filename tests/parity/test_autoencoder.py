@@ -4,8 +4,10 @@ from dataclasses import asdict
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import diffusers
+from sanacog.kernels.dcae import upsample_conv
 from sanacog.sana_core.autoencoder import AutoencoderDC, DCAEParams
 
 
@@ -88,6 +90,18 @@ def test_gradients():
     theirs(x).sample.square().mean().backward()
     for (name, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters()):
         assert error(a.grad, b.grad) < 1e-4, name
+
+
+def test_upsample_conv():
+    """Four small convolutions in place of one on the enlarged picture, and their gradients."""
+    generator = torch.Generator().manual_seed(4)
+    x, weight, bias, g = (torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+                          for shape in ((2, 4, 3, 5), (6, 4, 3, 3), (6,), (2, 6, 6, 10)))
+    large = F.conv2d(F.interpolate(x, scale_factor=2.0, mode="nearest"), weight, bias, padding=1)
+    ours = upsample_conv(x, weight, bias)
+    assert torch.allclose(ours, large, rtol=0, atol=1e-12)
+    for a, b in zip(torch.autograd.grad(ours, (x, weight, bias), g), torch.autograd.grad(large, (x, weight, bias), g)):
+        assert torch.allclose(a, b, rtol=0, atol=1e-11)
 
 
 def test_unsuitable_heads():

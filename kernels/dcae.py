@@ -1,0 +1,30 @@
+"""DC-AE's upsampling: nearest neighbour, twice the size, then a 3x3 convolution, without the large picture between.
+
+Of the nine taps on an enlarged picture several fall on the same small pixel. For each of the four places (row parity,
+column parity) in a 2x2 patch the nine add up to a 2x2 convolution of the small picture: 16 products in place of 36.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def upsample_conv(x, weight, bias=None):
+    """conv2d(interpolate(x, 2, nearest), weight, bias, padding=1).
+
+    x (B, C, H, W), weight (O, C, 3, 3), bias (O,) -> (B, O, 2*H, 2*W) in x's dtype, channels-last in memory.
+    Equal to the two steps but for the order of the sums; differentiable.
+    """
+    batch, _, height, width = x.shape
+    out = x.new_empty(batch, 2 * height, 2 * width, weight.shape[0]).permute(0, 3, 1, 2)
+    for i, rows in enumerate(_fold(weight, 2)):
+        for j, kernel in enumerate(_fold(rows, 3)):
+            # One pixel of padding on every side; each place looks at two sides only.
+            phase = F.conv2d(x, kernel, bias, padding=1)
+            out[:, :, i::2, j::2] = phase[:, :, i:i + height, j:j + width]
+    return out
+
+
+def _fold(weight, dim):
+    """The taps of even and of odd places along a dimension: [w0, w1 + w2] and [w0 + w1, w2]."""
+    a, b, c = weight.unbind(dim)
+    return torch.stack([a, b + c], dim), torch.stack([a + b, c], dim)
