@@ -48,11 +48,11 @@ def tokenizer_path(name: str) -> Path | None:
 
 
 def fingerprint(path: Path | None) -> tuple:
-    """A value that changes when a file, or a file of a folder, does."""
+    """A value that changes when a file, or a file of a folder, does. ComfyUI saves it in pictures: no whole paths."""
     if path is None:
         return ()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files)
+    return tuple((p.relative_to(path.parent).as_posix(), p.stat().st_mtime_ns, p.stat().st_size) for p in files)
 
 
 def is_pipeline(path: Path) -> bool:

@@ -25,7 +25,7 @@ def test_embedded_models_can_be_chosen(server):
 
 def test_share_of_the_start(server, record_property):
     """ComfyUI lists what importing each pack took; reported, as other work on the machine changes it."""
-    seconds, = re.findall(r"^\s*([\d.]+) seconds[^:\n]*: .*ComfyUI-SanaCog", server.log(), re.MULTILINE)
+    seconds, = re.findall(r"([\d.]+) seconds: .*ComfyUI-SanaCog", server.log())
     record_property("import_seconds", float(seconds))
     print(f"importing the pack took {seconds} s of ComfyUI's start (meant to be under 0.3 s)")
 

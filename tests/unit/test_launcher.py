@@ -100,11 +100,24 @@ def test_base_folder_that_is_kept(host, tmp_path):
         assert (base / "models").is_dir()
 
 
-def test_proxy_in_the_environment_is_not_for_this_machine(host, monkeypatch):
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    monkeypatch.delenv("no_proxy", raising=False)
-    with Server(host(STAND_IN)) as server:
-        assert server.answers()
+def test_proxy_in_the_environment_is_not_for_this_machine(host):
+    program = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location("run", {str(RUN)!r})
+run = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(run)
+launcher = run.room("launcher")
+launcher.has_accelerator = lambda: False
+server = launcher.Server({str(host(STAND_IN))!r})
+try:
+    server.start(timeout_s=30)
+finally:
+    server.stop()
+"""
+    environment = {key: value for key, value in os.environ.items() if key.lower() != "no_proxy"}
+    done = subprocess.run([sys.executable, "-c", program], env={**environment, "http_proxy": "http://127.0.0.1:9"},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
