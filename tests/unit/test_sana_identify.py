@@ -131,6 +131,13 @@ def test_own_size_comes_with_its_config():
     check_shapes(tiny_shapes(), identity)
 
 
+def test_hidden_width_survives_its_ratio():
+    """The ratio is computed from the hidden width and back, which floating point does not always return."""
+    for width in range(32, 2241, 32):
+        for hidden in range(width, 3 * width, 7):
+            assert SanaParams(1, width // 32, 1, 32, mlp_ratio=hidden / width).hidden == hidden
+
+
 def test_own_size_without_config():
     with pytest.raises(ValueError, match=r"tiny.safetensors: .*width 96.*num_cross_attention_heads.*config.json"):
         identify(tiny_shapes(), None, "tiny.safetensors")
