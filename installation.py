@@ -216,5 +216,5 @@ def explain(output):
                "Temporary failure in name resolution", "ProxyError", "Network is unreachable")
     if any(sign in text for sign in offline):
         return "pip cannot reach its package index; the first run needs a network. Connect and run it again."
-    errors = [line for line in output if line.startswith("ERROR")] or output or ["it gave no reason"]
-    return f"pip stopped: {errors[-1]}"
+    errors = [line for line in output if line.startswith("ERROR")] or ["it was ended and gave no reason."]
+    return f"pip stopped: {errors[-1][:500]}"
