@@ -266,7 +266,7 @@ def test_weight_dtypes(server, plain, name, limit):
 def test_easy_cache(server, plain):
     before = len(server.log())
     picture = draw(server, sampler=sampler("easy"),
-                   easy=node("EasyCache", model=["model", 0], reuse_threshold=0.4, start_percent=0.1, end_percent=0.95,
+                   easy=node("EasyCache", model=["model", 0], reuse_threshold=0.2, start_percent=0.1, end_percent=0.95,
                              verbose=True))
     assert "skip" in server.log()[before:].lower()
     assert 0 < apart(picture, plain) < 0.25
