@@ -270,7 +270,9 @@ def _open_pickle(path: Path) -> _Part:
 
 def _unwrap(content) -> dict:
     """The dictionary of tensors inside what a training program saved."""
-    while isinstance(content, Mapping):
+    for _ in range(len(WRAPPERS) + 1):  # bounded: a dictionary may hold itself
+        if not isinstance(content, Mapping):
+            break
         tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
         inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         # Weights have dotted names; a lone tensor beside a wrapped state dict is a step count or the like.

@@ -197,6 +197,14 @@ def test_pickle_without_weights(tmp_path, content, found):
         open_checkpoint(tmp_path / "model.pt")
 
 
+def test_a_dictionary_inside_itself_ends(tmp_path):
+    content = {"step": 1}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "loop.pt")
+    with pytest.raises(ValueError, match="no tensors by name"):
+        open_checkpoint(tmp_path / "loop.pt")
+
+
 def test_numbered_tensors_beside_wrapped_weights(tmp_path):
     torch.save({"state_dict": WEIGHTS, 0: torch.ones(2)}, tmp_path / "model.pt")
     assert same(open_checkpoint(tmp_path / "model.pt").load())
