@@ -59,21 +59,22 @@ def _halved(frames):
 
 
 def encode_bytes(height, width, itemsize):
-    """Rough peak of the activations of encoding, in bytes; height and width of the clip, or of one tile, in pixels.
+    """Peak of the tensors alive while encoding, in bytes; height and width of the clip, or of one tile, in pixels.
 
-    The widest point is the first level: 128 channels of up to 9 + 2 frames at full size, four times over.
-    Measured for the released model; the length of the clip does not matter, but for its pixels and latents.
+    Counted for the released model: 64 tensors of 128 channels of one full-size frame, in the first level, of which 21
+    are the history; the clip itself and its latents come on top. A tile of 240 x 360 takes 1.3 GiB in 16 bits,
+    480 x 720 untiled 5.3 GiB, and what the convolutions' library takes for itself (a GPU's workspace) more.
     """
-    return 4 * 128 * 11 * height * width * itemsize
+    return 64 * 128 * height * width * itemsize
 
 
 def decode_bytes(height, width, itemsize):
-    """Rough peak of the activations of decoding, in bytes; height and width of the clip, or of one tile, in pixels.
+    """Peak of the tensors alive while decoding, in bytes; as `encode_bytes`.
 
-    The widest point is the last level's first block: 256 channels of up to 9 + 2 frames at full size, four times over.
-    A default tile of 240 x 360 needs 1.8 GiB in 16 bits, 480 x 720 pixels untiled 7.3 GiB.
+    92 tensors of 128 channels of one full-size frame, in the last level's first block, which has 256 channels. A tile
+    of 240 x 360 takes 1.9 GiB in 16 bits, 480 x 720 untiled 7.6 GiB. (diffusers: 3 times as much.)
     """
-    return 4 * 256 * 11 * height * width * itemsize
+    return 92 * 128 * height * width * itemsize
 
 
 class CausalConv3d(nn.Module):

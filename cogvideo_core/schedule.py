@@ -35,7 +35,10 @@ def sigmas(snr_shift_scale=1.0):
 
 
 def trailing_timesteps(steps):
-    """The timesteps of a run of 1..1000 steps, first to last: 999, 979, ... 19 for 50. A list of int."""
+    """The timesteps of a run of 1..1000 steps, first to last: 999, 979, ... 19 for 50. A list of `steps` int.
+
+    (For some numbers, 61 say, the reference's list has one more, -1, from rounding; it is left out here.)
+    """
     if not 1 <= steps <= TIMESTEPS:
         raise ValueError(f"{steps} steps: CogVideoX's schedule has 1 to {TIMESTEPS}.")
     # Written like numpy.arange, which the reference uses: a tie (48 steps: 937.5) rounds as its sum happens to fall.
