@@ -14,7 +14,7 @@ ALLOWED = {
     "cogvideo_core": {"cogvideo_core", "kernels"},
     "storage": {"storage"},
     "host": {"host", "sana_core", "cogvideo_core", "kernels", "storage"},
-    "nodes": {"nodes", "host", "sana_core", "cogvideo_core"},
+    "nodes": {"nodes", "host"},
     "client": {"client"},
 }
 OURS = set(ALLOWED) | {"training", "bench", "tests", "run", "models", "workflows"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sanacog.sana_core.resolution import ASPECT_RATIOS, BASES, resolution, sizes
+from sanacog.host.resolution import ASPECT_RATIOS, BASES, resolution, sizes
 
 
 @pytest.mark.parametrize("base", BASES)
