@@ -5,7 +5,7 @@
   one matrix, both modulations of a block in one, the decoder's levels numbered from the output.
 * "comfy": ComfyUI core's names; its VAE has diffusers' names.
 
-Maps of names to tensors only: nothing is computed, results are views or stacks of what came in.
+Nothing is computed: results are views or stacks of what came in.
 Source: key tables of the three programs.
 """
 
@@ -15,8 +15,11 @@ import re
 
 import torch
 
-from .config import VAE_PREFIXES
+from ..kernels.state_dict import check_state_dict
+from .autoencoder import CogVideoVAE
+from .config import VAE_PREFIXES, Identity
 from .lookalikes import strip_prefix
+from .transformer import CogVideoTransformer
 
 # diffusers, SAT, ComfyUI core. {} is the number of a block; .weight and .bias follow.
 _TRANSFORMER = (
@@ -118,6 +121,21 @@ def from_canonical(state_dict: dict, layout: str) -> dict:
         value = torch.cat(parts) if target == _QKV else torch.cat(_swap_middle(torch.cat(parts)))
         out[f"{target.format(number)}.{leaf}"] = value
     return out
+
+
+def check_shapes(shapes: dict[str, tuple], identity: Identity, filename: str = "") -> None:
+    """Raise ValueError, naming the keys, unless a file has exactly the tensors of the transformer it was identified as.
+
+    shapes: {key: shape} of the file in its own layout. Nothing is allocated.
+    """
+    check_state_dict(shapes, lambda tensors: to_canonical(tensors, identity.layout),
+                     CogVideoTransformer(identity.params, device="meta"), identity.variant, filename)
+
+
+def check_autoencoder_shapes(shapes: dict[str, tuple], identity: Identity, filename: str = "") -> None:
+    """The same for an autoencoder."""
+    check_state_dict(shapes, lambda tensors: autoencoder_to_canonical(tensors, identity.layout),
+                     CogVideoVAE(identity.params, device="meta"), identity.variant, filename)
 
 
 def autoencoder_to_canonical(state_dict: dict, layout: str) -> dict:

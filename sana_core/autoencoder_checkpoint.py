@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 
+from ..kernels.state_dict import check_state_dict, some
 from .autoencoder import AutoencoderDC, DCAEParams
 from .lookalikes import looks_like, strip_prefix
 
@@ -90,7 +91,7 @@ def to_canonical(state_dict: dict, layout: str) -> dict:
         else:
             out[name] = t.flatten(1) if name.endswith("attn.to_out.weight") else t
     if unknown:
-        raise ValueError(f"no DC-AE of this layout has {_some(unknown)}")
+        raise ValueError(f"no DC-AE of this layout has {some(unknown)}")
     return out
 
 
@@ -113,7 +114,7 @@ def from_canonical(state_dict: dict, layout: str) -> dict:
             out[name] = t[:, :, None, None] if key.endswith("attn.to_out.weight") else t
     unknown += [name for name, parts in thirds.items() if len(parts) < 3]
     if unknown:
-        raise ValueError(f"not a whole DC-AE: {_some(unknown)}")
+        raise ValueError(f"not a whole DC-AE: {some(unknown)}")
     return out | {name: torch.cat([parts[t] for t in _THIRDS])[:, :, None, None] for name, parts in thirds.items()}
 
 
@@ -161,33 +162,13 @@ def check_shapes(shapes: dict[str, tuple], identity: AutoencoderIdentity, filena
 
     shapes: {key: shape} of the file in its own layout. Nothing is allocated.
     """
-    where = f"{filename}: " if filename else ""
-    try:
-        found = to_canonical({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, identity.layout)
-    except ValueError as error:
-        raise ValueError(where + str(error)) from None
-    expected = AutoencoderDC(identity.params, device="meta").state_dict()
-    problems = []
-    if missing := expected.keys() - found.keys():
-        problems.append("missing " + _some(missing))
-    if extra := found.keys() - expected.keys():
-        problems.append("unexpected " + _some(extra))
-    if wrong := [f"{key} {tuple(found[key].shape)}, expected {tuple(t.shape)}"
-                 for key, t in expected.items() if key in found and found[key].shape != t.shape]:
-        problems.append("of another shape " + _some(wrong))
-    if problems:
-        raise ValueError(f"{where}not a whole {identity.variant}: {'; '.join(problems)}. The file is incomplete or "
-                         f"altered: get it again.")
+    check_state_dict(shapes, lambda tensors: to_canonical(tensors, identity.layout),
+                     AutoencoderDC(identity.params, device="meta"), identity.variant, filename)
 
 
 def _known(layout):
     if layout not in LAYOUTS:
         raise ValueError(f'unknown layout "{layout}" of a DC-AE, expected "diffusers" or "efficientvit"')
-
-
-def _some(keys, most=6):
-    keys = sorted(keys)
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 def _layout(shapes, where):

@@ -10,6 +10,7 @@ import re
 
 import torch
 
+from ..kernels.state_dict import check_state_dict, some
 from .config import Identity
 from .lookalikes import strip_prefix
 from .transformer import SanaTransformer
@@ -84,28 +85,8 @@ def check_shapes(shapes: dict[str, tuple], identity: Identity, filename: str = "
 
     shapes: {key: shape} of the file in its own layout. Nothing is allocated.
     """
-    where = f"{filename}: " if filename else ""
-    try:
-        found = to_canonical({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, identity.layout)
-    except ValueError as error:
-        raise ValueError(where + str(error)) from None
-    expected = SanaTransformer(identity.params, device="meta").state_dict()
-    problems = []
-    if missing := expected.keys() - found.keys():
-        problems.append("missing " + _some(missing))
-    if extra := found.keys() - expected.keys():
-        problems.append("unexpected " + _some(extra))
-    if wrong := [f"{key} {tuple(found[key].shape)}, expected {tuple(t.shape)}"
-                 for key, t in expected.items() if key in found and found[key].shape != t.shape]:
-        problems.append("of another shape " + _some(wrong))
-    if problems:
-        raise ValueError(f"{where}not a whole {identity.variant}: {'; '.join(problems)}. The file is incomplete or "
-                         f"altered: get it again.")
-
-
-def _some(keys, most=6):
-    keys = sorted(keys)
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+    check_state_dict(shapes, lambda tensors: to_canonical(tensors, identity.layout),
+                     SanaTransformer(identity.params, device="meta"), identity.variant, filename)
 
 
 def _split_key(key, blocks):
@@ -132,7 +113,7 @@ def _split(state_dict):
         parts = t.chunk(len(names)) if len(names) > 1 else (t,)
         out |= {prefix + name + leaf: part for name, part in zip(names, parts)}
     if unknown:
-        raise ValueError(f"no Sana transformer of this layout has {_some(unknown)}")
+        raise ValueError(f"no Sana transformer of this layout has {some(unknown)}")
     return out
 
 
@@ -157,5 +138,5 @@ def _fuse(state_dict):
         stacks.setdefault(prefix + stacked + leaf, [None] * height)[place] = t
     unknown += [key for key, stack in stacks.items() if any(t is None for t in stack)]
     if unknown:
-        raise ValueError(f"not a whole Sana transformer: {_some(unknown)}")
+        raise ValueError(f"not a whole Sana transformer: {some(unknown)}")
     return {key: torch.cat(stack) if len(stack) > 1 else stack[0] for key, stack in stacks.items()}

@@ -1,0 +1,36 @@
+"""Whether a file holds exactly the tensors of a model."""
+
+from __future__ import annotations
+
+import torch
+
+
+def check_state_dict(shapes: dict[str, tuple], to_canonical, network, variant: str, filename: str = "") -> None:
+    """Raise ValueError, naming the keys, unless a file's tensors are those of `network`. Nothing is allocated.
+
+    shapes: {key: shape} of the file in its own layout. to_canonical: {key: tensor} -> the same under the network's
+    names, by views and stacks alone; its ValueError goes on with the file's name before it. network: the module, on
+    the meta device. variant, filename: for the message.
+    """
+    where = f"{filename}: " if filename else ""
+    try:
+        found = to_canonical({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
+    except ValueError as error:
+        raise ValueError(where + str(error)) from None
+    expected, problems = network.state_dict(), []
+    if missing := expected.keys() - found.keys():
+        problems.append("missing " + some(missing))
+    if extra := found.keys() - expected.keys():
+        problems.append("unexpected " + some(extra))
+    if wrong := [f"{key} {tuple(found[key].shape)}, expected {tuple(t.shape)}"
+                 for key, t in expected.items() if key in found and found[key].shape != t.shape]:
+        problems.append("of another shape " + some(wrong))
+    if problems:
+        raise ValueError(f"{where}not a whole {variant}: {'; '.join(problems)}. The file is incomplete or altered: get it "
+                         f"again.")
+
+
+def some(keys, most: int = 6) -> str:
+    """The first `most` of `keys` in order, and how many more there are."""
+    keys = sorted(keys)
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
