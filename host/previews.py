@@ -1,8 +1,8 @@
-"""Latent previews: colours of a latent pixel as a linear map of its 32 channels, after scaling by 0.41407."""
+"""Latent previews: colours of a latent pixel as a linear map of its channels, after the model's scaling."""
 
 from __future__ import annotations
 
-# The released DC-AE f32c32. Figures as measured by the authors of ComfyUI_ExtraModels for pictures in [0, 1]; the host
+# Sana. The released DC-AE f32c32. Figures as measured by the authors of ComfyUI_ExtraModels for pictures in [0, 1]; the host
 # shows [-1, 1], hence the 2 in rgb_factors. Columns: red, green, blue.
 RELEASED_BIAS = (0.4358, 0.3814, 0.3388)
 RELEASED = (
@@ -38,3 +38,24 @@ def rgb_factors(caption_channels: int) -> tuple[list[list[float]], list[float]]:
     if caption_channels != 2304:
         return [list(row) for row in TINY], list(TINY_BIAS)
     return [[2 * value for value in row] for row in RELEASED], [2 * value - 1 for value in RELEASED_BIAS]
+
+
+# CogVideoX's released VAE at scale 0.7. Figures as published in the previews of ComfyUI-CogVideoXWrapper, whose author
+# chose them by eye, without a bias; for pictures in [-1, 1].
+VIDEO_SCALE = 0.7
+VIDEO = (
+    (0.1195, 0.0992, -0.0048), (-0.0012, 0.0550, 0.0213), (-0.0141, -0.0087, -0.0210), (0.0306, 0.1219, 0.0140),
+    (0.0927, 0.0303, 0.0508), (0.0379, 0.0494, 0.0586), (0.0177, 0.0088, 0.0360), (0.1061, 0.0234, 0.0572),
+    (0.1274, -0.0110, 0.0433), (-0.0187, 0.0822, 0.1061), (0.0084, 0.0762, 0.0930), (0.1294, 0.1236, 0.0448),
+    (0.0457, 0.0411, -0.0177), (0.0002, -0.0140, 0.0533), (0.0808, 0.1155, -0.0215), (-0.0152, -0.0058, 0.0722),
+)
+
+
+def video_rgb_factors(params) -> list[list[float]] | None:
+    """16 rows of red, green, blue for a CogVideoX transformer (CogVideoParams), giving colours in [-1, 1].
+
+    All released ones read T5-XXL, 4096 wide; another width is an embedded model's, which has no figures yet: None.
+    """
+    if params.text_embed_dim != 4096:
+        return None
+    return [[value * VIDEO_SCALE / params.scaling_factor for value in row] for row in VIDEO]

@@ -1,6 +1,7 @@
 """The nodes of the pack: what a user drags. Schema, one call into host/, return."""
 
+from .cogvideox import NODES as _COGVIDEOX
 from .sampling import NODES as _SAMPLING
 from .sana import NODES as _SANA
 
-NODES = _SANA + _SAMPLING
+NODES = _SANA + _COGVIDEOX + _SAMPLING

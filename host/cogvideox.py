@@ -1,0 +1,236 @@
+"""CogVideoX as a native MODEL of the host."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.model_sampling
+import comfy.supported_models_base
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+
+from ..cogvideo_core import schedule
+from ..cogvideo_core.checkpoint import check_shapes, to_canonical
+from ..cogvideo_core.config import CONDITIONING, CogVideoParams, identify
+from ..cogvideo_core.lookalikes import strip_prefix
+from ..cogvideo_core.transformer import CogVideoTransformer
+from ..storage import open_checkpoint
+from .cogvideox_channels import condition_channels
+from .cogvideox_sampling import around_sampling
+from .files import is_pipeline
+from .loading import diffusion_model, weight_dtype_of
+from .previews import video_rgb_factors
+
+PIXELS, FRAMES = 8, 4              # px a side and frames of one latent pixel
+CONFIG_KEY = "cogvideox_config"    # JSON as uint8, in models saved from here: their tensors do not tell everything
+CONDITIONING_CHOICES = ("auto", *CONDITIONING)
+
+
+class CogVideoXLatent(comfy.latent_formats.LatentFormat):
+    """Latents of the causal video VAE: 16 channels, 8 x 8 px and 4 frames each. Their scale is the transformer's."""
+
+    latent_channels = 16
+    latent_dimensions = 3
+    spacial_downscale_ratio = PIXELS
+    temporal_downscale_ratio = FRAMES
+
+
+class CogVideoXConfig(comfy.supported_models_base.BASE):
+    """What the host asks about a CogVideoX model."""
+
+    unet_config = {"image_model": "cogvideox"}
+    unet_extra_config = {}
+    latent_format = CogVideoXLatent
+    vae_key_prefix = ["vae."]
+    text_encoder_key_prefix = ["text_encoders."]
+
+    def __init__(self, params: CogVideoParams):
+        super().__init__({"image_model": "cogvideox", "in_channels": params.in_channels, "params": params})
+        self.params = params
+        self.latent_format.scale_factor = params.scaling_factor
+        self.latent_format.latent_rgb_factors = video_rgb_factors(params)
+        # The 2B was trained in fp16, told by its position code; all others in bf16, and 1.5 overflows in fp16.
+        half = [torch.bfloat16] if params.use_rotary_positional_embeddings else [torch.float16, torch.bfloat16]
+        self.supported_inference_dtypes = half + [torch.float32]
+        self.memory_usage_factor = numbers_a_latent_pixel(params) / (0.01 * 1024**2)
+
+    def model_type(self, state_dict, prefix=""):
+        return comfy.model_base.ModelType.V_PREDICTION
+
+    def get_model(self, state_dict, prefix="", device=None):
+        return CogVideoXModel(self, device=device)
+
+    def process_unet_state_dict_for_saving(self, state_dict):
+        text = json.dumps(dataclasses.asdict(self.params)).encode()
+        state_dict[CONFIG_KEY] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        return super().process_unet_state_dict_for_saving(state_dict)
+
+
+def numbers_a_latent_pixel(params: CogVideoParams) -> float:
+    """Activations that are alive at once, in numbers for each pixel of the latent (B, 16, T, H, W), at the widest place.
+
+    That is the feed-forward network: the residual and its normalised copy, the inner layer of 4 D before GELU and after
+    it -> 10 D a token, and a token is patch_size^2 * patch_size_t pixels. The host reckons pixels * bytes a number *
+    memory_usage_factor * 0.01 MiB, hence the factor in CogVideoXConfig.
+    """
+    return 10 * params.width / (params.patch_size**2 * (params.patch_size_t or 1))
+
+
+class CogVideoXSchedule(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+    """The host's discrete v-prediction with CogVideoX's noise levels: SNR shift of the variant, zero terminal SNR."""
+
+    def __init__(self, model_config):
+        super().__init__(model_config)
+        self.set_sigmas(schedule.sigmas(model_config.params.snr_shift_scale))
+
+
+class CogVideoXModel(comfy.model_base.BaseModel):
+    """CogVideoX inside the host's sampling: its noise levels, which conditions it takes, and which it refuses."""
+
+    def __init__(self, model_config, model_type=comfy.model_base.ModelType.V_PREDICTION, device=None):
+        super().__init__(model_config, model_type, device=device, unet_model=CogVideoXDiT)
+        self.model_sampling = CogVideoXSchedule(model_config)  # the host has no hook for a class of one's own
+
+    def concat_cond(self, **kwargs):
+        params, noise = self.model_config.params, kwargs["noise"]
+        latent, mask = kwargs.get("concat_latent_image"), kwargs.get("concat_mask")
+        if latent is None and params.conditioning in ("image", "repeated_image", "control", "void"):
+            if kwargs.get("prompt_type") == "positive":
+                logging.info("CogVideoX: no picture or video was given to a model that takes one; it goes by the text alone")
+        return condition_channels(params, noise, latent, mask, kwargs.get("cogvideox_condition_scale"))
+
+    def extra_conds(self, **kwargs):
+        context = kwargs.get("cross_attn")
+        check_context(context, self.model_config.params)
+        out = super().extra_conds(**kwargs)
+        # Text stands in one sequence with the video: CONDCrossAttn, which repeats it up to a common length, would put
+        # it there twice.
+        out["c_crossattn"] = comfy.conds.CONDRegular(context)
+        return out
+
+
+def check_context(context, params: CogVideoParams) -> None:
+    """Raise ValueError unless context is (B, L, text_embed_dim)."""
+    if context is None:
+        raise ValueError("CogVideoX got no text. Connect a text encode node to positive and negative.")
+    if context.ndim != 3 or context.shape[-1] != params.text_embed_dim:
+        kind = {768: " (CLIP-L, as of Stable Diffusion 1.5)", 1024: " (CLIP-H, as of Stable Diffusion 2)",
+                2048: " (as of SDXL)", 2304: " (Gemma-2-2B, as of Sana)", 4096: " (T5-XXL)"}.get(context.shape[-1], "")
+        raise ValueError(
+            f"This text was encoded for another model: its width is {context.shape[-1]}{kind}, this CogVideoX model reads "
+            f"{params.text_embed_dim}{' (T5-XXL)' * (params.text_embed_dim == 4096)}. Load the text encoder with Load "
+            "CogVideoX Text Encoder.")
+
+
+class CogVideoXDiT(CogVideoTransformer):
+    """The transformer with the host's calling convention: wrappers, patches, block replacement, control."""
+
+    def __init__(self, params, device=None, dtype=None, operations=None, **kwargs):
+        super().__init__(params, device=device, dtype=dtype, operations=operations)
+        self.dtype = dtype
+
+    def forward(self, x, timestep, context, control=None, transformer_options={}, **kwargs):
+        # Caching nodes look for transformer_options at the end of the positional arguments.
+        return WrapperExecutor.new_class_executor(
+            self._forward, self, get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options),
+        ).execute(x, timestep, context, control, transformer_options, **kwargs)
+
+    def _forward(self, x, timestep, context, control=None, transformer_options={}, **kwargs):
+        replace = transformer_options.get("patches_replace", {}).get("dit", {})
+        patches = transformer_options.get("patches", {})
+        residuals = (control or {}).get("input", [])
+        transformer_options = {**transformer_options, "total_blocks": len(self.transformer_blocks), "block_type": "double"}
+
+        def attention(q, k, v, heads, mask):
+            return optimized_attention(q, k, v, heads, mask=mask, transformer_options=transformer_options)
+
+        def run_block(i, call, x, context, embedding):
+            transformer_options["block_index"] = i
+            if i == 0:
+                for patch in patches.get("post_input", []):
+                    changed = patch({"img": x, "txt": context, "transformer_options": transformer_options})
+                    x, context = changed["img"], changed["txt"]
+            block = replace.get(("double_block", i))
+            if block is None:
+                x, context = call(x, context, embedding)
+            else:
+                def original(args):
+                    return dict(zip(("img", "txt"), call(args["img"], args["txt"], args["vec"])))
+                out = block({"img": x, "txt": context, "vec": embedding, "pe": None,
+                             "transformer_options": transformer_options}, {"original_block": original})
+                x, context = out["img"], out["txt"]
+            for patch in patches.get("double_block", []):
+                changed = patch({"img": x, "txt": context, "x": x, "block_index": i,
+                                 "transformer_options": transformer_options})
+                x, context = changed["img"], changed["txt"]
+            if i < len(residuals) and residuals[i] is not None:
+                x = x + residuals[i]
+            return x, context
+
+        return super().forward(x, timestep, context, attention=attention, run_block=run_block)
+
+
+def load_cogvideox(path, weight_dtype: str = "default", conditioning: str = "auto", disable_dynamic: bool = False):
+    """File, sharded folder or diffusers pipeline -> ModelPatcher. Raises ValueError, naming what the file is instead.
+
+    weight_dtype: a name of loading.WEIGHT_DTYPES. conditioning: a name of CONDITIONING, where the file does not tell
+    whether it takes a start picture or a control video; "auto" goes by tensors, config and name. disable_dynamic: the
+    host asks so when it needs a plain patcher.
+    """
+    dtype, path = weight_dtype_of(weight_dtype), Path(path)
+    if conditioning not in CONDITIONING_CHOICES:
+        raise ValueError(f"conditioning is {conditioning!r}: choose one of {', '.join(CONDITIONING_CHOICES)}.")
+    checkpoint = open_checkpoint(path, **({"subfolder": "transformer"} if is_pipeline(path) else {}))
+    shapes, config, state_dict, chosen = strip_prefix(checkpoint.shapes), checkpoint.config, None, conditioning
+    if CONFIG_KEY in shapes:
+        state_dict = strip_prefix(checkpoint.load())
+        config = json.loads(state_dict.pop(CONFIG_KEY).numpy().tobytes())
+        shapes = {key: shape for key, shape in shapes.items() if key != CONFIG_KEY}
+        chosen = config["conditioning"] if conditioning == "auto" else conditioning
+    identity = identify(shapes, config, str(path))
+    params, evidence = identity.params, identity.evidence
+    if chosen not in ("auto", params.conditioning):
+        params, evidence = with_conditioning(params, chosen), f"{evidence}; conditioning: {chosen} (chosen)"
+    check_shapes(shapes, identity, path.name)
+    logging.info("%s: %s; %s", path.name, identity.variant, evidence)
+    state_dict = to_canonical(checkpoint.load() if state_dict is None else state_dict, identity.layout)
+    patcher = diffusion_model(CogVideoXConfig(params), state_dict, dtype, disable_dynamic)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sanacog_cogvideox", around_sampling)
+    patcher.cached_patcher_init = (load_cogvideox, (path, weight_dtype, conditioning))
+    return patcher
+
+
+def with_conditioning(params: CogVideoParams, kind: str) -> CogVideoParams:
+    """The same model, its channels behind the noisy latent read as `kind`. Raises ValueError when they do not fit."""
+    extra = params.in_channels - params.out_channels
+    if CONDITIONING[kind] != extra:
+        fitting = [name for name, channels in CONDITIONING.items() if channels == extra]
+        raise ValueError(f"conditioning {kind!r} takes {CONDITIONING[kind]} channels behind the noisy latent, this model has "
+                         f"{extra}: choose {' or '.join(['auto', *fitting])}.")
+    resize = not params.use_rotary_positional_embeddings and kind in ("inpaint", "control")
+    return dataclasses.replace(params, conditioning=kind, resize_positions=resize)
+
+
+def empty_latent(width: int, height: int, length: int, batch_size: int = 1) -> dict:
+    """LATENT of zeros for a video of `length` frames, width x height px.
+
+    Raises ValueError unless width and height are multiples of 8 and length is 4 n + 1.
+    """
+    for name, value, step in (("width", width, PIXELS), ("height", height, PIXELS), ("batch_size", batch_size, 1)):
+        if value < step or value % step:
+            raise ValueError(f"{name} is {value}: it must be a multiple of {step}, at least {step}.")
+    if length < 1 or length % FRAMES != 1:
+        below = max(1, length - (length - 1) % FRAMES)
+        raise ValueError(f"length is {length}: it must be 4 n + 1, such as {below} or {below + FRAMES}. CogVideoX makes 49 "
+                         "frames, 1.5 makes 81 or 161, and Fun 1.5 makes 85.")
+    samples = torch.zeros(batch_size, CogVideoXLatent.latent_channels, (length - 1) // FRAMES + 1, height // PIXELS,
+                          width // PIXELS, device=mm.intermediate_device())
+    return {"samples": samples, "downscale_ratio_spacial": PIXELS, "downscale_ratio_temporal": FRAMES}
