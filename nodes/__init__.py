@@ -1,7 +1,8 @@
 """The nodes of the pack: what a user drags. Schema, one call into host/, return."""
 
 from .cogvideox import NODES as _COGVIDEOX
+from .cogvideox_conditioning import NODES as _COGVIDEOX_CONDITIONING
 from .sampling import NODES as _SAMPLING
 from .sana import NODES as _SANA
 
-NODES = _SANA + _COGVIDEOX + _SAMPLING
+NODES = _SANA + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _SAMPLING

@@ -1,0 +1,72 @@
+"""Random tiny weights of CogVideoX's parts, saved as released files are: clips of 96 x 96 px, prompts of 32 tokens."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from sanacog.cogvideo_core.autoencoder import CogVideoVAE
+from sanacog.cogvideo_core.config import CONDITIONING, CogVideoParams, CogVideoVAEParams
+from sanacog.cogvideo_core.transformer import CogVideoTransformer
+
+from .tiny import randomise, sentencepiece_model
+
+TEXT_WIDTH, TOKENS = 64, 32
+PARAMS = CogVideoParams(num_layers=2, num_attention_heads=2, attention_head_dim=32, time_embed_dim=32,
+                        text_embed_dim=TEXT_WIDTH, max_text_seq_length=TOKENS, sample_height=12, sample_width=12)
+VAE = CogVideoVAEParams(block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4)
+
+
+def params_of(kind="none", version="1.0"):
+    """CogVideoParams of a variant. kind: a name of cogvideo_core.config.CONDITIONING. version: "1.0" or "1.5"."""
+    extra = dict(in_channels=16 + CONDITIONING[kind], conditioning=kind)
+    if version == "1.5":
+        extra |= dict(patch_size_t=2, ofs_embed_dim=32 if kind == "image" else None)
+    return replace(PARAMS, **extra)
+
+
+def transformer(params=PARAMS, seed=0):
+    return randomise(CogVideoTransformer(params), seed=seed).eval()
+
+
+def autoencoder():
+    return randomise(CogVideoVAE(VAE), seed=1).eval()
+
+
+def save(state_dict, path, config):
+    save_file({key: t.contiguous() for key, t in state_dict.items()}, path, metadata={"config": json.dumps(config)})
+    return Path(path)
+
+
+def save_transformer(path, params=PARAMS, seed=0):
+    return save(transformer(params, seed).state_dict(), path, asdict(params))
+
+
+def save_autoencoder(path):
+    return save(autoencoder().state_dict(), path, asdict(VAE))
+
+
+def t5_weights(layers=2, heads=2, head_dim=16, inner=96, vocabulary=480, width=TEXT_WIDTH):
+    """A T5 v1.1 encoder in transformers' naming."""
+    shapes = {"shared.weight": (vocabulary, width), "encoder.final_layer_norm.weight": (width,),
+              "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (32, heads)}
+    for i in range(layers):
+        first, second = f"encoder.block.{i}.layer.0.", f"encoder.block.{i}.layer.1."
+        shapes |= {f"{first}SelfAttention.{part}.weight": (heads * head_dim, width) for part in "qkv"}
+        shapes |= {f"{first}SelfAttention.o.weight": (width, heads * head_dim), f"{first}layer_norm.weight": (width,),
+                   f"{second}DenseReluDense.wi_0.weight": (inner, width), f"{second}layer_norm.weight": (width,),
+                   f"{second}DenseReluDense.wi_1.weight": (inner, width),
+                   f"{second}DenseReluDense.wo.weight": (width, inner)}
+    generator = torch.Generator().manual_seed(2)
+    return {name: torch.randn(shape, generator=generator) * 0.2 + (1.0 if "norm" in name else 0.0)
+            for name, shape in shapes.items()}
+
+
+def save_t5(path, **changes):
+    """A text encoder file with its tokenizer inside."""
+    weights = t5_weights()
+    weights["spiece_model"] = torch.frombuffer(bytearray(sentencepiece_model()), dtype=torch.uint8)
+    return save({key: t for key, t in (weights | changes).items() if t is not None}, path,
+                {"max_text_seq_length": TOKENS})
