@@ -15,11 +15,11 @@ def accuracy(folder=MODELS):
     Returns {"prompt alone": {attribute: share}, "with the instruction": {...}, "wanted": {...}, "seconds": float}.
     Raises FileNotFoundError naming the command that makes the files.
     """
-    from ..training import cli, transformer  # here: it needs sentencepiece, which no other figure does
+    from ..training import sana as recipe, transformer  # here: it needs sentencepiece, which no other figure does
 
-    if missing := [name for name in cli.FILES.values() if not (folder / name).exists()]:
+    if missing := [name for name in recipe.FILES.values() if not (folder / name).exists()]:
         raise FileNotFoundError(f"{', '.join(missing)} not in {folder.name}/; `python run.py train tiny-sana` makes them")
-    text, tokenizer, pictures, sana = cli.load_models(folder)
+    text, tokenizer, pictures, sana = recipe.load_models(folder)
     start = time.perf_counter()
     found = {name: transformer.evaluate(sana, pictures, text, tokenizer, instruction=instruction)[0]
              for name, instruction in (("prompt alone", False), ("with the instruction", True))}

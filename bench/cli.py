@@ -8,17 +8,24 @@ from pathlib import Path
 
 import torch
 
-from . import accuracy, harness, record, sana
+from . import accuracy, cogvideox, harness, record, sana
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # name: (makes the case, pairs, warm-up rounds beyond the parity calls). One call takes seconds to minutes, so few.
-CPU_CASES = {
+SANA_CASES = {
     "step": (lambda: sana.step("0.6B", 512), 8, 0),
     "step-full": (lambda: sana.step("0.6B", 512, prompt=sana.TOKENS), 8, 0),
     "decode": (lambda: sana.decode(512), 4, 0),
     "encode": (lambda: sana.encode(512), 4, 0),
 }
+COGVIDEOX_CASES = {
+    "video-step": (lambda: cogvideox.step("5B", 13, 224, 336, layers=2), 4, 0),
+    "video-decode": (lambda: cogvideox.decode(17, 240, 360), 4, 0),
+    "video-encode": (lambda: cogvideox.encode(17, 240, 360), 4, 0),
+}
+CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASES), ("cogvideox_cpu.json", COGVIDEOX_CASES))
+             for name, case in cases.items()}
 CLOCKS = {"wall": harness.WallClock, "cpu": lambda: harness.WallClock(now=time.process_time)}
 
 
@@ -63,21 +70,20 @@ def main(args):
 
 
 def measure_cpu(names, options):
-    """Rows of CPU_CASES -> sana_cpu.json, written after each row. Returns 0, or 1 when a parity failed."""
-    conditions = record.conditions(dtype="float32") | {"clock": options.clock}
-    rows, failed = [], []
+    """Cases of CPU_CASES -> rows of their files, written after each one; a file's other rows stay. Returns 0, or 1 when
+    a parity failed."""
+    failed = False
     print(harness.HEADER, flush=True)
     for name in names:
-        make, pairs, warmup = CPU_CASES[name]
+        make, pairs, warmup, file = CPU_CASES[name]
+        conditions = record.conditions(dtype="float32") | {"clock": options.clock, "baseline": "diffusers, eager"}
         try:
             row = harness.measure(make(), options.pairs or pairs, warmup, CLOCKS[options.clock]())
         except harness.ParityError as error:
             print(error, flush=True)
-            failed.append(str(error))
-        else:
-            print(harness.table_line(row), flush=True)
-            rows.append(row)
-        record.write(options.output / "sana_cpu.json", {
-            "baseline": "diffusers, eager", "conditions": conditions, "load_at_the_end": record.load(),
-            "rows": [harness.row_to_json(row) for row in rows], "failed": failed})
-    return int(bool(failed))
+            failed = True
+            continue
+        print(harness.table_line(row), flush=True)
+        conditions["load_at_the_end"] = record.load()
+        record.put_row(options.output / file, harness.row_to_json(row) | {"conditions": conditions})
+    return int(failed)

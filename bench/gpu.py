@@ -26,18 +26,23 @@ from dataclasses import replace
 
 import torch
 
-from . import harness, record, sana
+from . import cogvideox, harness, record, sana, sides
 
 PAIRS, WARMUP, SETS = 30, 5, 3
 STEPS = [("0.6B", 512), ("0.6B", 1024), ("1.6B", 512), ("1.6B", 1024)]
+CLIPS = [("5B", 13, 480, 720), ("1.5-5B", 22, 768, 1360)]  # variant, latent frames, height and width: the default sizes
+LAYERS = 4            # of the 42, all alike: the ratio of the whole, in a tenth of the time
+VIDEO = (49, 480, 720)       # frames, height and width that the VAE is timed with
+VIDEO_CHECK = (9, 64, 96)    # and compared
+FEW = 5               # pairs of what takes seconds a call
 FP32_LIMIT = 1e-4  # a GPU's libraries pick other algorithms, so other orders of summation, for each side
 
 
-def measure_all(output, minutes, steps=STEPS, pixels=1024, device="cuda"):
+def measure_all(output, minutes, steps=STEPS, pixels=1024, clips=CLIPS, video=VIDEO, device="cuda"):
     """Everything, correctness first; no figure is started after `minutes`.
 
     Writes gpu_<device>.json into the folder output, after each figure. Returns 0, or 1 when a parity failed or there is
-    no GPU. steps, pixels and device are other ones in tests only.
+    no GPU. steps, pixels, clips, video and device are other ones in tests only.
     """
     if device == "cuda" and not torch.cuda.is_available():
         print("bench --gpu: torch sees no CUDA device here; python run.py bench measures on the CPU")
@@ -51,17 +56,28 @@ def measure_all(output, minutes, steps=STEPS, pixels=1024, device="cuda"):
     def decode(pixels, dtype=torch.bfloat16, **kw):
         return lambda: sana.decode(pixels, device, dtype, **kw)
 
+    def clip_step(variant, *size, dtype=torch.bfloat16, **kw):
+        return lambda: cogvideox.step(variant, *size, device, dtype, layers=LAYERS, **kw)
+
+    def clip_decode(*size, dtype=torch.bfloat16, **kw):
+        return lambda: cogvideox.decode(*size, device, dtype, **kw)
+
+    dtypes = torch.float32, torch.bfloat16
     for size in dict(steps):
-        bench.check(*(step(size, 512, dtype) for dtype in (torch.float32, torch.bfloat16)))
-    bench.check(*(decode(pixels, dtype) for dtype in (torch.float32, torch.bfloat16)))
+        bench.check(*(step(size, 512, dtype) for dtype in dtypes))
+    bench.check(*(decode(pixels, dtype) for dtype in dtypes))
+    for variant, frames, *_ in clips:
+        bench.check(*(clip_step(variant, frames, 256, 256, dtype=dtype) for dtype in dtypes))
+    bench.check(*(clip_decode(*VIDEO_CHECK, dtype=dtype) for dtype in dtypes))
 
     print("\n" + harness.HEADER)
-    for size, side in steps:
-        bench.row(step(size, side, sets=SETS))
-    bench.row(decode(pixels))
-    for size, side in steps:
-        bench.row(step(size, side, sets=SETS, compiled=True))
-    bench.row(decode(pixels, compiled=True))
+    for compiled in (False, True):
+        for size, side in steps:
+            bench.row(step(size, side, sets=SETS, compiled=compiled))
+        bench.row(decode(pixels, compiled=compiled))
+        for clip in clips:
+            bench.row(clip_step(*clip, compiled=compiled), FEW)
+    bench.row(clip_decode(*video), FEW)
     if bench.report["left_out"]:
         print(f"{bench.report['left_out']} figures left out: the time was over")
     return int(bool(bench.report["failed"]))
@@ -76,7 +92,7 @@ class Bench:
         conditions = record.conditions(device, "bfloat16")
         name = re.sub(r"[^a-z0-9]+", "_", conditions["device"].lower()).strip("_")
         self.path = output / f"gpu_{name}.json"
-        self.report = {"baseline": "diffusers" if sana.DIFFUSERS else "ours, eager", "conditions": conditions,
+        self.report = {"baseline": "diffusers" if sides.DIFFUSERS else "ours, eager", "conditions": conditions,
                        "checks": [], "rows": [], "host_rows": [], "failed": [], "left_out": 0}
         print(f"{conditions['device']}, torch {torch.__version__}, baseline: {self.report['baseline']}", flush=True)
 
@@ -106,18 +122,18 @@ class Bench:
         del half
         self.release()
 
-    def row(self, make):
+    def row(self, make, pairs=None):
         """One case, timed twice: on the GPU, and by the wall clock, which sees the host when launching takes longer."""
         if time.monotonic() > self.end:
             self.report["left_out"] += 1
             self.write()
             return
         try:
-            case = make()
+            case, pairs = make(), pairs or PAIRS
             clock = harness.CudaClock() if self.cuda else None
             sync = torch.cuda.synchronize if self.cuda else lambda: None
-            found = harness.measure(case, PAIRS, WARMUP, clock, self.cuda)
-            host = harness.measure(replace(case, name=case.name + ", wall clock"), PAIRS, 1, harness.WallClock(sync=sync), self.cuda)
+            found = harness.measure(case, pairs, min(WARMUP, pairs), clock, self.cuda)
+            host = harness.measure(replace(case, name=case.name + ", wall clock"), pairs, 1, harness.WallClock(sync=sync), self.cuda)
         except (harness.ParityError, torch.cuda.OutOfMemoryError) as error:
             print(f"FAILED: {error}", flush=True)
             self.report["failed"].append(str(error))

@@ -13,7 +13,7 @@ import gc
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Callable
 
@@ -181,8 +181,9 @@ def row_to_json(row):
 
 
 def row_from_json(data):
+    """The Row in a JSON object, whatever stands beside it there."""
     spreads = {name: Spread(**data[name]) for name in ("ratio", "noise", "ours", "baseline")}
-    return Row(**{**data, **spreads})
+    return Row(**{field.name: spreads.get(field.name, data[field.name]) for field in fields(Row)})
 
 
 HEADER = f"{'case':54s} {'rel. L2':>8s} {'ours':>9s} {'baseline':>9s}  {'ratio (quartiles)':22s} {'base/base':>14s}  peak MiB"

@@ -71,3 +71,9 @@ def write(path, data):
     part = path.with_suffix(".part")
     part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
+
+
+def put_row(path, row):
+    """row into the JSON list at path, in place of the one with its name."""
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    write(path, [old for old in rows if old["name"] != row["name"]] + [row])

@@ -5,7 +5,7 @@ On a machine without diffusers the baseline is our own model, never compiled: wh
 
 from __future__ import annotations
 
-import importlib.util
+from functools import partial
 
 import torch
 
@@ -13,14 +13,13 @@ from ..sana_core import autoencoder_checkpoint, checkpoint
 from ..sana_core.autoencoder import AutoencoderDC, DCAEParams
 from ..sana_core.config import SanaParams
 from ..sana_core.transformer import SanaTransformer
+from . import sides
 from .harness import Case
 
 SIZES = {
     "0.6B": SanaParams(num_layers=28, num_attention_heads=36, num_cross_attention_heads=16, cross_attention_head_dim=72),
     "1.6B": SanaParams(num_layers=20, num_attention_heads=70, num_cross_attention_heads=20, cross_attention_head_dim=112),
 }
-LIMITS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-DIFFUSERS = importlib.util.find_spec("diffusers") is not None
 TOKENS = 300   # what Sana pads a prompt to
 PROMPT = 120   # tokens of the prompt in these cases; the empty prompt beside it has one
 
@@ -49,11 +48,9 @@ def random_transformer(params, device):
 def transformers(params, device, dtype):
     """(ours, the baseline) on the same tensors."""
     torch.manual_seed(0)
-    baseline = (diffusers_transformer if DIFFUSERS else random_transformer)(params, device).to(dtype)
-    ours = SanaTransformer(params, device="meta")
-    # In diffusers' layout or already in ours; assigned, hence shared and not copied.
-    ours.load_state_dict(checkpoint.to_canonical(baseline.state_dict(), "diffusers"), assign=True)
-    return [model.eval().requires_grad_(False) for model in (ours, baseline)]
+    baseline = (diffusers_transformer if sides.DIFFUSERS else random_transformer)(params, device).to(dtype)
+    return sides.sharing(SanaTransformer(params, device="meta"), baseline,
+                         partial(checkpoint.to_canonical, layout="diffusers"))
 
 
 def step_inputs(params, pixels, device, dtype, sets=1, prompt=PROMPT):
@@ -74,22 +71,15 @@ def step(size, pixels, device="cpu", dtype=torch.float32, sets=1, prompt=PROMPT,
     params = SIZES[size]
     ours, baseline = transformers(params, device, dtype)
     if compiled:
-        compile_blocks([ours.transformer_blocks] + [baseline.transformer_blocks] * DIFFUSERS)
+        sides.compile_blocks([ours.transformer_blocks] + [baseline.transformer_blocks] * sides.DIFFUSERS)
 
     def call_diffusers(x, timestep, context, mask):
         return baseline(x, encoder_hidden_states=context, timestep=timestep, encoder_attention_mask=mask,
                         return_dict=False)[0]
 
     return Case(f"Sana {size} step, {pixels} px, batch 2, {prompt} tokens" + ", compiled" * compiled,
-                ours, call_diffusers if DIFFUSERS else baseline,
-                step_inputs(params, pixels, device, dtype, sets, prompt), LIMITS[dtype])
-
-
-def compile_blocks(stacks):
-    """torch.compile for every block of each stack: equal blocks share one compilation, so it takes seconds, not minutes."""
-    for stack in stacks:
-        for block in stack:
-            block.compile(dynamic=False)
+                ours, call_diffusers if sides.DIFFUSERS else baseline,
+                step_inputs(params, pixels, device, dtype, sets, prompt), sides.LIMITS[dtype])
 
 
 def diffusers_autoencoder(params, device):
@@ -107,30 +97,24 @@ def autoencoders(device, dtype):
     """(ours, the baseline) of DC-AE on the same tensors."""
     torch.manual_seed(0)
     params = DCAEParams()
-    baseline = (diffusers_autoencoder(params, device) if DIFFUSERS else AutoencoderDC(params, device=device)).to(dtype)
-    ours = AutoencoderDC(params, device="meta")
-    ours.load_state_dict(autoencoder_checkpoint.to_canonical(baseline.state_dict(), "diffusers"), assign=True)
-    return [model.eval().requires_grad_(False) for model in (ours, baseline)]
-
-
-def first(call):
-    """A call that gives the first of the tuple that call gives."""
-    return lambda x: call(x, return_dict=False)[0]
+    baseline = (diffusers_autoencoder(params, device) if sides.DIFFUSERS else AutoencoderDC(params, device=device)).to(dtype)
+    return sides.sharing(AutoencoderDC(params, device="meta"), baseline,
+                         partial(autoencoder_checkpoint.to_canonical, layout="diffusers"))
 
 
 def decode(pixels, device="cpu", dtype=torch.float32, compiled=False):
     """DC-AE decode of one picture -> Case."""
     ours, baseline = autoencoders(device, dtype)
     if compiled:
-        compile_blocks([[ours.decoder]] + [[baseline.decoder]] * DIFFUSERS)
+        sides.compile_blocks([[ours.decoder]] + [[baseline.decoder]] * sides.DIFFUSERS)
     z = torch.randn(1, 32, pixels // 32, pixels // 32, device=device).to(dtype)
     return Case(f"DC-AE decode, {pixels} px" + ", compiled" * compiled, ours.decode,
-                first(baseline.decode) if DIFFUSERS else baseline.decode, [(z,)], LIMITS[dtype])
+                sides.first(baseline.decode) if sides.DIFFUSERS else baseline.decode, [(z,)], sides.LIMITS[dtype])
 
 
 def encode(pixels, device="cpu", dtype=torch.float32):
     """DC-AE encode of one picture -> Case."""
     ours, baseline = autoencoders(device, dtype)
     x = (torch.rand(1, 3, pixels, pixels, device=device) * 2 - 1).to(dtype)
-    return Case(f"DC-AE encode, {pixels} px", ours.encode, first(baseline.encode) if DIFFUSERS else baseline.encode,
-                [(x,)], LIMITS[dtype])
+    return Case(f"DC-AE encode, {pixels} px", ours.encode, sides.first(baseline.encode) if sides.DIFFUSERS else baseline.encode,
+                [(x,)], sides.LIMITS[dtype])

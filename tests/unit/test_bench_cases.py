@@ -1,11 +1,13 @@
 """What bench/ measures, on tiny models: both sides share their weights, agree, and land in the JSON."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from sanacog.bench import accuracy, cli, gpu, harness, sana
+from sanacog.bench import accuracy, cli, cogvideox, gpu, harness, sana, sides
+from sanacog.cogvideo_core.config import CogVideoParams, CogVideoVAEParams
 from sanacog.sana_core.autoencoder import DCAEParams
 from sanacog.sana_core.config import SanaParams
 
@@ -17,21 +19,29 @@ TINY_DCAE = DCAEParams(
     encoder_layers_per_block=(1,) * 6, decoder_layers_per_block=(1,) * 6,
     encoder_qkv_multiscales=((),) * 4 + ((5,),) * 2, decoder_qkv_multiscales=((),) * 4 + ((5,),) * 2)
 
+TINY_VIDEO = CogVideoParams(num_layers=2, num_attention_heads=2, text_embed_dim=24, max_text_seq_length=12)
+TINY_VAE = CogVideoVAEParams(block_out_channels=(8, 16, 16, 32), layers_per_block=1, norm_num_groups=4)
+
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setattr(sana, "SIZES", {"tiny": TINY})
     monkeypatch.setattr(sana, "DCAEParams", lambda: TINY_DCAE)
+    monkeypatch.setattr(cogvideox, "VARIANTS", {"tiny": TINY_VIDEO, "tiny 1.5": replace(TINY_VIDEO, patch_size_t=2)})
+    monkeypatch.setattr(cogvideox, "VAE", TINY_VAE)
 
 
 @pytest.fixture(params=["diffusers", "ours"])
 def baseline(request, monkeypatch):
     if request.param == "diffusers":
         pytest.importorskip("diffusers")
-    monkeypatch.setattr(sana, "DIFFUSERS", request.param == "diffusers")
+    monkeypatch.setattr(sides, "DIFFUSERS", request.param == "diffusers")
 
 
-CASES = {"step": lambda: sana.step("tiny", 128), "decode": lambda: sana.decode(64), "encode": lambda: sana.encode(64)}
+CASES = {"step": lambda: sana.step("tiny", 128), "decode": lambda: sana.decode(64), "encode": lambda: sana.encode(64),
+         "video step": lambda: cogvideox.step("tiny", 3, 48, 64, layers=1, batch=2),
+         "1.5 step": lambda: cogvideox.step("tiny 1.5", 4, 64, 48),
+         "video decode": lambda: cogvideox.decode(9, 32, 48), "video encode": lambda: cogvideox.encode(9, 32, 48)}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -44,7 +54,9 @@ def test_sides_agree(baseline, name):
 
 
 def test_weights_are_shared_and_not_copied(baseline):
-    for make in (lambda: sana.transformers(TINY, "cpu", torch.float32), lambda: sana.autoencoders("cpu", torch.float32)):
+    for make in (lambda: sana.transformers(TINY, "cpu", torch.float32), lambda: sana.autoencoders("cpu", torch.float32),
+                 lambda: cogvideox.transformers(TINY_VIDEO, "cpu", torch.float32),
+                 lambda: cogvideox.autoencoders("cpu", torch.float32)):
         places = [{p.data_ptr() for p in model.parameters()} for model in make()]
         assert places[0] == places[1]
 
@@ -59,32 +71,40 @@ def test_inputs_are_those_of_one_guided_step():
 def quick_gpu(monkeypatch):
     monkeypatch.setattr(gpu, "PAIRS", 2)
     monkeypatch.setattr(gpu, "WARMUP", 1)
-    monkeypatch.setattr(sana, "compile_blocks", lambda stacks: compiled.append([len(s) for s in stacks]))
+    monkeypatch.setattr(gpu, "FEW", 2)
+    monkeypatch.setattr(gpu, "LAYERS", 1)
+    monkeypatch.setattr(gpu, "VIDEO_CHECK", (1, 16, 16))
+    monkeypatch.setattr(sides, "compile_blocks", lambda stacks: compiled.append([len(s) for s in stacks]))
     compiled = []
     return compiled
 
 
 def run_gpu(folder, minutes=7.0):
-    status = gpu.measure_all(folder, minutes, steps=[("tiny", 64)], pixels=32, device="cpu")  # bf16 is slow here
+    status = gpu.measure_all(folder, minutes, steps=[("tiny", 64)], pixels=32, clips=[("tiny", 2, 32, 48)],
+                             video=(1, 16, 16), device="cpu")  # bf16 is slow here
     return status, json.loads((folder / "gpu_cpu.json").read_text())
 
 
 def test_gpu_figures(baseline, quick_gpu, tmp_path, monkeypatch):
-    monkeypatch.setitem(sana.LIMITS, torch.bfloat16, 5e-2)  # two layers of random weights, not a real model
+    monkeypatch.setitem(sides.LIMITS, torch.bfloat16, 5e-2)  # two layers of random weights, not a real model
     status, report = run_gpu(tmp_path)
     assert status == 0 and not report["failed"]
-    assert [c["name"] for c in report["checks"]] == ["Sana tiny step, 512 px, batch 2, 120 tokens", "DC-AE decode, 32 px"]
+    assert [c["name"] for c in report["checks"]] == [
+        "Sana tiny step, 512 px, batch 2, 120 tokens", "DC-AE decode, 32 px",
+        "CogVideoX tiny step, 1 layers, 524 tokens, batch 1", "CogVideoX VAE decode, 1 frames, 16 x 16 px"]
     assert all(c["fp32"] < 1e-5 < c["ours_bf16"] < 5e-2 for c in report["checks"])
     assert [r["name"] for r in report["rows"]] == [
         "Sana tiny step, 64 px, batch 2, 120 tokens", "DC-AE decode, 32 px",
-        "Sana tiny step, 64 px, batch 2, 120 tokens, compiled", "DC-AE decode, 32 px, compiled"]
-    assert len(report["host_rows"]) == 4
-    assert quick_gpu == ([[2, 2], [1, 1]] if sana.DIFFUSERS else [[2], [1]])
+        "CogVideoX tiny step, 1 layers, 24 tokens, batch 1",
+        "Sana tiny step, 64 px, batch 2, 120 tokens, compiled", "DC-AE decode, 32 px, compiled",
+        "CogVideoX tiny step, 1 layers, 24 tokens, batch 1, compiled", "CogVideoX VAE decode, 1 frames, 16 x 16 px"]
+    assert len(report["host_rows"]) == 7
+    assert quick_gpu == ([[2, 2], [1, 1], [1, 1]] if sides.DIFFUSERS else [[2], [1], [1]])
 
 
 def test_gpu_figures_stop_at_the_time(quick_gpu, tmp_path):
     status, report = run_gpu(tmp_path, minutes=0)
-    assert (status, report["rows"], report["left_out"], len(report["checks"])) == (0, [], 4, 2)
+    assert (status, report["rows"], report["left_out"], len(report["checks"])) == (0, [], 7, 4)
 
 
 def test_gpu_figures_fail_on_a_wrong_model(quick_gpu, tmp_path, monkeypatch):
@@ -96,27 +116,28 @@ def test_gpu_figures_fail_on_a_wrong_model(quick_gpu, tmp_path, monkeypatch):
         return ours, theirs
     monkeypatch.setattr(sana, "transformers", wrong)
     status, report = run_gpu(tmp_path)
-    assert status == 1 and len(report["failed"]) == 3  # the check and two rows; DC-AE's were right
-    assert len(report["rows"]) == 2
+    assert status == 1 and len(report["failed"]) == 3  # Sana's check and two rows; the others were right
+    assert len(report["rows"]) == 5
 
 
 def test_cpu_figures_are_printed_and_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "CPU_CASES", {"step": (CASES["step"], 2, 1), "encode": (CASES["encode"], 2, 1)})
+    monkeypatch.setattr(cli, "CPU_CASES", {name: (CASES[name], 2, 1, "cpu.json") for name in ("step", "encode")})
     assert cli.main(["step", "encode", "--output", str(tmp_path)]) == 0
-    data = json.loads((tmp_path / "sana_cpu.json").read_text())
-    assert [row["name"] for row in data["rows"]] == ["Sana tiny step, 128 px, batch 2, 120 tokens", "DC-AE encode, 64 px"]
-    assert data["conditions"]["clock"] == "wall" and data["failed"] == []
-    assert harness.row_from_json(data["rows"][0]).pairs == 2
     assert capsys.readouterr().out.count("ms") == 4
+    cli.main(["step", "--pairs", "3", "--output", str(tmp_path)])
+    rows = {row["name"]: row for row in json.loads((tmp_path / "cpu.json").read_text())}
+    step, encode = rows["Sana tiny step, 128 px, batch 2, 120 tokens"], rows["DC-AE encode, 64 px"]
+    assert len(rows) == 2 and step["conditions"]["clock"] == "wall" and step["conditions"]["dtype"] == "float32"
+    assert (harness.row_from_json(step).pairs, harness.row_from_json(encode).pairs) == (3, 2)
 
 
 def test_cpu_figures_fail_on_a_wrong_model(tmp_path, monkeypatch, capsys):
     case = sana.encode(64)
     case.ours = lambda x: case.baseline(x) * 1.001
-    monkeypatch.setattr(cli, "CPU_CASES", {"encode": (lambda: case, 2, 1)})
+    monkeypatch.setattr(cli, "CPU_CASES", {"encode": (lambda: case, 2, 1, "cpu.json")})
     assert cli.main(["encode", "--output", str(tmp_path)]) == 1
     assert "not timed" in capsys.readouterr().out
-    assert json.loads((tmp_path / "sana_cpu.json").read_text())["rows"] == []
+    assert not (tmp_path / "cpu.json").exists()
 
 
 @pytest.mark.parametrize("args, message", [(["stpe"], "stpe"), (["--pairs", "1"], "at least 2"), (["--clock", "cpu"], "--threads 1")])
