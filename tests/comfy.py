@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from sanacog.client import Client, Failed, Refused, reasons
 
@@ -37,12 +37,14 @@ class Comfy(Client):
         return full
 
     def run_prompt(self, prompt, timeout_s=600, **extra):
-        """Run a prompt to its end; returns the `Result`, with `images`: a list of uint8 arrays (H, W, 3).
+        """Run a prompt to its end; returns the `Result`, with `clips`: {file name: frames_of the file}, and `images`:
+        the frames of all files in one list.
 
         Raises Refused or Failed.
         """
         result = self.run(self.completed(prompt), timeout_s, **extra)
-        result.images = [np.array(Image.open(io.BytesIO(self.file(entry))).convert("RGB")) for entry in result.files()]
+        result.clips = {entry["filename"]: frames_of(entry["filename"], self.file(entry)) for entry in result.files()}
+        result.images = [frame for clip in result.clips.values() for frame in clip]
         return result
 
     def expect_error(self, prompt, timeout_s=600):
@@ -64,6 +66,16 @@ class Comfy(Client):
         preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
         image, = self.run_prompt({"1": picture, "2": preview}).images
         assert image.shape == (32, 32, 3)
+
+
+def frames_of(name, data):
+    """Frames (T, H, W, 3), uint8, of an mp4, an animated picture or a picture."""
+    if name.endswith(".mp4"):
+        import av  # comes with ComfyUI
+
+        with av.open(io.BytesIO(data)) as file:
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+    return np.stack([np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(Image.open(io.BytesIO(data)))])
 
 
 def default(spec):

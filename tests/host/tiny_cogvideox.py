@@ -70,3 +70,18 @@ def save_t5(path, **changes):
     weights["spiece_model"] = torch.frombuffer(bytearray(sentencepiece_model()), dtype=torch.uint8)
     return save({key: t for key, t in (weights | changes).items() if t is not None}, path,
                 {"max_text_seq_length": TOKENS})
+
+
+def save_fun_models(folder):
+    """Fun models, inpaint and control, with random weights: otherwise as the embedded transformer, so that they go with
+    the embedded text encoder and VAE."""
+    from sanacog import installation
+    from sanacog.cogvideo_core.config import identify
+    from sanacog.storage import open_checkpoint
+
+    embedded = open_checkpoint(installation.ROOT / "models" / "diffusion_models" / "sanacog_tiny_cogvideox.safetensors")
+    params = identify(embedded.shapes, embedded.config).params
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for kind in ("inpaint", "control"):
+        extra = replace(params, in_channels=16 + CONDITIONING[kind], conditioning=kind)
+        save_transformer(Path(folder) / f"random_fun_{kind}.safetensors", extra)

@@ -1,4 +1,5 @@
-"""The pictures that shipped workflows load are drawn by the training's own drawing code, and stay what it draws."""
+"""The pictures and clips that shipped workflows load are drawn by the training's own drawing code, and stay what it
+draws."""
 
 from pathlib import Path
 
@@ -6,9 +7,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sanacog.training import shapes
+from sanacog.training import clips, shapes
 
 INPUT = Path(__file__).resolve().parents[2] / "workflows" / "input"
+CLIP = ("yellow", "square", "purple", "right")
 
 
 def drawn(colour: str, shape: str, background: str) -> np.ndarray:
@@ -16,6 +18,13 @@ def drawn(colour: str, shape: str, background: str) -> np.ndarray:
              shapes.SIZES.index("large"), shapes.PLACES.index("centre"))
     picture = shapes.draw(torch.tensor([scene]))[0]
     return ((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+
+
+def clip(colour: str, shape: str, background: str, direction: str) -> np.ndarray:
+    """Frames (9, 96, 96, 3)."""
+    scene = (shapes.COLOURS.index(colour), shapes.SHAPES.index(shape), shapes.COLOURS.index(background),
+             clips.DIRECTIONS.index(direction))
+    return (clips.to_frames(clips.draw(torch.tensor([scene])))[0] * 255).round().astype(np.uint8)
 
 
 def test_circle():
@@ -29,3 +38,21 @@ def test_masked():
     alpha = np.full((256, 256), 255, np.uint8)
     alpha[32:224, 32:224] = 0
     assert np.array_equal(picture, np.dstack([drawn("red", "circle", "yellow"), alpha]))
+
+
+def test_first_and_last_frame():
+    """For image to video, and for Fun inpainting between the two."""
+    frames = clip(*CLIP)
+    for name, frame in (("sanacog_first_frame.png", frames[0]), ("sanacog_last_frame.png", frames[-1])):
+        assert np.array_equal(np.array(Image.open(INPUT / name)), frame)
+
+
+def test_moving_square():
+    """For video to video; its codec stores every other pixel's colour, and not exactly."""
+    import av  # comes with ComfyUI
+
+    with av.open(str(INPUT / "sanacog_moving_square.mp4")) as file:
+        assert file.streams.video[0].average_rate == clips.RATE
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+    assert frames.shape == (9, 96, 96, 3)
+    assert np.abs(frames.astype(int) - clip(*CLIP)).mean() < 4
