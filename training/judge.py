@@ -21,7 +21,8 @@ MIN_OVERLAP = 0.72  # below it, the blob is none of the shapes
 
 @dataclass(frozen=True)
 class Verdict:
-    """Names from the tables of `shapes`, None where nothing could be told; overlap is the best mask's, in [0, 1]."""
+    """Names from the tables of `shapes`, None where nothing could be told; overlap is the best mask's, in [0, 1];
+    centre (x, y) of the blob's mass, in shares of the picture's sides, also where the blob is none of the shapes."""
 
     background: str
     colour: str | None = None
@@ -29,6 +30,7 @@ class Verdict:
     size: str | None = None
     place: str | None = None
     overlap: float = 0.0
+    centre: tuple[float, float] | None = None
 
 
 def judge(picture: np.ndarray) -> Verdict:
@@ -68,12 +70,12 @@ def judge(picture: np.ndarray) -> Verdict:
         if score > overlap:
             best, overlap, centre_x, centre_y, radius = index, float(score), left, top, r
     if overlap < MIN_OVERLAP:
-        return Verdict(background, colour, overlap=overlap)
+        return Verdict(background, colour, overlap=overlap, centre=(x / GRID, y / GRID))
     large, little = (r * GRID / shapes.PICTURE for r in shapes.RADII)
     centres = np.array(shapes.CENTRES) * GRID / shapes.PICTURE + GRID / 2
     place = int(np.argmin(((centres - (centre_x, centre_y)) ** 2).sum(axis=1)))
     size = shapes.SIZES[0 if radius > (large * little) ** 0.5 else 1]
-    return Verdict(background, colour, shapes.SHAPES[best], size, shapes.PLACES[place], overlap)
+    return Verdict(background, colour, shapes.SHAPES[best], size, shapes.PLACES[place], overlap, (x / GRID, y / GRID))
 
 
 def agreement(pictures, scenes) -> dict[str, list[bool]]:

@@ -8,7 +8,7 @@ import torch
 from sanacog.sana_core import checkpoint
 from sanacog.sana_core.autoencoder_checkpoint import identify_autoencoder
 from sanacog.sana_core.config import identify
-from sanacog.training import autoencoder, cli, gemma, loop, transformer
+from sanacog.training import autoencoder, cli, gemma, loop, sana, transformer
 
 SMOKE = ["tiny-sana", "--steps", "3", "--pictures", "32", "--cases", "8", "--device", "cpu"]
 
@@ -20,7 +20,7 @@ def train(folder, *more):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    for stage in cli.STAGES:
+    for stage in sana.Sana.stages:
         train(folder, "--stage", stage)
     return folder
 
@@ -31,11 +31,11 @@ def exported(whole):
     return whole
 
 
-@pytest.mark.parametrize("stage", cli.STAGES)
+@pytest.mark.parametrize("stage", sana.Sana.stages)
 def test_resumed_equals_uninterrupted(stage, whole, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
-    for earlier in cli.STAGES[: cli.STAGES.index(stage)]:
+    for earlier in sana.Sana.stages[: sana.Sana.stages.index(stage)]:
         for end in ("pt", "json"):
             (work / f"{earlier}.{end}").write_bytes((whole / "work" / f"{earlier}.{end}").read_bytes())
     train(tmp_path, "--stage", stage, "--stop-at", "1")
@@ -58,9 +58,9 @@ def read(path):
 
 
 def test_exported_transformer_is_identified(exported):
-    tensors, config = read(exported / "models" / cli.FILES["transformer"])
+    tensors, config = read(exported / "models" / sana.FILES["transformer"])
     shapes = {k: tuple(v.shape) for k, v in tensors.items()}
-    found = identify(shapes, config, cli.FILES["transformer"])
+    found = identify(shapes, config, sana.FILES["transformer"])
     assert found.params == transformer.PARAMS and found.layout == "diffusers"
     checkpoint.check_shapes(shapes, found)
     assert all(t.dtype == torch.float16 for t in tensors.values())
@@ -68,15 +68,15 @@ def test_exported_transformer_is_identified(exported):
 
 
 def test_exported_autoencoder_is_identified(exported):
-    tensors, config = read(exported / "models" / cli.FILES["autoencoder"])
+    tensors, config = read(exported / "models" / sana.FILES["autoencoder"])
     found = identify_autoencoder({k: tuple(v.shape) for k, v in tensors.items()}, config, "x")
     assert found.layout == "diffusers" and found.params == autoencoder.build().params
 
 
 def test_exported_text_encoder_reads_like_the_trained_one(exported):
-    tensors, config = read(exported / "models" / cli.FILES["text"])
+    tensors, config = read(exported / "models" / sana.FILES["text"])
     model, tokenizer = gemma.from_file(tensors, config)
-    training = cli.Training(cli.arguments([*SMOKE, "--work", str(exported / "work")]))
+    training = sana.Sana(cli.arguments([*SMOKE, "--work", str(exported / "work")]))
     trained = training.done("text").modules
     prompt = ["a large red circle on a blue background"]
     ours, _ = gemma.encode_prompts(model, tokenizer, prompt, True)
