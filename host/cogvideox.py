@@ -107,6 +107,12 @@ class CogVideoXModel(comfy.model_base.BaseModel):
                 logging.info("CogVideoX: no picture or video was given to a model that takes one; it goes by the text alone")
         return condition_channels(params, noise, latent, mask, kwargs.get("cogvideox_condition_scale"))
 
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
+        window = transformer_options.get("context_window")
+        if window is not None and c_concat is not None and c_concat.shape[2] != x.shape[2]:
+            c_concat = window.get_tensor(c_concat, x.device, dim=2)  # older hosts leave that to no one
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
     def extra_conds(self, **kwargs):
         context = kwargs.get("cross_attn")
         check_context(context, self.model_config.params)

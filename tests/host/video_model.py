@@ -84,8 +84,8 @@ def sample(host, model, start=None, latent=None, steps=3, cfg=3.0, sampler=None,
                          sampler or host.samplers.cogvideox_ddim(), sigmas, mask, callback, True, seed)
 
 
-def reference(params, start, steps=3, cfg=3.0, channels=None):
-    """The core alone: CFG around the bare transformer, the reference's DDIM; in the VAE's scale."""
+def velocity_of(params, cfg=3.0, channels=None):
+    """v(x, timestep: int) of the bare transformer, guided, with `channels` behind the latent."""
     core = tinycog.transformer(params)
 
     def velocity(x, timestep):
@@ -93,7 +93,12 @@ def reference(params, start, steps=3, cfg=3.0, channels=None):
         t = torch.full((len(x),), float(timestep))
         c, u = (core(x, t, random(1, TOKENS, TEXT_WIDTH, seed=100 + i).expand(len(x), -1, -1)) for i in (0, 1))
         return u + cfg * (c - u)
-    return schedule.ddim(velocity, start, steps, params.snr_shift_scale) / params.scaling_factor
+    return velocity
+
+
+def reference(params, start, steps=3, cfg=3.0, channels=None):
+    """The core alone with the reference's DDIM; in the VAE's scale."""
+    return schedule.ddim(velocity_of(params, cfg, channels), start, steps, params.snr_shift_scale) / params.scaling_factor
 
 
 def apart(a, b):
