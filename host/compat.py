@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from contextlib import nullcontext
 
+import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.sample
+import comfy.utils
+import torch
 from comfy_api.latest import io
 
 _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
@@ -40,3 +44,29 @@ def assign_keywords(patcher, load_function) -> dict:
 def corrects_empty_latents() -> bool:
     """Whether the host resizes an empty latent that was made for 8 px a latent pixel (0.11 and newer)."""
     return accepts(comfy.sample.fix_empty_latent_channels, "downscale_ratio_spacial")
+
+
+def on_device(device):
+    """Context in which a VAE works on a device other than the main one (0.23 and newer), else one that does nothing."""
+    return mm.cuda_device_context(device) if hasattr(mm, "cuda_device_context") else nullcontext()
+
+
+def vae_output_dtype(vae) -> torch.dtype:
+    """What the host keeps pictures and latents as."""
+    return vae.vae_output_dtype() if hasattr(vae, "vae_output_dtype") else torch.float32
+
+
+def t5_quantisation(state_dict: dict, metadata: dict) -> tuple[dict, dict]:
+    """(weights, model options) of a T5 file in one of the host's quantised forms; unchanged and empty for others.
+
+    state_dict: names as in the network. metadata: of the safetensors file.
+    """
+    if hasattr(comfy.utils, "convert_old_quants"):  # 0.4 and newer know one form, and turn the others into it
+        state_dict, _ = comfy.utils.convert_old_quants(dict(state_dict), metadata=metadata)
+        quantised = comfy.utils.detect_layer_quantization(state_dict, "")
+        return state_dict, {} if quantised is None else {"t5xxl_quantization_metadata": quantised}
+    if "scaled_fp8" in state_dict:
+        return state_dict, {"t5xxl_scaled_fp8": state_dict["scaled_fp8"].dtype}
+    if "_quantization_metadata" in metadata:
+        return state_dict, {"quantization_metadata": metadata["_quantization_metadata"]}
+    return state_dict, {}

@@ -1,0 +1,52 @@
+"""From an autoencoder and its weights to the host's VAE: the one recipe."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+
+import comfy.model_management as mm
+import comfy.sd
+
+from .compat import assign_keywords, model_patcher
+
+
+def to_unit(picture):
+    """[-1, 1] -> [0, 1], in place and returned: newer hosts ignore the return value, older ones use it."""
+    return picture.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
+
+
+def native_vae(model, state_dict: dict, working_dtypes: list, kind=comfy.sd.VAE, disable_dynamic: bool = False):
+    """The host's VAE around `model`, which the caller then tells sizes and memory.
+
+    model: a module with encode and decode, made of the host's operations, its weights not yet filled. state_dict: by
+    the module's names, complete. working_dtypes: what it may compute in, best first. kind: the class of the result.
+    """
+    with _without("No VAE weights"):
+        vae = kind(sd={})  # fills every attribute that this host's VAE has
+    vae.process_output = to_unit
+    vae.working_dtypes = working_dtypes
+    vae.device = mm.vae_device()
+    vae.vae_dtype = mm.vae_dtype(vae.device, vae.working_dtypes)
+    vae.output_device = mm.intermediate_device()
+    vae.first_stage_model = model.eval().to(vae.vae_dtype)
+    if hasattr(mm, "archive_model_dtypes"):  # dynamic patchers read what each weight is to become
+        mm.archive_model_dtypes(model)
+    vae.patcher = model_patcher(model, vae.device, mm.vae_offload_device(), disable_dynamic)
+    model.load_state_dict(state_dict, **assign_keywords(vae.patcher, model.load_state_dict))
+    vae.size = None
+    vae.model_size()
+    return vae
+
+
+@contextmanager
+def _without(text):
+    """Keep log records that contain `text` back."""
+    def keep(record):
+        return text not in record.getMessage()
+
+    logging.getLogger().addFilter(keep)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(keep)
