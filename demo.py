@@ -1,4 +1,6 @@
-"""python run.py demo: a headless ComfyUI draws prompts with the embedded tiny Sana. Runs in the environment."""
+"""python run.py demo: a headless ComfyUI draws prompts with the embedded tiny Sana, and makes two videos of one with the
+embedded tiny CogVideoX: from the text, and from a picture that Sana draws. Runs in the environment.
+"""
 
 import argparse
 import json
@@ -13,20 +15,26 @@ from .client import Client
 from .launcher import Server
 
 ROOT = Path(__file__).resolve().parent
-WORKFLOW = ROOT / "workflows" / "api" / "sana_quickstart.json"
+WORKFLOWS = ROOT / "workflows" / "api"
+WORKFLOW = WORKFLOWS / "sana_quickstart.json"
 PROMPTS = ["a large red circle on a blue background", "a large yellow square on a purple background",
            "a large green triangle on a white background", "a large orange ring on a black background"]
+VIDEO_WORKFLOWS = ("cogvideox_text_to_video", "sana_to_cogvideox")
+VIDEO_PROMPT = "a red circle moving right on a white background"
 
 
 def parser():
-    parser = argparse.ArgumentParser(prog="run.py demo", description=__doc__.split(":")[1].split(". ")[0].strip())
+    parser = argparse.ArgumentParser(prog="run.py demo", description="Draw with the embedded tiny Sana, and make two videos "
+                                     "with the embedded tiny CogVideoX: from text, and from a picture that Sana draws.")
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; give it more than once for "
                         "more pictures (default: four prompts of the tiny model's world)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the first picture; the next ones count up "
-                        "(default: %(default)s)")
+    parser.add_argument("--video-prompt", default=VIDEO_PROMPT, metavar="TEXT",
+                        help="what the videos show (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the first picture, and of the videos; the "
+                        "next pictures' count up (default: %(default)s)")
     parser.add_argument("--steps", type=positive, help="sampling steps (default: the workflow's)")
     parser.add_argument("--output", type=Path, default=ROOT / "output", metavar="DIR",
-                        help="folder for the pictures (default: output/)")
+                        help="folder for the pictures and videos (default: output/)")
     return parser
 
 
@@ -37,13 +45,19 @@ def positive(text):
 
 
 def filled(workflow, prompt, seed, steps):
-    """The workflow (API form) with these in its sampler, and the text in the node that is the sampler's positive."""
+    """The workflow (API form) with these in its samplers, and the text where their positive prompt comes from."""
     workflow = json.loads(json.dumps(workflow))
-    sampler = next(node["inputs"] for node in workflow.values() if node["class_type"] == "KSampler")
-    sampler["seed"] = seed
-    if steps:
-        sampler["steps"] = steps
-    workflow[sampler["positive"][0]]["inputs"]["text"] = prompt
+    for sampler in [node["inputs"] for node in workflow.values() if node["class_type"] == "KSampler"]:
+        sampler["seed"] = seed
+        if steps:
+            sampler["steps"] = steps
+        encoder = sampler
+        while "text" not in encoder:  # past nodes that add a picture to the prompt
+            encoder = workflow[encoder["positive"][0]]["inputs"]
+        if isinstance(encoder["text"], list):  # one text for several encoders
+            workflow[encoder["text"][0]]["inputs"]["value"] = prompt
+        else:
+            encoder["text"] = prompt
     return workflow
 
 
@@ -60,13 +74,13 @@ def write_whole(path, data):
         raise
 
 
-def file_name(number, prompt):
+def file_name(number, prompt, kind="sana", ending="png"):
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
-    return f"sana_{number}_{words[:60].rstrip('-') or 'picture'}.png"
+    return f"{kind}_{number}_{words[:60].rstrip('-') or 'picture'}.{ending}"
 
 
 class Progress:
-    """One line: it is written over where there is a terminal, else it is written once, when the picture is done."""
+    """One line: it is written over where there is a terminal, else it is written once, when it is done."""
 
     def __init__(self, count):
         self.count, self.number, self.prompt = count, 0, ""
@@ -82,7 +96,7 @@ class Progress:
 
     def show(self, state, end="\r"):
         if self.live or end == "\n":
-            print(f"[{self.number}/{self.count}] {self.prompt[:60]}: {state}".ljust(90 if self.live else 0),
+            print(f"[{self.number}/{self.count}] {self.prompt[:70]}: {state}".ljust(100 if self.live else 0),
                   end=end, flush=True)
 
 
@@ -107,6 +121,23 @@ def contact_sheet(pictures, prompts):
     return sheet
 
 
+def film_strips(clips, captions):
+    """The frames of animated pictures in one, a clip a row under its caption; returns a PIL image."""
+    from PIL import Image, ImageDraw, ImageFont, ImageSequence
+
+    clips = [[frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(BytesIO(data)))] for data in clips]
+    font, gap, line = ImageFont.load_default(size=13), 4, 24
+    width, height = (max(size) for size in zip(*(frame.size for clip in clips for frame in clip)))
+    sheet = Image.new("RGB", (gap + max(map(len, clips)) * (width + gap), len(clips) * (line + height + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (clip, caption) in enumerate(zip(clips, captions)):
+        top = row * (line + height + gap)
+        draw.text((gap, top + 4), wrapped(caption, font, sheet.width - 2 * gap)[0], "black", font)
+        for i, frame in enumerate(clip):
+            sheet.paste(frame, (gap + i * (width + gap), top + line))
+    return sheet
+
+
 def wrapped(text, font, width):
     """`text` in lines that are at most `width` pixels wide; a word that is wider is cut."""
     lines = [""]
@@ -125,24 +156,38 @@ def main(arguments, host):
     """Draw; returns the exit status. host: ComfyUI's folder. Raises LaunchError, Refused, Failed, OSError."""
     options = parser().parse_args(arguments)
     prompts = options.prompt or PROMPTS
-    workflow = json.loads(WORKFLOW.read_text("utf-8"))
     options.output.mkdir(parents=True, exist_ok=True)
-    paths, pictures = [], []
+    paths, pictures, clips = [], [], []
+
+    def save(name, data):
+        paths.append(options.output / name)
+        write_whole(paths[-1], data)
+
     print("Starting ComfyUI ...", flush=True)
     with Server(host, arguments=["--disable-api-nodes"]) as server, Client(server.url) as client:
-        progress = Progress(len(prompts))
-        for i, prompt in enumerate(prompts):
-            progress.next(prompt)
-            result = client.run(filled(workflow, prompt, options.seed + i, options.steps), timeout_s=3600,
-                                on_event=progress.event)
-            path = options.output / file_name(i + 1, prompt)
-            pictures.append(client.file(result.files()[0]))
-            write_whole(path, pictures[-1])
-            paths.append(path)
+        progress = Progress(len(prompts) + len(VIDEO_WORKFLOWS))
+
+        def run(workflow, prompt, seed, shown):
+            progress.next(shown)
+            result = client.run(filled(json.loads(workflow.read_text("utf-8")), prompt, seed, options.steps),
+                                timeout_s=3600, on_event=progress.event)
             progress.show(f"{result.seconds:.1f} s", end="\n")
-    sheet = BytesIO()
-    contact_sheet(pictures, prompts).save(sheet, "PNG")
-    paths.append(options.output / "sana_contact_sheet.png")
-    write_whole(paths[-1], sheet.getvalue())
+            return result.files()
+
+        for i, prompt in enumerate(prompts):
+            pictures.append(client.file(run(WORKFLOW, prompt, options.seed + i, prompt)[0]))
+            save(file_name(i + 1, prompt), pictures[-1])
+        for i, name in enumerate(VIDEO_WORKFLOWS):
+            files = run(WORKFLOWS / f"{name}.json", options.video_prompt, options.seed, f"{name}, {options.video_prompt}")
+            video, clip = (next(entry for entry in files if entry["filename"].endswith(ending))
+                           for ending in (".mp4", ".webp"))
+            save(file_name(i + 1, options.video_prompt, name, "mp4"), client.file(video))
+            clips.append(client.file(clip))
+    for name, sheet in (("sana_contact_sheet.png", contact_sheet(pictures, prompts)),
+                        ("cogvideox_contact_sheet.png", film_strips(clips, [
+                            f"{name}: {options.video_prompt}" for name in VIDEO_WORKFLOWS]))):
+        data = BytesIO()
+        sheet.save(data, "PNG")
+        save(name, data.getvalue())
     print("\n".join(map(str, paths)))
     return 0

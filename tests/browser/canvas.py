@@ -162,8 +162,8 @@ class Canvas:
         panel.locator("h1").wait_for()
         return panel.inner_text()
 
-    def picture(self, entry: dict) -> bytes:
-        """The PNG behind one {filename, subfolder, type} of a node's output."""
+    def file(self, entry: dict) -> bytes:
+        """The file behind one {filename, subfolder, type} of a node's output."""
         return read(f"{self.url}/view?{urllib.parse.urlencode(entry)}")
 
     def screenshot(self, path) -> None:

@@ -12,7 +12,17 @@ EMBEDDED = {
     "SanaCogLoadSanaTextEncoder": "sanacog_tiny_gemma2.safetensors",
     "SanaCogLoadDCAE": "sanacog_tiny_dcae.safetensors",
     "SanaCogSanaResolution": "512",  # the least; the embedded model is made for 256
+    "SanaCogLoadCogVideoXModel": "sanacog_tiny_cogvideox.safetensors",
+    "SanaCogLoadCogVideoXTextEncoder": "sanacog_tiny_t5.safetensors",
+    "SanaCogLoadCogVideoXVAE": "sanacog_tiny_cogvideox_vae.safetensors",
 }
+# What takes the place of a CogVideoX model beside one of these nodes: embedded, and random ones that the tests make.
+CONDITIONED = {
+    "SanaCogCogVideoXImageToVideo": "sanacog_tiny_cogvideox_i2v.safetensors",
+    "SanaCogCogVideoXFunInpaint": "random_fun_inpaint.safetensors",
+    "SanaCogCogVideoXFunControl": "random_fun_control.safetensors",
+}
+FRAMES, SIDE = 9, 96  # of all videos that are made with them
 
 
 def shipped(name: str) -> dict:
@@ -25,9 +35,17 @@ def graph(api: dict) -> dict:
 
 
 def with_embedded_models(workflow: dict) -> dict:
-    """The canvas workflow with the embedded models in its loaders."""
+    """The canvas workflow with the embedded models in its loaders, and with what makes it quick."""
+    conditioned = [CONDITIONED[node["type"]] for node in workflow["nodes"] if node["type"] in CONDITIONED]
     for node in workflow["nodes"]:
+        values = node.get("widgets_values")
         if node["type"] in EMBEDDED:
-            node["widgets_values"][0] = EMBEDDED[node["type"]]
+            values[0] = EMBEDDED[node["type"]]
             node["properties"].pop("models", None)
+        if node["type"] == "SanaCogLoadCogVideoXModel" and conditioned:
+            values[0], = conditioned
+        if node["type"] in CONDITIONED:
+            values[:3] = SIDE, SIDE, FRAMES
+        if node["type"] == "SanaCogCogVideoXSigmas":
+            values[0] = 8
     return workflow

@@ -1,4 +1,4 @@
-"""python run.py demo, from the command line to the pictures, and whether they show what the prompts say."""
+"""python run.py demo, from the command line to the pictures and videos, and whether they show what the prompts say."""
 
 import json
 import os
@@ -11,6 +11,9 @@ from PIL import Image
 
 from sanacog import demo
 from sanacog.training.judge import judge
+
+
+VIDEOS = [demo.file_name(i + 1, demo.VIDEO_PROMPT, name, "mp4") for i, name in enumerate(demo.VIDEO_WORKFLOWS)]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,8 @@ def drawn(comfyui_path, tmp_path_factory):
 
 def test_pictures_and_sheet_are_there_and_printed(drawn):
     folder, printed = drawn
-    names = [demo.file_name(i + 1, prompt) for i, prompt in enumerate(demo.PROMPTS)] + ["sana_contact_sheet.png"]
+    names = [demo.file_name(i + 1, prompt) for i, prompt in enumerate(demo.PROMPTS)] + VIDEOS + [
+        "sana_contact_sheet.png", "cogvideox_contact_sheet.png"]
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
     assert printed.splitlines()[-len(names):] == [str(folder / name) for name in names]
 
@@ -53,5 +57,5 @@ def test_pictures_show_what_the_prompts_say(drawn):
         right["background"] += seen.background == background
         right["colour"] += seen.colour == colour
         right["shape"] += seen.shape == shape
-    # Four pictures tell whether prompts are obeyed at all; the shares over many prompts are bench's to measure.
-    assert right["background"] == right["colour"] == len(demo.PROMPTS) and right["shape"] >= len(demo.PROMPTS) // 2, right
+    # The default seeds give all four shapes, others three on average: one may turn over where numbers round differently.
+    assert right["background"] == right["colour"] == len(demo.PROMPTS) and right["shape"] >= len(demo.PROMPTS) - 1, right

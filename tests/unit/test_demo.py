@@ -29,6 +29,19 @@ def test_steps_of_the_workflow_unless_given(workflow):
     assert steps == [20]
 
 
+@pytest.mark.parametrize("name", demo.VIDEO_WORKFLOWS)
+def test_video_workflows_are_filled(name):
+    """The prompt reaches every text encoder that is not for the negative, through whatever stands between."""
+    workflow = json.loads((demo.WORKFLOWS / f"{name}.json").read_text("utf-8"))
+    filled = demo.filled(workflow, "a blue ring moving up on a red background", 7, 3)
+    samplers = [node["inputs"] for node in filled.values() if node["class_type"] == "KSampler"]
+    assert samplers and all((sampler["seed"], sampler["steps"]) == (7, 3) for sampler in samplers)
+    before, after = ([value for node in graph.values() for key, value in node["inputs"].items()
+                      if key in ("text", "value") and isinstance(value, str)] for graph in (workflow, filled))
+    assert sorted(after) == sorted(["a blue ring moving up on a red background", *[""] * before.count("")])
+    assert len(before) == len(after)
+
+
 def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
     path = tmp_path / "picture.png"
     demo.write_whole(path, b"first")
@@ -63,6 +76,21 @@ def test_contact_sheet():
     assert sheet.width == 12 + 4 * (64 + 12)  # four in a row
     found = {sheet.getpixel((x, y)) for x in range(sheet.width) for y in range(sheet.height)}
     assert {Image.new("RGB", (1, 1), colour).getpixel((0, 0)) for colour in colours} <= found
+
+
+def test_film_strips():
+    from io import BytesIO
+
+    def clip(colours):
+        data, frames = BytesIO(), [Image.new("RGB", (32, 32), colour) for colour in colours]
+        frames[0].save(data, "WEBP", save_all=True, append_images=frames[1:], duration=100, lossless=True)
+        return data.getvalue()
+
+    sheet = demo.film_strips([clip(["red", "lime", "blue"]), clip(["blue", "red"])], ["one", "word " * 100])
+    assert sheet.size == (4 + 3 * 36, 2 * (24 + 36))
+    centres = [[sheet.getpixel((4 + 16 + i * 36, row * 60 + 24 + 16)) for i in range(3)] for row in range(2)]
+    red, green, blue, white = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+    assert centres == [[red, green, blue], [blue, red, white]]
 
 
 def test_captions_fit():
