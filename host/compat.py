@@ -70,3 +70,13 @@ def t5_quantisation(state_dict: dict, metadata: dict) -> tuple[dict, dict]:
     if "_quantization_metadata" in metadata:
         return state_dict, {"quantization_metadata": metadata["_quantization_metadata"]}
     return state_dict, {}
+
+
+def set_dtype(module, dtype) -> None:
+    """Another storage type for a module that has been made and not been loaded, its parts included."""
+    module.to(dtype)
+    for part in module.modules():
+        # Where a layer has no weight yet (dynamic patchers), this is what it becomes when one is assigned.
+        for name in ("weight_comfy_model_dtype", "bias_comfy_model_dtype"):
+            if hasattr(part, name):
+                setattr(part, name, dtype)

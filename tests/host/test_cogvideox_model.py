@@ -194,10 +194,22 @@ def test_sigmas_of_the_variant(host, weights):
 @pytest.mark.parametrize("name, limit", [("fp32", 1e-6), ("bf16", 2e-2), ("fp16", 1e-2), ("fp8_e4m3fn", 0.3)])
 def test_weight_dtypes(host, weights, model, name, limit):
     loaded = host.cogvideox.load_cogvideox(weights(), name)
-    assert {p.dtype for p in loaded.model.parameters()} == {host.loading.WEIGHT_DTYPES[name]}
+    blocks = loaded.model.diffusion_model.transformer_blocks
+    assert {p.dtype for p in blocks.parameters()} == {host.loading.WEIGHT_DTYPES[name]}
     assert apart(sample(host, loaded, steps=1, cfg=1.0), sample(host, model, steps=1, cfg=1.0)) < limit
     # fp16 is no type to compute in for a model trained in bf16; a CPU computes in fp32.
     assert loaded.model.manual_cast_dtype is (None if name == "fp32" else torch.float32)
+
+
+@pytest.mark.parametrize("name", ["5B I2V", "1.5 I2V"])
+def test_8_bits_leave_what_breaks_in_them(host, weights, name):
+    params = VARIANTS[name]
+    loaded, core = host.cogvideox.load_cogvideox(weights(params), "fp8_e4m3fn"), tinycog.transformer(params).state_dict()
+    weights_of = loaded.model.diffusion_model.state_dict()
+    narrow = {key for key, t in weights_of.items() if t.dtype == torch.float8_e4m3fn}
+    assert narrow == {key for key in core if key.startswith("transformer_blocks.")
+                      and not (params.patch_size_t and ".norm1." in key)}
+    assert all(torch.equal(weights_of[key], core[key]) for key in core.keys() - narrow)
 
 
 def test_half_precision_of_the_variant(host):
