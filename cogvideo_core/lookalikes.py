@@ -26,6 +26,7 @@ TABLE = (
     ("an image VAE", ("decoder.mid.attn_1.",), ("decoder.mid_block.attentions.0.",)),
     ("a T5 text encoder: use Load CogVideoX Text Encoder", ("encoder.block.0.layer.0.SelfAttention.",)),
     ("a CLIP text encoder", ("text_model.encoder.layers.0.",)),
+    ("a Gemma text encoder: Sana's is loaded with Load Sana Text Encoder", ("layers.0.pre_feedforward_layernorm.",)),
     ("a language model", ("layers.0.self_attn.", "mlp.gate_proj.")),
 )
 

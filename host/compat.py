@@ -66,7 +66,9 @@ def t5_quantisation(state_dict: dict, metadata: dict) -> tuple[dict, dict]:
         quantised = comfy.utils.detect_layer_quantization(state_dict, "")
         return state_dict, {} if quantised is None else {"t5xxl_quantization_metadata": quantised}
     if "scaled_fp8" in state_dict:
-        return state_dict, {"t5xxl_scaled_fp8": state_dict["scaled_fp8"].dtype}
+        kind = state_dict["scaled_fp8"].dtype  # all that this tensor says to these hosts, which want it empty
+        kind = torch.float8_e4m3fn if kind == torch.float32 else kind
+        return state_dict | {"scaled_fp8": torch.zeros(0, dtype=kind)}, {"t5xxl_scaled_fp8": kind}
     if "_quantization_metadata" in metadata:
         return state_dict, {"quantization_metadata": metadata["_quantization_metadata"]}
     return state_dict, {}

@@ -10,41 +10,31 @@ import comfy.sd
 import comfy.utils
 import torch
 from comfy import sd1_clip
-from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders import llama
 
 from ..sana_core.lookalikes import looks_like
 from ..sana_core.text import MAX_TOKENS, PAD, kept_states, tokens_of
 from ..storage import open_checkpoint
-from .compat import accepts
+from .clip import TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside
 from .files import is_pipeline
 
 NAME = "gemma2_2b"            # the host's name of this encoder, in token dictionaries and saved files
 INSTRUCTION_OPTION = "sana_instruction"
 HEAD_DIM = 256                # of every Gemma-2 up to 9B; the host's network has no other
-TOKENIZER_KEYS = ("spiece_model", "tokenizer_json")  # uint8 tensors: sentencepiece's model, tokenizers' JSON
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
+WANTED = "tokenizer.model or tokenizer.json of gemma-2-2b-it"
 BOS = 2
 
 
 class SanaTokenizer:
-    """Text -> tokens, with the host's interface. tokenizer_data: one of TOKENIZER_KEYS -> uint8 tensor."""
+    """Text -> tokens, with the host's interface. tokenizer_data: as for Pieces."""
 
     def __init__(self, embedding_directory=None, tokenizer_data={}):
-        self.data = {key: tokenizer_data[key] for key in TOKENIZER_KEYS if key in tokenizer_data}
-        raw = {key: value.numpy().tobytes() for key, value in self.data.items()}
-        if "spiece_model" in raw:
-            import sentencepiece
-            model = sentencepiece.SentencePieceProcessor(model_proto=raw["spiece_model"])
-            self._ids, self._piece, self._text = model.encode, model.id_to_piece, model.decode
-        else:
-            import tokenizers
-            model = tokenizers.Tokenizer.from_str(raw["tokenizer_json"].decode("utf-8"))
-            self._ids = lambda text: model.encode(text, add_special_tokens=False).ids
-            self._piece, self._text = model.id_to_token, model.decode
+        self.pieces = Pieces(tokenizer_data)
 
     def ids(self, text: str) -> list[int]:
         """Token ids, BOS first."""
-        return [BOS] + self._ids(text)
+        return [BOS] + self.pieces.encode(text)
 
     def tokenize_with_weights(self, text, return_word_ids=False, tokenizer_options={}, **kwargs):
         """Prompt -> {NAME: [[(id, 1.0), ...]]}. "(word:1.2)" is read as it stands: a language model's states cannot
@@ -56,13 +46,13 @@ class SanaTokenizer:
         return {NAME: [[(i, 1.0) + tail for i in ids]]}
 
     def untokenize(self, token_weight_pair):
-        return [(pair, self._piece(pair[0])) for pair in token_weight_pair]
+        return [(pair, self.pieces.piece(pair[0])) for pair in token_weight_pair]
 
     def decode(self, token_ids, skip_special_tokens=True):
-        return self._text([i for i in token_ids if not (skip_special_tokens and i <= BOS)])
+        return self.pieces.decode([i for i in token_ids if not (skip_special_tokens and i <= BOS)])
 
     def state_dict(self):
-        return dict(self.data)
+        return dict(self.pieces.data)
 
 
 class GemmaStates(sd1_clip.SDClipModel):
@@ -80,7 +70,7 @@ class GemmaStates(sd1_clip.SDClipModel):
                 module.float()
 
 
-class SanaTextEncoder(sd1_clip.SD1ClipModel):
+class SanaTextEncoder(TextEncoder):
     """Tokens -> states and mask of the 300 that Sana sees."""
 
     def __init__(self, device="cpu", dtype=None, model_options={}):
@@ -112,25 +102,19 @@ def load_text_encoder(path, tokenizer: Path | None = None, disable_dynamic: bool
     shapes = {key: tuple(checkpoint.shapes[k]) for k in checkpoint.shapes if (key := canonical_key(k))}
     config = gemma_config(shapes, checkpoint.shapes, path.name)
     if tokenizer is None and not inside:
-        tokenizer = tokenizer_beside(path / "tokenizer" if pipeline else path)
+        tokenizer = tokenizer_beside(path / "tokenizer" if pipeline else path, TOKENIZER_FILES, WANTED)
 
     everything = checkpoint.load()
     state_dict = {key: everything[k] for k in list(everything) if (key := canonical_key(k))}
     data = ({key: everything[k] for k in everything if (key := _plain(k)) in inside} if tokenizer is None
-            else read_tokenizer(tokenizer))
+            else read_tokenizer(tokenizer, WANTED))
     del everything
     dtype = comfy.utils.weight_dtype(state_dict)
     # The network keeps its norms in fp32 (see GemmaStates); hosts that assign tensors take the file's type.
     state_dict = {key: t.float() if key.endswith("norm.weight") else t for key, t in state_dict.items()}
 
-    keywords = {"disable_dynamic": disable_dynamic} if accepts(comfy.sd.CLIP.__init__, "disable_dynamic") else {}
-    clip = comfy.sd.CLIP(ClipTarget(SanaTokenizer, SanaTextEncoder), tokenizer_data=data,
-                         parameters=comfy.utils.calculate_parameters(state_dict),
-                         model_options={"dtype": dtype, f"{NAME}_model_config": config}, **keywords)
-    missing, unexpected = clip.load_sd(state_dict)
-    if missing or unexpected:
-        raise ValueError(f"{path.name}: this ComfyUI's Gemma-2 has other weights: missing {missing}, "
-                         f"unexpected {unexpected}.")
+    clip = native_clip(SanaTokenizer, SanaTextEncoder, state_dict, data,
+                       {"dtype": dtype, f"{NAME}_model_config": config}, path.name, disable_dynamic)
     clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer))
     return clip
 
@@ -180,30 +164,6 @@ def gemma_config(shapes: dict[str, tuple], raw: dict, name: str) -> dict:
                          f"{', '.join(wrong[:6]) or 'q_proj, k_proj'}{' ...' * (len(wrong) > 6)}. Get the file again.")
     return {"vocab_size": vocabulary, "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers,
             "num_attention_heads": query // HEAD_DIM, "num_key_value_heads": key // HEAD_DIM}
-
-
-def tokenizer_beside(path: Path) -> Path:
-    """tokenizer.model or tokenizer.json next to a file, in a folder, or in the folder `tokenizer` beside either."""
-    folder = path if path.is_dir() else path.parent
-    places = [place / file for place in (folder, folder.parent / "tokenizer")
-              for file in ("tokenizer.model", "tokenizer.json")]
-    for place in places:
-        if place.is_file():
-            return place
-    raise FileNotFoundError(f"{path.name}: no tokenizer inside it, and no tokenizer.model or tokenizer.json in {folder}. "
-                            "Copy tokenizer.model of gemma-2-2b-it there, or choose one in tokenizer_name.")
-
-
-def read_tokenizer(path: Path) -> dict[str, torch.Tensor]:
-    """Tokenizer file -> what SanaTokenizer takes. Raises ValueError when it is none."""
-    data = torch.frombuffer(bytearray(path.read_bytes() or b"\0"), dtype=torch.uint8)
-    found = {"tokenizer_json" if path.suffix == ".json" else "spiece_model": data}
-    try:
-        SanaTokenizer(tokenizer_data=found)
-    except Exception as error:  # sentencepiece and tokenizers raise types of their own
-        raise ValueError(f"{path.name}: not a tokenizer ({error}). tokenizer.model or tokenizer.json of gemma-2-2b-it "
-                         "is needed.") from error
-    return found
 
 
 def _plain(key: str) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host import cogvideox, files, loading
+from ..host.cogvideox_vae import decode_frames, load_cogvideox_vae
 from ..host.compat import schema
+from ..host.t5 import load_t5
 
 
 class LoadCogVideoXModel(io.ComfyNode):
@@ -40,6 +42,56 @@ class LoadCogVideoXModel(io.ComfyNode):
         return io.NodeOutput(cogvideox.load_cogvideox(path, weight_dtype, conditioning))
 
 
+class LoadCogVideoXVAE(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="SanaCogLoadCogVideoXVAE", display_name="Load CogVideoX VAE", category="CogVideoX/loaders",
+            description="Loads CogVideoX's autoencoder (8 px and 4 frames a latent pixel; diffusers, SAT or ComfyUI files) "
+                        "as an ordinary VAE. All versions of CogVideoX share it.",
+            search_aliases=["cogvideo vae", "vae loader", "3d-vae", "video vae"],
+            inputs=[io.Combo.Input("vae_name", options=files.choices("vae"),
+                                   tooltip="A file in models/vae, or a diffusers pipeline in models/diffusers.")],
+            outputs=[io.Vae.Output(tooltip="For CogVideoX Decode, VAE Decode, VAE Encode and their tiled versions.")])
+
+    @classmethod
+    def fingerprint_inputs(cls, vae_name):
+        return files.fingerprint(files.model_path("vae", vae_name))
+
+    @classmethod
+    def execute(cls, vae_name):
+        return io.NodeOutput(load_cogvideox_vae(files.model_path("vae", vae_name)))
+
+
+class LoadCogVideoXTextEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="SanaCogLoadCogVideoXTextEncoder", display_name="Load CogVideoX Text Encoder",
+            category="CogVideoX/loaders",
+            description="Loads T5-XXL as an ordinary CLIP that reads prompts as CogVideoX was trained: always 226 tokens.",
+            search_aliases=["t5", "t5xxl", "clip loader", "cogvideo clip"],
+            inputs=[
+                io.Combo.Input("text_encoder_name", options=files.choices("text_encoders"),
+                               tooltip="T5-XXL (t5xxl_fp16, t5xxl_fp8 and the like): a file or folder in "
+                                       "models/text_encoders, or a diffusers pipeline in models/diffusers."),
+                io.Combo.Input("tokenizer_name", options=files.tokenizer_choices(), default="auto",
+                               tooltip="auto is right: the tokenizer inside the file, else T5's own, which ComfyUI "
+                                       "brings along."),
+            ],
+            outputs=[io.Clip.Output(tooltip="For CLIP Text Encode.")])
+
+    @classmethod
+    def fingerprint_inputs(cls, text_encoder_name, tokenizer_name):
+        return (files.fingerprint(files.model_path("text_encoders", text_encoder_name)),
+                files.fingerprint(files.tokenizer_path(tokenizer_name)))
+
+    @classmethod
+    def execute(cls, text_encoder_name, tokenizer_name="auto"):
+        return io.NodeOutput(load_t5(files.model_path("text_encoders", text_encoder_name),
+                                     files.tokenizer_path(tokenizer_name)))
+
+
 class EmptyCogVideoXLatent(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -67,4 +119,31 @@ class EmptyCogVideoXLatent(io.ComfyNode):
         return io.NodeOutput(cogvideox.empty_latent(width, height, length, batch_size))
 
 
-NODES = [LoadCogVideoXModel, EmptyCogVideoXLatent]
+class CogVideoXDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        def tile(side, default):
+            return io.Int.Input(f"tile_{side}", default=default, min=0, max=16384, step=8,
+                                tooltip=f"{side.capitalize()} of a tile in pixels, 0 for the whole frame. Larger frames are "
+                                        "decoded tile by tile, which takes less memory and shows faint seams.")
+
+        return schema(
+            node_id="SanaCogCogVideoXDecode", display_name="CogVideoX Decode", category="CogVideoX/latent",
+            description="Decodes a CogVideoX latent to frames, in tiles where they are larger than one: n latent frames "
+                        "become 4 n - 3 frames.",
+            search_aliases=["vae decode", "latent to video", "tiled decode", "cogvideo decode"],
+            inputs=[
+                io.Latent.Input("samples", tooltip="The video's latent, from a sampler."),
+                io.Vae.Input("vae", tooltip="From Load CogVideoX VAE."),
+                tile("width", 360),
+                tile("height", 240),
+            ],
+            outputs=[io.Image.Output(tooltip="The frames in order, for Create Video, Save Animated WEBP and other image "
+                                             "nodes.")])
+
+    @classmethod
+    def execute(cls, samples, vae, tile_width=360, tile_height=240):
+        return io.NodeOutput(decode_frames(vae, samples["samples"], tile_width, tile_height))
+
+
+NODES = [LoadCogVideoXModel, LoadCogVideoXVAE, LoadCogVideoXTextEncoder, EmptyCogVideoXLatent, CogVideoXDecode]
