@@ -138,6 +138,16 @@ def check_autoencoder_shapes(shapes: dict[str, tuple], identity: Identity, filen
                      CogVideoVAE(identity.params, device="meta"), identity.variant, filename)
 
 
+def canonical_modules(name: str) -> tuple[str, ...]:
+    """Canonical names of a layer that SAT or ComfyUI core calls `name`: three for SAT's query, key and value, stacked
+    along the rows there; () when neither has such a layer. (SAT's modulation is left out: its rows are not stacked.)"""
+    module, number, _ = _split(name + ".")
+    names = {sat: (canonical,) for canonical, sat, _ in _TRANSFORMER} | {comfy: (canonical,) for canonical, _, comfy in _TRANSFORMER}
+    names |= {comfy: (canonical,) for canonical, comfy in _PROJECTIONS + _MODULATIONS}
+    names[_QKV] = tuple(canonical for canonical, _ in _PROJECTIONS)
+    return tuple(part.format(number) for part in names.get(module, ()))
+
+
 def autoencoder_to_canonical(state_dict: dict, layout: str) -> dict:
     """An autoencoder's tensors under diffusers' names, the discriminator's left out. layout "diffusers" or "sat"."""
     state_dict = strip_prefix(state_dict, VAE_PREFIXES)

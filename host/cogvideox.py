@@ -28,6 +28,7 @@ from .cogvideox_sampling import around_sampling
 from .compat import set_dtype
 from .files import is_pipeline
 from .loading import diffusion_model, weight_dtype_of
+from .lora import ReadsDiffusersLoras
 from .previews import video_rgb_factors
 
 PIXELS, FRAMES = 8, 4              # px a side and frames of one latent pixel
@@ -97,7 +98,7 @@ class CogVideoXSchedule(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_
         self.set_sigmas(schedule.sigmas(model_config.params.snr_shift_scale))
 
 
-class CogVideoXModel(comfy.model_base.BaseModel):
+class CogVideoXModel(ReadsDiffusersLoras):
     """CogVideoX inside the host's sampling: its noise levels, which conditions it takes, and which it refuses."""
 
     def __init__(self, model_config, model_type=comfy.model_base.ModelType.V_PREDICTION, device=None):

@@ -24,6 +24,7 @@ from ..storage import open_checkpoint
 from .compat import corrects_empty_latents
 from .files import is_pipeline
 from .loading import diffusion_model, weight_dtype_of
+from .lora import ReadsDiffusersLoras
 from .previews import rgb_factors
 
 PIXELS = 32           # px a side of one latent pixel
@@ -81,7 +82,7 @@ def memory_usage_factor(params: SanaParams) -> float:
     return (2 * params.width + 6 * params.hidden) / (0.01 * 1024**2)
 
 
-class SanaModel(comfy.model_base.BaseModel):
+class SanaModel(ReadsDiffusersLoras):
     """Sana inside the host's sampling: which conditions it takes, and which it refuses."""
 
     def __init__(self, model_config, model_type=comfy.model_base.ModelType.FLOW, device=None):

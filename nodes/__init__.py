@@ -3,7 +3,8 @@
 from .cogvideox import NODES as _COGVIDEOX
 from .cogvideox_conditioning import NODES as _COGVIDEOX_CONDITIONING
 from .cogvideox_sampling import NODES as _COGVIDEOX_SAMPLING
+from .lora import NODES as _LORA
 from .sampling import NODES as _SAMPLING
 from .sana import NODES as _SANA
 
-NODES = _SANA + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _COGVIDEOX_SAMPLING + _SAMPLING
+NODES = _SANA + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _COGVIDEOX_SAMPLING + _SAMPLING + _LORA

@@ -89,6 +89,14 @@ def check_shapes(shapes: dict[str, tuple], identity: Identity, filename: str = "
                      SanaTransformer(identity.params, device="meta"), identity.variant, filename)
 
 
+def canonical_modules(name: str) -> tuple[str, ...]:
+    """Canonical names of a layer that NVlabs calls `name`: several, stacked along the rows there, for a fused projection;
+    () when it has no such layer. The embedders, which Sprint names otherwise, are those of the other models."""
+    number, module, _ = _split_key(name + ".", "blocks")
+    names = _BLOCK.get(module, ()) if number else _OUTSIDE.get(module, ()) or _OUTSIDE_SPRINT.get(module, ())
+    return tuple(f"transformer_blocks.{number}{part}" if number else part for part in names)
+
+
 def _split_key(key, blocks):
     """"blocks.3.attn.qkv.weight" -> ("3.", "attn.qkv", ".weight"); the first is empty outside the blocks."""
     match = re.match(rf"{blocks}\.(\d+\.)", key)

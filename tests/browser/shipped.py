@@ -12,6 +12,7 @@ EMBEDDED = {
     "SanaCogLoadSanaTextEncoder": "sanacog_tiny_gemma2.safetensors",
     "SanaCogLoadDCAE": "sanacog_tiny_dcae.safetensors",
     "SanaCogSanaResolution": "512",  # the least; the embedded model is made for 256
+    "SanaCogLoadLoRA": "random_sana_lora.safetensors",
     "SanaCogLoadCogVideoXModel": "sanacog_tiny_cogvideox.safetensors",
     "SanaCogLoadCogVideoXTextEncoder": "sanacog_tiny_t5.safetensors",
     "SanaCogLoadCogVideoXVAE": "sanacog_tiny_cogvideox_vae.safetensors",

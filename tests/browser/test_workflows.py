@@ -11,6 +11,7 @@ import shutil
 import pytest
 
 from ..comfy import frames_of
+from ..host.tiny import save_lora
 from ..host.tiny_cogvideox import save_fun_models
 from .canvas import read
 from .shipped import FRAMES, NAMES, SIDE, WORKFLOWS, graph, shipped, with_embedded_models
@@ -24,9 +25,10 @@ def input_files(server):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fun_models(server):
-    """Random models of the two kinds that the pack does not carry."""
+def random_models(server):
+    """Random models of the kinds that the pack does not carry, and a random LoRA."""
     save_fun_models(server.base / "models" / "diffusion_models")
+    save_lora(server.base / "models" / "loras" / "random_sana_lora.safetensors")
 
 
 def test_workflows_are_shipped():
