@@ -29,8 +29,8 @@ def condition_channels(params: CogVideoParams, noise, latent=None, mask=None, sc
     kind = params.conditioning
     if kind == "none":
         if latent is not None or mask is not None:
-            raise ValueError("This CogVideoX model goes by the text alone, and was given a picture or a video. Load an image-"
-                             "to-video, Fun or VOID model, or connect the prompts directly.")
+            raise ValueError("This CogVideoX model goes by the text alone, and was given a picture or a video. Load an "
+                             "image-to-video, Fun or VOID model, or connect the prompts directly.")
         return None
     if (mask is not None) != (kind == "inpaint" and latent is not None):
         takes, node = _TAKES[kind]

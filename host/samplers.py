@@ -55,8 +55,8 @@ def cogvideox_sigmas(model, steps: int, denoise: float = 1.0):
         return torch.empty(0)
     total = int(steps / denoise)
     if not 1 <= steps <= total <= TIMESTEPS:
-        raise ValueError(f"{steps} steps at denoise {denoise:g} are the end of a run of {total}; CogVideoX's schedule has 1 to "
-                         f"{TIMESTEPS}. Take fewer steps, or more denoise.")
+        raise ValueError(f"{steps} steps at denoise {denoise:g} are the end of a run of {total}; CogVideoX's schedule has 1 "
+                         f"to {TIMESTEPS}. Take fewer steps, or more denoise.")
     sigmas = sampling.sigmas[trailing_timesteps(total)].float().cpu()
     return torch.cat([sigmas, sigmas.new_zeros(1)])[-(steps + 1):]
 
@@ -132,8 +132,8 @@ def alphas_of_steps(sampling, sigmas) -> list[tuple[float, float]]:
     """
     values = sigmas.double().tolist()
     if len(values) < 2 or any(after >= before for before, after in zip(values, values[1:])) or values[-1] < 0:
-        raise ValueError(f"The sigmas of this sampler must fall, to 0 or above it; they are {[round(v, 4) for v in values[:6]]}"
-                         f"{' ...' * (len(values) > 6)}.")
+        some = ", ".join(f"{value:g}" for value in values[:6]) + " ..." * (len(values) > 6)
+        raise ValueError(f"The sigmas of this sampler must fall, to 0 or above it; they are {some}. Take CogVideoX Sigmas.")
     table = _alphas(sampling.sigmas)
     alphas = _alphas(sigmas)
     steps = _trailing_steps(sampling, sigmas)

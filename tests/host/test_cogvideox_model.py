@@ -63,6 +63,10 @@ def test_conditioning_can_be_chosen(host, weights, tmp_path):
     assert chosen.model.model_config.params.conditioning == "image"
     host.comfy.sd.save_checkpoint(str(tmp_path / "saved.safetensors"), chosen)
     assert load(tmp_path / "saved.safetensors").model.model_config.params.conditioning == "image"
+    # A choice against what the tensors show is kept, too.
+    chosen = load(weights(VARIANTS["5B I2V"]), conditioning="control")
+    host.comfy.sd.save_checkpoint(str(tmp_path / "saved.safetensors"), chosen)
+    assert load(tmp_path / "saved.safetensors").model.model_config.params.conditioning == "control"
     with pytest.raises(ValueError, match="'inpaint' takes 17 channels.*has 16: choose auto or image or repeated_image"):
         load(path, conditioning="inpaint")
     with pytest.raises(ValueError, match="choose one of auto, none, image"):
@@ -86,6 +90,13 @@ def test_every_family_equals_the_bare_core(host, weights, name):
     model = host.cogvideox.load_cogvideox(weights(params))
     ours = sample(host, model, start, values=values)
     assert apart(ours, reference(params, start, channels=channels)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["5B", "1.5"])
+def test_odd_sizes(host, weights, name):
+    start = noise(4, height=5, width=7)
+    ours = sample(host, host.cogvideox.load_cogvideox(weights(VARIANTS[name])), start)
+    assert apart(ours, reference(VARIANTS[name], start)) < 1e-5
 
 
 # What stands behind the noisy latent

@@ -12,7 +12,19 @@ from sanacog.cogvideo_core import schedule
 
 from . import tiny_cogvideox as tinycog
 from .tiny_cogvideox import PARAMS, TEXT_WIDTH, TOKENS, params_of
-from .video_model import VARIANTS, apart, host, model, noise, random, reference, sample, text, velocity_of, weights  # noqa: F401
+from .video_model import (  # noqa: F401
+    VARIANTS,
+    apart,
+    host,
+    model,
+    noise,
+    random,
+    reference,
+    sample,
+    text,
+    velocity_of,
+    weights,
+)
 
 REFERENCE = dict(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, prediction_type="v_prediction",
@@ -61,7 +73,8 @@ def from_diffusers(scheduler, params, start, steps, **step):
 def test_ddim_equals_diffusers(host, weights, name, steps):
     params = VARIANTS[name]
     model = host.cogvideox.load_cogvideox(weights(params))
-    wanted = from_diffusers(CogVideoXDDIMScheduler(**REFERENCE, snr_shift_scale=params.snr_shift_scale), params, noise(), steps)
+    scheduler = CogVideoXDDIMScheduler(**REFERENCE, snr_shift_scale=params.snr_shift_scale)
+    wanted = from_diffusers(scheduler, params, noise(), steps)
     assert apart(sample(host, model, steps=steps), wanted) < 1e-5
     assert apart(reference(params, noise(), steps), wanted) < 1e-5
 
@@ -96,7 +109,8 @@ def test_sigmas(host, model):
     table = model.get_model_object("model_sampling").sigmas
     sigmas = host.samplers.cogvideox_sigmas(model, 30)
     assert sigmas.tolist() == [*table[schedule.trailing_timesteps(30)].tolist(), 0.0]
-    assert host.samplers.cogvideox_sigmas(model, 50, 0.8).tolist() == host.samplers.cogvideox_sigmas(model, 62)[-51:].tolist()
+    whole = host.samplers.cogvideox_sigmas(model, 62)
+    assert host.samplers.cogvideox_sigmas(model, 50, 0.8).tolist() == whole[-51:].tolist()
     assert host.samplers.cogvideox_sigmas(model, 50, 0.0).shape == (0,)
     simple = host.comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 50)
     assert torch.allclose(host.samplers.cogvideox_sigmas(model, 50), simple)
@@ -151,7 +165,8 @@ def partial(params, start, latent, timesteps, steps):
     x = first**0.5 * latent * params.scaling_factor + (1 - first) ** 0.5 * start
     for t in timesteps:
         alpha = float(alphas[t])
-        x = schedule.ddim_step(x, schedule.denoised(x, velocity(x, t), alpha), alpha, schedule.target_alpha(alphas, t, steps))
+        x0 = schedule.denoised(x, velocity(x, t), alpha)
+        x = schedule.ddim_step(x, x0, alpha, schedule.target_alpha(alphas, t, steps))
     return x / params.scaling_factor
 
 
@@ -280,7 +295,8 @@ def test_dynamic_guidance(host, model, mode):
     steps = 20
     guider = host.samplers.cogvideox_guidance(model, text(), text(1), 6.0, mode)
     sigmas = host.samplers.cogvideox_sigmas(model, steps)
-    ours = guider.sample(noise(), torch.zeros_like(noise()), host.samplers.cogvideox_ddim(), sigmas, disable_pbar=True, seed=5)
+    sampler, zeros = host.samplers.cogvideox_ddim(), torch.zeros_like(noise())
+    ours = guider.sample(noise(), zeros, sampler, sigmas, disable_pbar=True, seed=5)
     core, used = tinycog.transformer(), []
 
     def velocity(x, t):
@@ -298,28 +314,27 @@ def test_guidance_modes(host, model):
 
 
 def test_easycache(host, model):
-    calls = []
-    counted = model.clone()
-    from comfy.patcher_extension import WrappersMP
-    counted.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "count", lambda executor, *a, **k: calls.append(1) or executor(*a, **k))
-    plain = ksampler(host, counted, 20)
-    full, cached = len(calls), node("nodes_easycache", "EasyCacheNode", counted, reuse_threshold=3.0)[0]
     blocks = []
-    cached.set_model_patch(lambda args: blocks.append(args["block_index"]) or args, "double_block")
+    counted = model.clone()
+    counted.set_model_patch(lambda args: blocks.append(args["block_index"]) or args, "double_block")
+    plain, full = ksampler(host, counted, 20), blocks.count(0)
+    cached, never = (node("nodes_easycache", "EasyCacheNode", counted, reuse_threshold=limit)[0] for limit in (3.0, 0.0))
     out = ksampler(host, cached, 20)
-    assert full == 20 and blocks.count(0) < 20 and out.isfinite().all()
-    assert torch.equal(ksampler(host, node("nodes_easycache", "EasyCacheNode", counted, reuse_threshold=0.0)[0], 20), plain)
+    assert full == 20 and blocks.count(0) - full < 20 and out.isfinite().all()
+    assert torch.equal(ksampler(host, never, 20), plain)
 
 
 @pytest.mark.parametrize("name", ["5B", "1.5", "1.5 I2V"])
 def test_context_windows(host, weights, name):
     params, start = VARIANTS[name], noise(9)
     model = host.cogvideox.load_cogvideox(weights(params))
-    values = {} if name != "1.5 I2V" else dict(concat_latent_image=torch.cat([random(1, 16, 1, 4, 6), torch.zeros(1, 16, 8, 4, 6)], 2))
+    clip = torch.cat([random(1, 16, 1, 4, 6), torch.zeros(1, 16, 8, 4, 6)], dim=2)
+    values = dict(concat_latent_image=clip) if name == "1.5 I2V" else {}
     windows, = node("nodes_context_windows", "ContextWindowsManualNode", model, context_length=4, context_overlap=2, dim=2)
     from comfy.patcher_extension import WrappersMP
     seen = []
-    windows.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", lambda executor, *a, **k: seen.append(a[0]) or executor(*a, **k))
+    windows.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test",
+                                 lambda executor, *a, **k: seen.append(a[0]) or executor(*a, **k))
     out = sample(host, windows, start, steps=1, values=values)
     assert out.shape == start.shape and out.isfinite().all()
     assert max(x.shape[2] for x in seen) <= 5
