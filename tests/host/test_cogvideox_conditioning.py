@@ -130,12 +130,27 @@ def test_inpaint_video_and_mask(nodes, vae, text):
     assert torch.equal(found["concat_mask"][0, 0, :, :, 4:], torch.ones(3, 6, 4))
 
 
-def test_mask_follows_the_crop(nodes, vae, text):
-    mask = torch.zeros(LENGTH, HEIGHT, 400)
-    mask[:, :, 200:] = 1.0
-    video = picture(1.0, LENGTH, 400)
-    given(nodes.fun_inpaint(*text, vae, *SIZE, video=video, mask=mask))
-    assert vae.clips[0][:, :, :31].min() > 0.99 and not vae.clips[0][:, :, 33:].any()
+@pytest.mark.parametrize("mask_width", [400, 50])
+def test_mask_follows_the_crop(nodes, vae, text, mask_width):
+    """Of a video 400 px wide the middle 64 are taken: from 216 on is three quarters into that, for a mask of the video's
+    own size and for one of another shape, which lies over the whole video all the same."""
+    mask = torch.zeros(LENGTH, HEIGHT, mask_width)
+    mask[:, :, 216 * mask_width // 400:] = 1.0
+    given(nodes.fun_inpaint(*text, vae, *SIZE, video=picture(1.0, LENGTH, 400), mask=mask))
+    assert vae.clips[0][:, :, :43].min() > 0.99 and not vae.clips[0][:, :, 53:].any()
+
+
+def test_clip_that_cannot_fit(nodes, vae, text, monkeypatch):
+    """Both functions that make a clip of pixels refuse it before they do; a picture alone is no matter of length."""
+    import comfy.model_management as mm
+
+    monkeypatch.setattr(mm, "get_total_memory", lambda device: 2 * 12 * 64 * 48 * 2000)
+    for call in (lambda: nodes.fun_inpaint(*text, vae, 64, 48, 2001, 1, start_image=picture(0)),
+                 lambda: nodes.fun_control(*text, vae, 64, 48, 2001, 1, picture(0))):
+        with pytest.raises(ValueError, match="2001 frames of 64 x 48 px needs"):
+            call()
+    assert not vae.clips
+    assert nodes.image_to_video(*text, vae, 64, 48, 2001, 1, picture(0))[2]["samples"].shape[2] == 501
 
 
 def test_control(nodes, vae, text):
