@@ -184,7 +184,8 @@ def encode_bytes(params: CogVideoVAEParams, shape, itemsize: int, tiles: Tiles |
 
 def _network_bytes(of_frame, params, frames, height, width, itemsize, tiles):
     """The core's figures are for nine frames at once and for 128 channels at full size. About a third of the tensors
-    is history, always two frames; the others grow with the frames."""
+    is history, always two frames; the others grow with the frames. Of the released model's live tensors, counted at 1
+    to 49 frames, this is 0.97 to 1.3 times as much."""
     if tiles is not None:
         height, width = min(height, tiles.height * PIXELS), min(width, tiles.width * PIXELS)
     share = (1 + 2 * frames / 9) / 3 * params.block_out_channels[0] / 128

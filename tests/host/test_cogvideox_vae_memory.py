@@ -1,0 +1,91 @@
+"""What the VAE tells the host of its memory, against the tensors that are alive. On the meta device: no weights."""
+
+import weakref
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from . import tiny, tiny_cogvideox
+
+HEIGHT, WIDTH = 64, 96
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of tensors made inside, and the most that there were at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.storages = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for t in tree_leaves(out):
+            if isinstance(t, torch.Tensor) and t.untyped_storage()._cdata not in self.storages:
+                storage = t.untyped_storage()
+                self.storages.add(storage._cdata)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self.gone, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def gone(self, storage, count):
+        self.storages.discard(storage)
+        self.now -= count
+
+
+@pytest.fixture(scope="module")
+def vae(comfyui_path):
+    tiny.import_host(comfyui_path)
+    from sanacog.host import cogvideox_vae
+
+    return cogvideox_vae
+
+
+@pytest.fixture(scope="module")
+def released(vae):
+    with torch.device("meta"):
+        return vae.CogVideoVAE().eval()
+
+
+def peak(function, x, *args):
+    with torch.no_grad(), Alive() as alive:
+        function(x, *args)
+    return alive.peak
+
+
+# 13 and 21 frames have a first chunk of 13, an even number of latents chunks of 8.
+@pytest.mark.parametrize("frames", [1, 5, 9, 13, 17, 21])
+def test_encoding(vae, released, frames):
+    shape = (1, 3, frames, HEIGHT, WIDTH)
+    network = peak(released.encode, torch.empty(shape, device="meta"))
+    clip = 3 * frames * HEIGHT * WIDTH * 4
+    assert 0.75 < (network + clip) / vae.encode_bytes(released.params, shape, 4) < 1.05
+
+
+@pytest.mark.parametrize("latents", [1, 2, 3, 4, 5])
+def test_decoding(vae, released, latents):
+    shape = (1, 16, latents, HEIGHT // 8, WIDTH // 8)
+    network = peak(released.decode, torch.empty(shape, device="meta"))
+    assert 0.75 < network / vae.decode_bytes(released.params, shape, 4) < 1.05
+
+
+def test_tiles(vae, released):
+    tiles = vae.Tiles(4, 6, 1, 1)
+    shape = (1, 16, 3, 8, 12)
+    network = peak(released.decode, torch.empty(shape, device="meta"), tiles)
+    assert 0.75 < network / vae.decode_bytes(released.params, shape, 4, tiles) < 1.1
+    assert network < 0.5 * peak(released.decode, torch.empty(shape, device="meta"))
+
+
+def test_what_the_host_is_told(vae, released, tmp_path):
+    """The count above for the whole frame, and when decoding the frames once more, while they are joined."""
+    params = released.params
+    assert 7.5 < vae.decode_bytes(params, (1, 16, 13, 60, 90), 2) / 2**30 < 7.9
+    assert 5.2 < vae.encode_bytes(params, (1, 3, 49, 480, 720), 2) / 2**30 < 5.6
+    native = vae.load_cogvideox_vae(tiny_cogvideox.save_autoencoder(tmp_path / "vae.safetensors"))
+    params, shape, frames = tiny_cogvideox.VAE, (2, 16, 3, 8, 9), 3 * 9 * 64 * 72 * 2
+    assert native.memory_used_decode(shape, torch.bfloat16) == vae.decode_bytes(params, shape, 2) + frames
+    assert native.memory_used_encode((2, 3, 9, 64, 72), torch.bfloat16) == vae.encode_bytes(params, (1, 3, 9, 64, 72), 2)
