@@ -29,7 +29,7 @@ from .compat import set_dtype
 from .files import is_pipeline
 from .loading import diffusion_model, weight_dtype_of
 from .lora import ReadsDiffusersLoras
-from .previews import video_rgb_factors
+from .previews import contact_sheet, video_rgb_factors
 
 PIXELS, FRAMES = 8, 4              # px a side and frames of one latent pixel
 CONFIG_KEY = "cogvideox_config"    # JSON as uint8, in models saved from here: their tensors do not tell everything
@@ -57,8 +57,10 @@ class CogVideoXConfig(comfy.supported_models_base.BASE):
     def __init__(self, params: CogVideoParams):
         super().__init__({"image_model": "cogvideox", "in_channels": params.in_channels, "params": params})
         self.params = params
-        self.latent_format.scale_factor = params.scaling_factor
-        self.latent_format.latent_rgb_factors = video_rgb_factors(params)
+        latents = self.latent_format
+        latents.scale_factor = params.scaling_factor
+        latents.latent_rgb_factors, latents.latent_rgb_factors_bias = video_rgb_factors(params)
+        latents.latent_rgb_factors_reshape = contact_sheet
         # The 2B was trained in fp16, told by its position code; all others in bf16, and 1.5 overflows in fp16.
         half = [torch.bfloat16] if params.use_rotary_positional_embeddings else [torch.float16, torch.bfloat16]
         self.supported_inference_dtypes = half + [torch.float32]

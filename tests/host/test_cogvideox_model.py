@@ -229,12 +229,38 @@ def test_half_precision_of_the_variant(host):
     assert half["5B"] == half["1.5 I2V"] == [torch.bfloat16, torch.float32]
 
 
-def test_preview_colours(host, model):
+def test_preview_colours_of_the_released_models(host):
     released = replace(PARAMS, text_embed_dim=4096)
-    factors = host.cogvideox.CogVideoXConfig(released).latent_format.latent_rgb_factors
-    assert torch.tensor(factors).shape == (16, 3)
-    of_2b = host.cogvideox.CogVideoXConfig(replace(released, scaling_factor=1.15258426)).latent_format.latent_rgb_factors
+    (factors, bias), (of_2b, _) = (host.previews.video_rgb_factors(params) for params in (
+        released, replace(released, scaling_factor=1.15258426)))
+    assert torch.tensor(factors).shape == (16, 3) and bias == [0, 0, 0]
     assert of_2b[3][1] / factors[3][1] == pytest.approx(0.7 / 1.15258426)
+
+
+def test_preview_colours_fit_the_embedded_autoencoder(host):
+    from sanacog.cogvideo_core.autoencoder import CogVideoVAE
+    from sanacog.cogvideo_core.config import identify_autoencoder
+    from sanacog.installation import ROOT
+    from sanacog.storage import open_checkpoint
+    from sanacog.training import clips
+
+    file = open_checkpoint(ROOT / "models" / "vae" / "sanacog_tiny_cogvideox_vae.safetensors")
+    vae = CogVideoVAE(identify_autoencoder(file.shapes, file.config).params).eval()
+    vae.load_state_dict({key: t.float() for key, t in file.load().items()})
+    generator = torch.Generator().manual_seed(9)
+    pictures = clips.draw(clips.sample_scenes(8, generator), generator)
+    factors, bias = (torch.tensor(part) for part in host.previews.video_rgb_factors(PARAMS))
+    seen = (vae.encode(pictures)[:, :, 0] * 0.7).movedim(1, -1) @ factors + bias
+    wanted = torch.nn.functional.avg_pool2d(pictures[:, :, 0], 8).movedim(1, -1)
+    assert ((seen - wanted) ** 2).mean() < 0.15 * wanted.var()
+
+
+@pytest.mark.parametrize("frames, places", [
+    (1, [[0]]), (3, [[0, 1], [2, None]]), (9, [[0, 1, 2], [3, 4, 5], [6, 7, 8]]), (21, [[0, 2, 5], [8, 10, 12], [15, 18, 20]])])
+def test_preview_shows_the_whole_clip(host, frames, places):
+    clip = random(2, 16, frames, 4, 6)
+    rows = [torch.cat([torch.zeros(2, 16, 4, 6) if i is None else clip[:, :, i] for i in row], dim=3) for row in places]
+    assert torch.equal(host.previews.contact_sheet(clip), torch.cat(rows, dim=2))
 
 
 # LoRA, merging, saving

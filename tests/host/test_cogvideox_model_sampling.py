@@ -1,7 +1,6 @@
 """Sampling CogVideoX in the real host: stock samplers and our own against diffusers' schedulers and the core's loops."""
 
 import inspect
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -366,12 +365,13 @@ def test_previews(host, weights, name):
     from latent_preview import Latent2RGBPreviewer
 
     frames = []
-    factors = host.previews.video_rgb_factors(replace(PARAMS, text_embed_dim=4096))
-    previewer = Latent2RGBPreviewer(factors, None)
+    model = host.cogvideox.load_cogvideox(weights(VARIANTS[name]))
+    shown = model.model.latent_format
+    previewer = Latent2RGBPreviewer(shown.latent_rgb_factors, shown.latent_rgb_factors_bias, shown.latent_rgb_factors_reshape)
 
     def callback(step, x0, x, total):
         assert x0.shape == x.shape == (1, 16, 3, 4, 6) and total == 3
         frames.append((x0, previewer.decode_latent_to_preview(x0)))
-    out = sample(host, host.cogvideox.load_cogvideox(weights(VARIANTS[name])), callback=callback)
-    assert len(frames) == 3 and frames[0][1].size == (6, 4)
+    out = sample(host, model, callback=callback)
+    assert len(frames) == 3 and frames[0][1].size == (12, 8)  # three frames, two a row
     assert apart(frames[-1][0] / 0.7, out) < 1e-5
