@@ -295,7 +295,8 @@ def cogvideox_vae(params: CogVideoVAEParams, state_dict: dict, disable_dynamic: 
 
 @contextmanager
 def _progress(network, chunks, height, width, tiles):
-    """A bar of the host that moves with each run of `network`, at which it can be interrupted. Sizes in latents."""
+    """A bar of the host that moves with each run of `network`. Sizes in latents. (The host's operations look for
+    interruptions themselves.)"""
     if tiles is None or (height <= tiles.height and width <= tiles.width):
         count = 1
     else:
@@ -304,7 +305,6 @@ def _progress(network, chunks, height, width, tiles):
     bar = comfy.utils.ProgressBar(len(chunks) * count)
 
     def step(*_):
-        mm.throw_exception_if_processing_interrupted()
         bar.update(1)
 
     hook = network.register_forward_hook(step)

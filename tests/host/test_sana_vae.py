@@ -1,0 +1,48 @@
+"""DC-AE as the host's VAE, on random tiny weights: the same numbers as the bare core."""
+
+import pytest
+import torch
+
+from . import tiny
+from .sana_model import apart, host, noise, vae, weights  # noqa: F401
+
+
+def test_vae_equals_the_core(vae):
+    core = tiny.dcae()
+    picture = torch.rand(2, 64, 96, 3, generator=torch.Generator().manual_seed(5))
+    latent = vae.encode(picture)
+    assert latent.shape == (2, 32, 2, 3)
+    assert apart(latent, core.encode(picture.movedim(-1, 1) * 2 - 1)) < 1e-5
+    decoded = vae.decode(latent)
+    wanted = ((core.decode(latent) + 1) / 2).clamp(0, 1).movedim(1, -1)
+    assert decoded.shape == (2, 64, 96, 3)
+    assert apart(decoded, wanted) < 1e-5
+
+
+def test_process_output_is_in_place_and_returned(vae):
+    picture = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0])
+    out = vae.process_output(picture)
+    assert out is picture and picture.tolist() == [0, 0, 0.5, 1, 1]
+
+
+def test_odd_pictures_are_cropped(vae):
+    picture = torch.rand(1, 70, 100, 3)
+    assert torch.equal(vae.encode(picture), vae.encode(picture[:, 3:67, 2:98]))
+
+
+def test_tiles(vae):
+    z = noise(1, 6, 6) * 0.1
+    whole, tiles = vae.decode(z), vae.decode_tiled(z, tile_x=4, tile_y=4, overlap=1)
+    assert tiles.shape == whole.shape == (1, 192, 192, 3)
+    assert (tiles - whole).abs().mean() < 0.1
+    picture = torch.rand(1, 192, 192, 3)
+    assert vae.encode_tiled(picture, tile_x=128, tile_y=128, overlap=32).shape == (1, 32, 6, 6)
+
+
+def test_latents_of_another_model_are_not_decoded(vae):
+    for z, message in ((torch.zeros(1, 4, 8, 8), "another model"), (torch.full((1, 32, 2, 2), float("nan")), "NaN"),
+                       (torch.zeros(1, 32, 0, 2), "empty")):
+        with pytest.raises(ValueError, match=message):
+            vae.decode(z)
+    with pytest.raises(ValueError, match="at least 32 x 32"):
+        vae.encode(torch.rand(1, 20, 64, 3))
