@@ -333,6 +333,7 @@ def test_decode_node(host, vae):
     assert torch.equal(decode(vae, z, 0, 0), vae.decode(z)[0])
     assert torch.equal(decode(vae, z, 40, 48), vae.decode_in_tiles(z, tiles(6, 5, 1, 1))[0])
     assert torch.equal(decode(vae, z, 0, 48), vae.decode_in_tiles(z, tiles(6, 6, 1, 0))[0])
+    assert torch.equal(decode(vae, z, 40, 0), vae.decode_in_tiles(z, tiles(7, 5, 0, 1))[0])
     two = latents(3, batch=2)
     assert torch.equal(decode(vae, two, 360, 240), vae.decode_tiled(two).flatten(0, 1))
     for width, height, name in ((-8, 0, "tile_width"), (0, 20, "tile_height")):
