@@ -6,5 +6,6 @@ from .cogvideox_sampling import NODES as _COGVIDEOX_SAMPLING
 from .lora import NODES as _LORA
 from .sampling import NODES as _SAMPLING
 from .sana import NODES as _SANA
+from .sana_sprint import NODES as _SANA_SPRINT
 
-NODES = _SANA + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _COGVIDEOX_SAMPLING + _SAMPLING + _LORA
+NODES = _SANA + _SANA_SPRINT + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _COGVIDEOX_SAMPLING + _SAMPLING + _LORA

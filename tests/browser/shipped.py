@@ -17,8 +17,10 @@ EMBEDDED = {
     "SanaCogLoadCogVideoXTextEncoder": "sanacog_tiny_t5.safetensors",
     "SanaCogLoadCogVideoXVAE": "sanacog_tiny_cogvideox_vae.safetensors",
 }
-# What takes the place of a CogVideoX model beside one of these nodes: embedded, and random ones that the tests make.
+# What takes the place of a model beside one of these nodes: embedded, and random ones that the tests make.
 CONDITIONED = {
+    "SanaCogSanaSprintSampler": "random_sana_sprint.safetensors",
+    "SanaCogSanaSCM": "random_sana_sprint.safetensors",
     "SanaCogCogVideoXImageToVideo": "sanacog_tiny_cogvideox_i2v.safetensors",
     "SanaCogCogVideoXFunInpaint": "random_fun_inpaint.safetensors",
     "SanaCogCogVideoXFunControl": "random_fun_control.safetensors",
@@ -38,14 +40,17 @@ def graph(api: dict) -> dict:
 def with_embedded_models(workflow: dict) -> dict:
     """The canvas workflow with the embedded models in its loaders, and with what makes it quick."""
     conditioned = [CONDITIONED[node["type"]] for node in workflow["nodes"] if node["type"] in CONDITIONED]
+    loader = "SanaCogLoadSanaModel" if conditioned == ["random_sana_sprint.safetensors"] else "SanaCogLoadCogVideoXModel"
     for node in workflow["nodes"]:
         values = node.get("widgets_values")
         if node["type"] in EMBEDDED:
             values[0] = EMBEDDED[node["type"]]
             node["properties"].pop("models", None)
-        if node["type"] == "SanaCogLoadCogVideoXModel" and conditioned:
+        if node["type"] == loader and conditioned:
             values[0], = conditioned
-        if node["type"] in CONDITIONED:
+        if node["type"] == "SanaCogEmptySanaLatent":
+            values[:2] = 256, 256
+        if node["type"] in CONDITIONED and "CogVideoX" in node["type"]:
             values[:3] = SIDE, SIDE, FRAMES
         if node["type"] == "SanaCogCogVideoXSigmas":
             values[0] = 8

@@ -11,7 +11,7 @@ import shutil
 import pytest
 
 from ..comfy import frames_of
-from ..host.tiny import save_lora
+from ..host.tiny import save_lora, save_sprint
 from ..host.tiny_cogvideox import save_fun_models
 from .canvas import read
 from .shipped import FRAMES, NAMES, SIDE, WORKFLOWS, graph, shipped, with_embedded_models
@@ -28,6 +28,7 @@ def input_files(server):
 def random_models(server):
     """Random models of the kinds that the pack does not carry, and a random LoRA."""
     save_fun_models(server.base / "models" / "diffusion_models")
+    save_sprint(server.base / "models" / "diffusion_models" / "random_sana_sprint.safetensors")
     save_lora(server.base / "models" / "loras" / "random_sana_lora.safetensors")
 
 
