@@ -33,8 +33,10 @@ def shipped(name: str) -> dict:
 
 
 def graph(api: dict) -> dict:
-    """An API workflow without the titles: those that nobody set are worded differently from frontend to frontend."""
-    return {key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in api.items()}
+    """An API workflow without the titles: those that nobody set are worded differently from frontend to frontend. And
+    without the place where Load Video shows its video, which is among the inputs once the video has come."""
+    return {key: {"class_type": node["class_type"], "inputs": {
+        name: value for name, value in node["inputs"].items() if name != "video-preview"}} for key, node in api.items()}
 
 
 def with_embedded_models(workflow: dict) -> dict:
