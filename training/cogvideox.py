@@ -15,7 +15,9 @@ from .recipe import Recipe, half, read_file, whole, write_chapter
 
 CLIPS = 2048  # cached for each of the two transformers
 GATE = 0.98  # share of reconstructions with the right colours, and with the right direction
-SAMPLING = {"steps": 25, "guidance": 5.0}  # of the report
+SAMPLED_STEPS = 20  # of the report, DDIM
+GUIDANCE = {"transformer": (3.0, 6.0), "image": (3.0,)}
+KINDS = {"transformer": "text to video", "image": "image to video"}
 FILES = {"text": "text_encoders/sanacog_tiny_t5.safetensors", "autoencoder": "vae/sanacog_tiny_cogvideox_vae.safetensors",
          "transformer": "diffusion_models/sanacog_tiny_cogvideox.safetensors",
          "image": "diffusion_models/sanacog_tiny_cogvideox_i2v.safetensors"}
@@ -93,9 +95,10 @@ class CogVideoX(Recipe):
         (self.work / "preview.json").write_text(json.dumps({"factors": factors.tolist(), "bias": bias.tolist()}))
         figures, prompts = {"reconstruction": recall}, clips.evaluation_scenes()[1]
         for stage, model in models.items():
-            figures[stage], sheet = video_transformer.evaluate(model, autoencoder, text, tokenizer, count=cases,
-                                                               picture=stage == "image", **SAMPLING)
-            side_by_side(sheet[:24], self.work / f"{stage}.png", prompts)
+            for guidance in GUIDANCE[stage][::-1]:  # the sheet shows the first of them
+                figures[f"{KINDS[stage]}, CFG {guidance:g}"], sheet = video_transformer.evaluate(
+                    model, autoencoder, text, tokenizer, count=cases, picture=stage == "image", steps=SAMPLED_STEPS, guidance=guidance)
+            side_by_side(sheet[:16], self.work / f"{stage}.png", prompts)
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
         write_chapter(output / "README.md", self.chapter(figures, cases))
         for name in ("transformer", "image", "loss"):
@@ -106,7 +109,6 @@ class CogVideoX(Recipe):
     def chapter(self, figures: dict, cases: int) -> list[str]:
         """Lines for models/README.md: what the files are, their sums, and what was measured."""
         names = ["colour", "background", "colour+background", "direction", "colours+direction", "shape"]
-        kinds = {"transformer": "text to video", "image": "image to video"}
         lines = [
             "# The embedded tiny CogVideoX", "",
             "Four files in ComfyUI's folder names, fp16, with diffusers' (T5: Hugging Face's) key names. They have the real",
@@ -116,11 +118,11 @@ class CogVideoX(Recipe):
             f"`{clips.evaluation_scenes()[1][0]}`.", "",
             *self.file_table(),
             "", f"Measured on {datetime.date.today().isoformat()} on the files as they are here, in fp32 on {self.device.type.upper()}:", "",
-            f"| {cases} held-out prompts, DDIM, {SAMPLING['steps']} steps, CFG {SAMPLING['guidance']:g}, seeds 0 to {cases - 1} | " + " | ".join(names) + " |",
+            f"| {cases} held-out prompts, DDIM, {SAMPLED_STEPS} steps, seeds 0 to {cases - 1} | " + " | ".join(names) + " |",
             "|" + "---|" * (len(names) + 1)]
-        for stage, kind in kinds.items():
-            if stage in figures:
-                lines.append(f"| {kind} | " + " | ".join(f"{figures[stage][n]:.3f}" for n in names) + " |")
+        rows = {row: found for row, found in figures.items() if row != "reconstruction"}
+        for row, found in rows.items():
+            lines.append(f"| {row} | " + " | ".join(f"{found[n]:.3f}" for n in names) + " |")
         recall = figures["reconstruction"]
         lines.append(f"| (reconstructions) | {recall['colour']:.3f} | {recall['background']:.3f} | {recall['colour+background']:.3f} | "
                      f"{recall['direction']:.3f} | | {recall['shape']:.3f} |")
@@ -129,13 +131,14 @@ class CogVideoX(Recipe):
             "clip and no training prompt had (the tokenizer's corpus has sentences of both sides), each direction in a quarter of",
             "them. `training/clip_judge.py` judges from pixels: colours and shape must be right in two thirds of the frames, the",
             "direction is that of a line through the shape's centres.", ""]
-        if "image" in figures:
-            lines += ["Image to video starts from the first frame of a drawn clip of the prompt's scene: the first frame of the result has",
-                      f"PSNR {figures['image']['first frame']:.1f} dB to it on average, over 20 dB in {figures['image']['kept']:.3f}.", ""]
+        for found in rows.values():
+            if "kept" in found:
+                lines += ["Image to video starts from the first frame of a drawn clip of the prompt's scene, of any size and place: the first frame",
+                          f"of the result has PSNR {found['first frame']:.1f} dB to it on average, over 20 dB in {found['kept']:.3f}.", ""]
         lines += [f"Autoencoder, {cases} held-out clips of shapes of all sizes and places: PSNR {recall['psnr']:.1f} dB, spread of the scaled latents "
                   f"{recall['latent spread']:.2f}.", "", self.history(), "", "![loss](cogvideox_loss.png)"]
-        for stage, kind in kinds.items():
-            if stage in figures:
+        for stage, kind in KINDS.items():
+            if self.began(stage):
                 lines += ["", f"![held-out prompts, {kind}](cogvideox_{stage}.png)"]
         return lines
 
