@@ -96,7 +96,7 @@ class Progress:
 
     def show(self, state, end="\r"):
         if self.live or end == "\n":
-            print(f"[{self.number}/{self.count}] {self.prompt[:70]}: {state}".ljust(100 if self.live else 0),
+            print(f"[{self.number}/{self.count}] {self.prompt[:80]}: {state}".ljust(110 if self.live else 0),
                   end=end, flush=True)
 
 

@@ -12,6 +12,8 @@ from PIL import Image
 from sanacog import demo
 from sanacog.training.judge import judge
 
+from ..comfy import frames_of
+
 
 VIDEOS = [demo.file_name(i + 1, demo.VIDEO_PROMPT, name, "mp4") for i, name in enumerate(demo.VIDEO_WORKFLOWS)]
 
@@ -47,6 +49,14 @@ def test_workflow_is_embedded(drawn):
         sent = demo.filled(json.loads(demo.WORKFLOW.read_text("utf-8")), prompt, 1 + i, None)
         assert graph(json.loads(embedded)) == graph(sent)
         assert str(demo.ROOT) not in embedded, "the picture tells where its maker keeps the pack"
+
+
+def test_videos_are_whole(drawn):
+    for name in VIDEOS:
+        frames = frames_of(name, (drawn[0] / name).read_bytes()).astype(int)
+        assert frames.shape == (9, 96, 96, 3) and np.ptp(frames, axis=(0, 1, 2)).max() > 60, "one flat colour"
+        assert np.abs(frames[-1] - frames[0]).mean() > 3, "nothing moves"
+    assert Image.open(drawn[0] / "cogvideox_contact_sheet.png").size == (4 + 9 * 100, 2 * (24 + 100))
 
 
 def test_pictures_show_what_the_prompts_say(drawn):
