@@ -16,7 +16,7 @@ from .recipe import Recipe, half, read_file, whole, write_chapter
 CLIPS = 2048  # cached for each of the two transformers
 GATE = 0.98  # share of reconstructions with the right colours, and with the right direction
 SAMPLED_STEPS = 20  # of the report, DDIM
-GUIDANCE = {"transformer": (3.0, 6.0), "image": (3.0,)}
+GUIDANCE = {"transformer": (3.0, 6.0), "image": (2.0, 3.0, 6.0)}
 KINDS = {"transformer": "text to video", "image": "image to video"}
 FILES = {"text": "text_encoders/sanacog_tiny_t5.safetensors", "autoencoder": "vae/sanacog_tiny_cogvideox_vae.safetensors",
          "transformer": "diffusion_models/sanacog_tiny_cogvideox.safetensors",
