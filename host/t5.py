@@ -117,7 +117,7 @@ def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False) 
         raise ValueError(f"{path.name}: its tokenizer has {count} pieces, the text encoder knows {config['vocab_size']}: "
                          "it is another model's. Choose the right one in tokenizer_name.")
     length = everything[extras[LENGTH_KEY]].item() if LENGTH_KEY in extras else (checkpoint.config or {}).get(LENGTH_KEY)
-    data[LENGTH_KEY] = length or MAX_TOKENS
+    data[LENGTH_KEY] = length if isinstance(length, int) and length > 1 else MAX_TOKENS
     state_dict, options = t5_quantisation({key: everything[k] for k, key in names.items()}, checkpoint.metadata)
     del everything
     if "shared.weight" not in state_dict:

@@ -51,7 +51,7 @@ class SanaTokenizer:
         return self.pieces.decode([i for i in token_ids if not (skip_special_tokens and i <= BOS)])
 
     def state_dict(self):
-        return dict(self.pieces.data)
+        return {f"{NAME}.{key}": value for key, value in self.pieces.data.items()}  # where CLIPSave puts the weights
 
 
 class GemmaStates(sd1_clip.SDClipModel):
@@ -166,7 +166,7 @@ def gemma_config(shapes: dict[str, tuple], raw: dict, name: str) -> dict:
 
 
 def _plain(key: str) -> str:
-    return key.removeprefix("text_encoders.")
+    return key.removeprefix("text_encoders.").removeprefix(f"{NAME}.")
 
 
 def _patcher(path, tokenizer, disable_dynamic=False):

@@ -88,3 +88,14 @@ def test_tokenizer_json(host, tmp_path):
 def test_other_clips_are_refused(host):
     with pytest.raises(ValueError, match="Load Sana Text Encoder"):
         host.text.encode_prompt(SimpleNamespace(tokenizer=object()), "a cat", True)
+
+
+def test_saved_clip_is_one_file_and_loads_again(host, clip, tmp_path, monkeypatch):
+    import folder_paths
+    from comfy_extras.nodes_model_merging import CLIPSave
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    CLIPSave().save(clip, "clip/ComfyUI")
+    [file] = (tmp_path / "clip").iterdir()
+    again = host.text.load_text_encoder(file)
+    assert torch.equal(host.text.encode_prompt(again, PROMPT, True)[0][0], host.text.encode_prompt(clip, PROMPT, True)[0][0])
