@@ -26,13 +26,14 @@ COGVIDEOX_CASES = {
 }
 CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASES), ("cogvideox_cpu.json", COGVIDEOX_CASES))
              for name, case in cases.items()}
+ACCURACY = {"accuracy": accuracy.accuracy, "video-accuracy": accuracy.video_accuracy}
 CLOCKS = {"wall": harness.WallClock, "cpu": lambda: harness.WallClock(now=time.process_time)}
 
 
 def arguments(args):
     parser = argparse.ArgumentParser(prog="run.py bench", description="Ours beside diffusers: times, memory, accuracy.")
     parser.add_argument("figures", nargs="*", metavar="FIGURE",
-                        help=f"any of {', '.join(CPU_CASES)}, accuracy; all of them when none is named")
+                        help=f"any of {', '.join([*CPU_CASES, *ACCURACY])}; all of them when none is named")
     parser.add_argument("--gpu", action="store_true", help="the figures of a GPU instead (bench/gpu.py)")
     parser.add_argument("--minutes", type=float, default=7.0, help="with --gpu: start no figure after this time")
     parser.add_argument("--threads", type=int, help="torch's threads, its own choice otherwise")
@@ -41,8 +42,8 @@ def arguments(args):
                         help="cpu counts this process's time on the processor: for a machine with other work, --threads 1")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "bench", help="folder for the JSON files")
     options = parser.parse_args(args)
-    if unknown := set(options.figures) - {*CPU_CASES, "accuracy"}:
-        parser.error(f"no figure is called {', '.join(sorted(unknown))}; there are {', '.join(CPU_CASES)}, accuracy")
+    if unknown := set(options.figures) - {*CPU_CASES, *ACCURACY}:
+        parser.error(f"no figure is called {', '.join(sorted(unknown))}; there are {', '.join([*CPU_CASES, *ACCURACY])}")
     if options.pairs is not None and options.pairs < 2:
         parser.error("--pairs: a spread needs at least 2")
     if options.clock == "cpu" and options.threads != 1:
@@ -58,14 +59,15 @@ def main(args):
     if options.gpu:
         from . import gpu
         return gpu.measure_all(options.output, options.minutes)
-    figures = options.figures or [*CPU_CASES, "accuracy"]
+    figures = options.figures or [*CPU_CASES, *ACCURACY]
     status = 0
     if cases := [name for name in CPU_CASES if name in figures]:
         status = measure_cpu(cases, options)
-    if "accuracy" in figures:
-        found = accuracy.accuracy()
-        print("\n".join(accuracy.lines(found)), flush=True)
-        record.write(options.output / "accuracy.json", {"conditions": record.conditions(dtype="float32"), **found})
+    for name in ACCURACY:
+        if name in figures:
+            found = ACCURACY[name]()
+            print("\n".join(accuracy.lines(found)), flush=True)
+            record.write(options.output / f"{name.replace('-', '_')}.json", {"conditions": record.conditions(dtype="float32"), **found})
     return status
 
 

@@ -151,3 +151,12 @@ def test_accuracy_says_how_to_make_missing_models(tmp_path):
     pytest.importorskip("sentencepiece")
     with pytest.raises(FileNotFoundError, match="run.py train tiny-sana"):
         accuracy.accuracy(tmp_path)
+    with pytest.raises(FileNotFoundError, match="run.py train tiny-cogvideox"):
+        accuracy.video_accuracy(tmp_path)
+
+
+def test_accuracy_is_shown_as_a_table():
+    found = {"a": {"colour": 0.5}, "b": {"colour": 1.0, "first frame": 21.0}, "wanted": {"colour": 0.9}, "seconds": 1.0}
+    head, colour, frame = accuracy.lines(found)
+    assert head.split() == ["held-out", "prompts", "a", "b", "wanted"]
+    assert colour.split() == ["colour", "0.500", "1.000", "0.90"] and frame.split() == ["first", "frame", "21.000"]
