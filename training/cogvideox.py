@@ -98,7 +98,7 @@ class CogVideoX(Recipe):
             for guidance in GUIDANCE[stage][::-1]:  # the sheet shows the first of them
                 figures[f"{KINDS[stage]}, CFG {guidance:g}"], sheet = video_transformer.evaluate(
                     model, autoencoder, text, tokenizer, count=cases, picture=stage == "image", steps=SAMPLED_STEPS, guidance=guidance)
-            side_by_side(sheet[:16], self.work / f"{stage}.png", prompts)
+            side_by_side(sheet[:10], self.work / f"{stage}.png", prompts)
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
         write_chapter(output / "README.md", self.chapter(figures, cases))
         for name in ("transformer", "image", "loss"):
