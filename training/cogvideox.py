@@ -131,10 +131,11 @@ class CogVideoX(Recipe):
             "clip and no training prompt had (the tokenizer's corpus has sentences of both sides), each direction in a quarter of",
             "them. `training/clip_judge.py` judges from pixels: colours and shape must be right in two thirds of the frames, the",
             "direction is that of a line through the shape's centres.", ""]
-        for found in rows.values():
-            if "kept" in found:
-                lines += ["Image to video starts from the first frame of a drawn clip of the prompt's scene, of any size and place: the first frame",
-                          f"of the result has PSNR {found['first frame']:.1f} dB to it on average, over 20 dB in {found['kept']:.3f}.", ""]
+        kept = [f"{found['first frame']:.1f} dB ({found['kept']:.3f}) at {row.rpartition(', ')[2]}"
+                for row, found in rows.items() if "kept" in found]
+        if kept:
+            lines += ["Image to video starts from the first frame of a drawn clip of the prompt's scene, of any size and place. Mean PSNR of the",
+                      f"result's first frame to it (share over 20 dB): {'; '.join(kept)}.", ""]
         lines += [f"Autoencoder, {cases} held-out clips of shapes of all sizes and places: PSNR {recall['psnr']:.1f} dB, spread of the scaled latents "
                   f"{recall['latent spread']:.2f}.", "", self.history(), "", "![loss](cogvideox_loss.png)"]
         for stage, kind in KINDS.items():
