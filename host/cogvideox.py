@@ -14,7 +14,6 @@ import comfy.model_management as mm
 import comfy.model_sampling
 import comfy.supported_models_base
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
 from ..cogvideo_core import schedule
@@ -23,6 +22,7 @@ from ..cogvideo_core.config import CONDITIONING, CogVideoParams, identify
 from ..cogvideo_core.lookalikes import strip_prefix
 from ..cogvideo_core.transformer import CogVideoTransformer
 from ..storage import open_checkpoint
+from .blocks import host_hooks
 from .cogvideox_channels import condition_channels
 from .cogvideox_sampling import around_sampling
 from .compat import set_dtype
@@ -161,38 +161,8 @@ class CogVideoXDiT(CogVideoTransformer):
         ).execute(x, timestep, context, control, transformer_options, **kwargs)
 
     def _forward(self, x, timestep, context, control=None, transformer_options={}, **kwargs):
-        replace = transformer_options.get("patches_replace", {}).get("dit", {})
-        patches = transformer_options.get("patches", {})
-        residuals = (control or {}).get("input", [])
-        transformer_options = {**transformer_options, "total_blocks": len(self.transformer_blocks), "block_type": "double"}
-
-        def attention(q, k, v, heads, mask):
-            return optimized_attention(q, k, v, heads, mask=mask, transformer_options=transformer_options)
-
-        def run_block(i, call, x, context, embedding):
-            transformer_options["block_index"] = i
-            if i == 0:
-                for patch in patches.get("post_input", []):
-                    changed = patch({"img": x, "txt": context, "transformer_options": transformer_options})
-                    x, context = changed["img"], changed["txt"]
-            block = replace.get(("double_block", i))
-            if block is None:
-                x, context = call(x, context, embedding)
-            else:
-                def original(args):
-                    return dict(zip(("img", "txt"), call(args["img"], args["txt"], args["vec"])))
-                out = block({"img": x, "txt": context, "vec": embedding, "pe": None,
-                             "transformer_options": transformer_options}, {"original_block": original})
-                x, context = out["img"], out["txt"]
-            for patch in patches.get("double_block", []):
-                changed = patch({"img": x, "txt": context, "x": x, "block_index": i,
-                                 "transformer_options": transformer_options})
-                x, context = changed["img"], changed["txt"]
-            if i < len(residuals) and residuals[i] is not None:
-                x = x + residuals[i]
-            return x, context
-
-        return super().forward(x, timestep, context, attention=attention, run_block=run_block)
+        hooks = host_hooks(len(self.transformer_blocks), control, transformer_options)
+        return super().forward(x, timestep, context, **hooks)
 
 
 def precise_modules(network: CogVideoTransformer) -> list[torch.nn.Module]:

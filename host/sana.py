@@ -13,7 +13,6 @@ import comfy.model_base
 import comfy.model_management as mm
 import comfy.supported_models_base
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
 from ..sana_core.checkpoint import check_shapes, to_canonical
@@ -21,6 +20,7 @@ from ..sana_core.config import SanaParams, identify
 from ..sana_core.lookalikes import strip_prefix
 from ..sana_core.transformer import SanaTransformer
 from ..storage import open_checkpoint
+from .blocks import host_hooks
 from .compat import corrects_empty_latents
 from .files import is_pipeline
 from .loading import diffusion_model, weight_dtype_of
@@ -165,36 +165,8 @@ class SanaDiT(SanaTransformer):
 
     def _forward(self, x, timestep, context, attention_mask=None, guidance=None, control=None, transformer_options={},
                  **kwargs):
-        replace = transformer_options.get("patches_replace", {}).get("dit", {})
-        patches = transformer_options.get("patches", {})
-        residuals = (control or {}).get("input", [])
-        transformer_options = {**transformer_options, "total_blocks": len(self.transformer_blocks), "block_type": "double"}
-
-        def attention(q, k, v, heads, mask):
-            return optimized_attention(q, k, v, heads, mask=mask, transformer_options=transformer_options)
-
-        def run_block(i, call, x, context, modulation):
-            transformer_options["block_index"] = i
-            if i == 0:
-                for patch in patches.get("post_input", []):
-                    changed = patch({"img": x, "txt": context, "transformer_options": transformer_options})
-                    x, context = changed["img"], changed["txt"]
-            block = replace.get(("double_block", i))
-            if block is None:
-                x = call(x, context, modulation)
-            else:
-                def original(args):
-                    return {"img": call(args["img"], args["txt"], args["vec"])}
-                x = block({"img": x, "txt": context, "vec": modulation, "pe": None,
-                           "transformer_options": transformer_options}, {"original_block": original})["img"]
-            for patch in patches.get("double_block", []):
-                x = patch({"img": x, "txt": context, "x": x, "block_index": i,
-                           "transformer_options": transformer_options})["img"]
-            if i < len(residuals) and residuals[i] is not None:
-                x = x + residuals[i]
-            return x
-
-        return super().forward(x, timestep, context, attention_mask, guidance, attention=attention, run_block=run_block)
+        hooks = host_hooks(len(self.transformer_blocks), control, transformer_options)
+        return super().forward(x, timestep, context, attention_mask, guidance, **hooks)
 
 
 def load_sana(path, weight_dtype: str = "default", disable_dynamic: bool = False):

@@ -242,8 +242,8 @@ class SanaTransformer(nn.Module):
         context (B, T, caption_channels): states of the text encoder. attention_mask (B, T): 1 for a token, 0 for
         padding; None keeps all. guidance (B,): guidance scale as people say it (4.5); Sprint only, unused elsewhere.
         attention(q, k, v, heads, mask): replaces sdpa in cross-attention.
-        run_block(i, call, x, context, modulation) -> x: stands around block i and runs it by
-        call(x, context, modulation); x (B, N, D), context (B, T, D), modulation (B, 6, D).
+        run_block(i, call, x, context, modulation) -> x, context: stands around block i and runs it by
+        call(x, context, modulation) -> x, context; x (B, N, D), context (B, T, D), modulation (B, 6, D).
         Returns (B, out_channels, H, W) in x's dtype. Raises ValueError for a Sprint model without guidance.
         """
         p = self.params.patch_size
@@ -259,8 +259,8 @@ class SanaTransformer(nn.Module):
 
         for i, block in enumerate(self.transformer_blocks):
             def call(x, context, modulation, block=block):
-                return block(x, context, modulation, mask, height, width, attention)
-            x = call(x, context, modulation) if run_block is None else run_block(i, call, x, context, modulation)
+                return block(x, context, modulation, mask, height, width, attention), context
+            x, context = call(x, context, modulation) if run_block is None else run_block(i, call, x, context, modulation)
 
         table = self.scale_shift_table.to(device=x.device, dtype=x.dtype)
         shift, scale = (table + embedding[:, None]).chunk(2, dim=1)

@@ -63,6 +63,12 @@ def test_calling_convention(host, model):
     patched.set_model_patch(lambda args: {"img": args["img"] * 0, "txt": args["txt"]}, "double_block")
     assert apart(sample(host, patched, steps=1), plain) > 1e-3
 
+    silent, heard = model.clone(), []
+    silent.set_model_patch(lambda args: {"img": args["img"], "txt": args["txt"] * 0}, "post_input")
+    silent.set_model_patch(lambda args: heard.append(args["txt"].abs().max().item()) or args, "double_block")
+    sample(host, silent, steps=1)
+    assert heard and not any(heard)  # a changed text goes through all blocks
+
 
 def test_control_residuals_are_added(model):
     dit = model.model.diffusion_model

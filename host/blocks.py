@@ -1,0 +1,44 @@
+"""What stands around the transformer's blocks in the host: patches, replaced blocks, residuals of a ControlNet."""
+
+from __future__ import annotations
+
+from comfy.ldm.modules.attention import optimized_attention
+
+
+def host_hooks(total_blocks: int, control, transformer_options) -> dict:
+    """attention= and run_block= for the forward of a core's transformer, which hand its insides to the host's nodes.
+
+    In the host's words every block is a "double_block" with the picture "img" (B, N, D), the text "txt" (B, T, D) and
+    what modulates it, "vec"; patches of the kind "post_input" run before the first block. control["input"][i], if there,
+    is added to the picture after block i. A node that returns no "txt" leaves the text as it was.
+    """
+    replace = transformer_options.get("patches_replace", {}).get("dit", {})
+    patches = transformer_options.get("patches", {})
+    residuals = (control or {}).get("input", [])
+    options = {**transformer_options, "total_blocks": total_blocks, "block_type": "double"}
+
+    def attention(q, k, v, heads, mask):
+        return optimized_attention(q, k, v, heads, mask=mask, transformer_options=options)
+
+    def run_block(i, call, x, context, vec):
+        options["block_index"] = i
+
+        def original(args):
+            return dict(zip(("img", "txt"), call(args["img"], args["txt"], args["vec"])))
+
+        state = {"img": x, "txt": context}
+        if i == 0:
+            for patch in patches.get("post_input", []):
+                state |= patch({**state, "transformer_options": options})
+        args = {"img": state["img"], "txt": state["txt"], "vec": vec, "pe": None, "transformer_options": options}
+        block = replace.get(("double_block", i))
+        state |= original(args) if block is None else block(args, {"original_block": original})
+        for patch in patches.get("double_block", []):
+            state |= patch({"img": state["img"], "txt": state["txt"], "x": state["img"], "block_index": i,
+                            "transformer_options": options})
+        x = state["img"]
+        if i < len(residuals) and residuals[i] is not None:
+            x = x + residuals[i]
+        return x, state["txt"]
+
+    return {"attention": attention, "run_block": run_block}
