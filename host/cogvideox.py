@@ -113,7 +113,7 @@ class CogVideoXModel(ReadsDiffusersLoras):
         if latent is None and params.conditioning in ("image", "repeated_image", "control", "void"):
             if kwargs.get("prompt_type") == "positive":
                 logging.info("CogVideoX: no picture or video was given to a model that takes one; it goes by the text alone")
-        return condition_channels(params, noise, latent, mask, kwargs.get("cogvideox_condition_scale"))
+        return condition_channels(params, noise, latent, mask)
 
     def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
         window = transformer_options.get("context_window")

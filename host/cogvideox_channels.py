@@ -17,13 +17,12 @@ _TAKES = {
 }
 
 
-def condition_channels(params: CogVideoParams, noise, latent=None, mask=None, scale: float | None = None):
+def condition_channels(params: CogVideoParams, noise, latent=None, mask=None):
     """Channels (B, in_channels - 16, T, h, w) for noise (B, 16, T, h, w); None for a model that has none.
 
     latent: what the VAE gave, unscaled, (1 or B, 16, T, h, w), zeros where there is nothing; for VOID (.., 32, ..), the
     inverted quadmask's before the masked video's. mask (1 or B, 1, T, h, w), for inpainting: 1 where it is to be drawn.
     Without them the channels are zero, which the models know as "by the text alone".
-    scale: factor on the latent in place of the one that the variant was trained with.
     Raises ValueError for what the model cannot take, and for another size than the noise's.
     """
     kind = params.conditioning
@@ -39,7 +38,7 @@ def condition_channels(params: CogVideoParams, noise, latent=None, mask=None, sc
     if latent is None:
         return noise.new_zeros(noise.shape[0], CONDITIONING[kind], *noise.shape[2:])
     latent = _fitted(latent, noise, 32 if kind == "void" else 16, "picture or video")
-    latent = latent * (params.condition_scale if scale is None else scale)
+    latent = latent * params.condition_scale
     if kind == "repeated_image":
         return latent[:, :, :1].expand_as(noise)
     if kind == "inpaint":
