@@ -78,8 +78,18 @@ def test(arguments):
     os.environ["COMFYUI_PATH"] = str(room("installation").host())
     if os.environ.get("CI") == "true":
         install_chromium()
+    if not arguments:
+        arguments = side_by_side()
     import pytest
     return int(pytest.main(arguments))
+
+
+def side_by_side():
+    """pytest's arguments for the whole suite: a process a core, up to four. A file's tests stay together, since
+    they share what was expensive to make."""
+    workers = max(1, min(4, os.cpu_count() or 1))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))  # they would fight for cores
+    return ["-n", str(workers), "--dist", "loadfile"]
 
 
 def install_chromium():
