@@ -1,4 +1,4 @@
-"""Weights on disk: one file, a sharded folder or a diffusers pipeline folder -> {key: tensor}.
+"""Weights on disk: one file, a sharded folder or a diffusers pipeline folder -> {key: tensor}, and a file written anew.
 
 What a file holds is read from its header first, so a damaged or wrong file is refused before anything is allocated.
 Errors are ValueError or FileNotFoundError: the file, what was found, what was expected, what to do.
@@ -8,10 +8,12 @@ Needs torch and safetensors alone.
 from __future__ import annotations
 
 import json
+import math
+import os
 import pickle
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,7 +190,7 @@ def _open_file(path: Path) -> _Part:
 def _kind(head: bytes) -> str:
     """Words for the beginning of a file that holds no weights."""
     if head.startswith(b"GGUF"):
-        return "a GGUF file, which this pack does not read"
+        return "a GGUF file, which this pack does not read, nor does ComfyUI-GGUF know these models"
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, a few lines in place of the weights (run git lfs pull)"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
@@ -280,3 +282,59 @@ def _unwrap(content) -> dict:
             return tensors
         content = inner
     return {}
+
+
+def write_checkpoint(path, layout: dict[str, tuple[torch.dtype, tuple[int, ...]]],
+                     tensors: Iterable[tuple[str, torch.Tensor]], metadata: dict[str, str]) -> Path:
+    """Write a safetensors file tensor by tensor, so that a model never has to be in memory as a whole.
+
+    layout: {key: (dtype, shape)} of all that will come. tensors: (key, tensor) in any order, each key once. The file gets
+    its name when it is complete; one that is broken off, by an error or an interrupt, leaves nothing. Raises
+    FileExistsError when there is such a file already, ValueError when the tensors are not those of the layout.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path}: there is such a file already, and nothing is overwritten. Choose another name, or move "
+                              "it away.")
+    header, offsets, end = {"__metadata__": metadata}, {}, 0
+    names = {dtype: name for name, dtype in _DTYPES.items()}
+    # Wide types first, so that every tensor begins at a multiple of its numbers' size: mapped files need that.
+    for key, (dtype, shape) in sorted(layout.items(), key=lambda item: -item[1][0].itemsize):
+        offsets[key], end = end, end + math.prod(shape) * dtype.itemsize
+        header[key] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [offsets[key], end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+
+    part, missing = path.with_name(path.name + ".part"), set(layout)
+    try:
+        with open(part, "wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for key, tensor in tensors:
+                if key not in missing or (tensor.dtype, tuple(tensor.shape)) != (layout[key][0], tuple(layout[key][1])):
+                    raise ValueError(f"{key}, {tensor.dtype} {tuple(tensor.shape)}, was not announced, or has come before")
+                missing.remove(key)
+                file.seek(8 + len(text) + offsets[key])
+                file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        if missing:
+            raise ValueError(f"{len(missing)} tensors did not come, such as {min(missing)}")
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_converted(path, parts: Iterable[dict[str, torch.Tensor]], convert, metadata, progress=lambda parts: parts) -> Path:
+    """Write what `convert` makes of a model, a part at a time: what one part becomes is all that is in memory.
+
+    parts: {key: tensor} of the blocks, one after the other, mapped from a file as a rule. convert: a part -> ({key: tensor},
+    notes); it is called twice, first with tensors on the meta device. metadata: all notes as one dictionary -> the file's
+    metadata. progress: goes over a list of parts as tqdm does, and may raise to break off. Errors as for write_checkpoint.
+    """
+    parts, layout, notes = list(parts), {}, {}
+    for part in parts:
+        made, more = convert({key: torch.empty_like(tensor, device="meta") for key, tensor in part.items()})
+        layout |= {key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in made.items()}
+        notes |= more
+    return write_checkpoint(path, layout, (item for part in progress(parts) for item in convert(part)[0].items()),
+                            metadata(notes))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sanacog.storage import open_checkpoint
+from sanacog.storage import open_checkpoint, write_checkpoint
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.weight": torch.ones(4, dtype=torch.bfloat16)}
 
@@ -244,3 +244,39 @@ def test_open_reads_no_weights(tmp_path):
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(ValueError, match="4,000,000,000,0.. after its header. The file is cut short"):
         open_checkpoint(path)
+
+
+# Writing
+
+LAYOUT = {key: (t.dtype, tuple(t.shape)) for key, t in WEIGHTS.items()} | {"scale": (torch.float64, ())}
+WRITTEN = WEIGHTS | {"scale": torch.tensor(0.5, dtype=torch.float64)}
+
+
+def test_a_written_file_is_read_by_safetensors_and_by_us(tmp_path):
+    from safetensors import safe_open
+
+    path = write_checkpoint(tmp_path / "new.safetensors", LAYOUT, reversed(WRITTEN.items()), {"config": '{"depth": 4}'})
+    assert same(open_checkpoint(path).load(), WRITTEN) and open_checkpoint(path).config == {"depth": 4}
+    with safe_open(path, "pt") as file:
+        assert torch.equal(file.get_tensor("b.weight"), WEIGHTS["b.weight"]) and file.get_tensor("scale").shape == ()
+    assert [file.name for file in tmp_path.iterdir()] == ["new.safetensors"]
+
+
+def test_nothing_is_overwritten_and_nothing_half_is_left(tmp_path):
+    path = tmp_path / "new.safetensors"
+
+    def broken_off():
+        yield "a.weight", WEIGHTS["a.weight"]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(path, LAYOUT, broken_off(), {})
+    for tensors, message in ((WEIGHTS.items(), "did not come.*scale"), ([*WRITTEN.items()] * 2, "has come before"),
+                             ([("a.weight", torch.zeros(2, 2))], r"a.weight.*\(2, 2\)"), ([("c", torch.zeros(1))], "announced")):
+        with pytest.raises(ValueError, match=message):
+            write_checkpoint(path, LAYOUT, tensors, {})
+    assert not list(tmp_path.iterdir())
+    path.write_text("mine")
+    with pytest.raises(FileExistsError, match="overwritten"):
+        write_checkpoint(path, LAYOUT, WRITTEN.items(), {})
+    assert path.read_text() == "mine"
