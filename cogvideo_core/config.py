@@ -11,6 +11,9 @@ TABLE_FRAMES = 13  # latent frames of 5B-I2V's learned table
 
 VAE_PREFIXES = ("first_stage_model.", "vae.")
 
+# In models saved from ComfyUI: CogVideoParams' fields as JSON in a tensor of bytes, since tensors do not tell everything.
+CONFIG_KEY = "cogvideox_config"
+
 
 @dataclass(frozen=True)
 class CogVideoParams:

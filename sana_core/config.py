@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from .lookalikes import looks_like, strip_prefix
 
+# In models saved from ComfyUI: SanaParams' fields as JSON in a tensor of bytes, since tensors do not tell everything.
+CONFIG_KEY = "sana_config"
+
 
 @dataclass(frozen=True)
 class SanaParams:
