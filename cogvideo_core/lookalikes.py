@@ -12,7 +12,7 @@ TABLE = (
     ("a CogVideoX transformer: use Load CogVideoX Model", ("patch_embed.text_proj.",)),
     ("a CogVideoX VAE: use Load CogVideoX VAE", ("norm1.conv_y.conv.",)),
     ("a Sana transformer", ("ff.conv_inverted.", "caption_norm."), ("mlp.inverted_conv.", "attention_y_norm.")),
-    ("a DC-AE autoencoder", ("decoder.up_blocks.", "conv_depth."), ("decoder.stages.", "op_list.")),
+    ("a DC-AE autoencoder", ("decoder.up_blocks.", "conv_depth."), ("decoder.stages.", "context_module.")),
     ("a Mochi transformer", ("blocks.0.attn.qkv_x.",)),
     ("an LTX-Video model", ("patchify_proj.", "adaln_single."), ("proj_in.", "adaln_single.", "scale_shift_table")),
     ("a HunyuanVideo transformer", ("individual_token_refiner.",), ("context_embedder.token_refiner.",)),

@@ -1,7 +1,8 @@
 """Layouts of DC-AE's weights, and which DC-AE a file holds.
 
-Canonical is diffusers' naming, which AutoencoderDC loads. The other layout is efficientvit's, where the authors
-released DC-AE: fused qkv, and residual connections and layer lists that are levels of the names.
+Canonical is diffusers' naming, which AutoencoderDC loads. The authors released DC-AE in efficientvit's: fused qkv, and
+residual connections and layer lists that are levels of the names. ComfyUI_ExtraModels' is efficientvit's with most of
+these levels left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ..kernels.state_dict import check_state_dict, some
 from .autoencoder import AutoencoderDC, DCAEParams
 from .lookalikes import looks_like, strip_prefix
 
-LAYOUTS = ("diffusers", "efficientvit")
+LAYOUTS = ("diffusers", "efficientvit", "extramodels")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class AutoencoderIdentity:
 
     params: DCAEParams
     variant: str
-    layout: str  # "diffusers" or "efficientvit"
+    layout: str  # one of LAYOUTS
     evidence: str
 
 
@@ -49,10 +50,9 @@ _RES_BLOCK = {
 # A strided convolution is one level less deep than one that goes with a pixel shuffle, unshuffle or interpolation.
 _RESAMPLING = {"main.conv.conv": "conv", "main.conv": "conv"}
 _BLOCK = _ATTENTION | _FEED_FORWARD | _RES_BLOCK | _RESAMPLING
-_PROJECT_IN = "encoder.project_in.conv"
 _OUTSIDE = {
-    _PROJECT_IN: "encoder.conv_in",
-    _PROJECT_IN + ".conv": "encoder.conv_in.conv",
+    "encoder.project_in.conv": "encoder.conv_in",
+    "encoder.project_in.conv.conv": "encoder.conv_in.conv",
     "encoder.project_out.main.op_list.0.conv": "encoder.conv_out",
     "decoder.project_in.main.conv": "decoder.conv_in",
     "decoder.project_out.op_list.0": "decoder.norm_out",
@@ -61,29 +61,38 @@ _OUTSIDE = {
 }
 _BLOCK_INVERSE = {ours: theirs for theirs, ours in _BLOCK.items()}
 _OUTSIDE_INVERSE = {ours: theirs for theirs, ours in _OUTSIDE.items()}
+# efficientvit's key -> ExtraModels': what goes in its place, in this order.
+_SHORTER = (
+    (r"\.op_list\.", "."),
+    (r"(context|local)_module\.main\.", r"\1_module."),
+    (r"context_module\.(qkv|proj)\.conv\.", r"context_module.\1.0."),
+    (r"context_module\.proj\.norm\.", "context_module.proj.1."),
+    (r"(stages\.\d+\.\d+)\.main\.(conv[12])\.", r"\1.\2."),
+    (r"(stages\.\d+\.\d+\.main|encoder\.project_in)(\.conv)?\.conv\.", r"\1\2."),
+)
 _THIRDS = ("to_q", "to_k", "to_v")
 _THIRD = re.compile(r"attn\.to_[qkv]$")
 _STAGES = {"encoder": "down_blocks", "decoder": "up_blocks"}
-_SCALE = re.compile(r"context_module\.main\.aggreg\.(\d+)\.([01])")
+_SCALE = re.compile(r"context_module\.(?:main\.)?aggreg\.(\d+)\.([01])")
 _OUR_SCALE = re.compile(r"attn\.to_qkv_multiscale\.(\d+)\.proj_(in|out)")
-_THEIR_BLOCK = re.compile(r"(encoder|decoder)\.stages\.(\d+)\.op_list\.(\d+)\.(.+)\.(weight|bias)")
+_THEIR_BLOCK = re.compile(r"(encoder|decoder)\.stages\.(\d+)\.(?:op_list\.)?(\d+)\.(.+)\.(weight|bias)")
 _OUR_BLOCK = re.compile(r"(encoder|decoder)\.(?:down|up)_blocks\.(\d+)\.(\d+)\.(.+)\.(weight|bias)")
 
 
 def to_canonical(state_dict: dict, layout: str) -> dict:
-    """Any layout -> canonical. layout: "diffusers" or "efficientvit" (AutoencoderIdentity.layout).
+    """Any layout -> canonical. layout: one of LAYOUTS (AutoencoderIdentity.layout).
 
     A saver's prefix goes. Tensors are views where they can be, of any dtype or device, meta too. Raises ValueError
-    naming the keys that have no place in a DC-AE of efficientvit's layout; missing ones are found by check_shapes.
+    naming the keys that have no place in a DC-AE of that layout; missing ones are found by check_shapes.
     """
     _known(layout)
     state_dict = strip_prefix(state_dict)
     if layout == "diffusers":
         return dict(state_dict)
-    out, unknown = {}, []
+    out, unknown, tables = {}, [], _tables(layout)
     first_stage = any(key.startswith("encoder.stages.0.") for key in state_dict)
     for key, t in state_dict.items():
-        name = _their_key(key, first_stage)
+        name = _their_key(key, tables, first_stage)
         if name is None or (".to_qkv." in name and t.shape[0] % 3):
             unknown.append(key)
         elif ".to_qkv." in name:
@@ -96,7 +105,7 @@ def to_canonical(state_dict: dict, layout: str) -> dict:
 
 
 def from_canonical(state_dict: dict, layout: str) -> dict:
-    """Canonical -> "diffusers" or "efficientvit": the exact inverse of to_canonical on a released file's keys."""
+    """Canonical -> one of LAYOUTS: the exact inverse of to_canonical on a released file's keys."""
     _known(layout)
     if layout == "diffusers":
         return dict(state_dict)
@@ -105,6 +114,7 @@ def from_canonical(state_dict: dict, layout: str) -> dict:
     strided = found["downsample_block_type"] == "conv"
     for key, t in state_dict.items():
         name = _our_key(key, strided)
+        name = _shorter(name) if name and layout == "extramodels" else name
         if name is None:
             unknown.append(key)
         elif third := re.search(r"\.attn\.(to_[qkv])\.weight", key):
@@ -121,7 +131,7 @@ def from_canonical(state_dict: dict, layout: str) -> dict:
 def identify_autoencoder(shapes: dict[str, tuple], config: dict | None = None, filename: str = "") -> AutoencoderIdentity:
     """Find out which DC-AE a file holds.
 
-    shapes: {key: shape} of the whole file, in either layout, wrapped by a saver's prefix or not.
+    shapes: {key: shape} of the whole file, in any layout, wrapped by a saver's prefix or not.
     config: diffusers' config.json, or DCAEParams' fields; one that contradicts the tensors is ignored.
     Tensors tell widths, depths, blocks and resampling; activations and shortcuts come from the config or are those of
     the released models. Raises ValueError when it is no DC-AE that this network can be, saying what it is instead.
@@ -168,7 +178,7 @@ def check_shapes(shapes: dict[str, tuple], identity: AutoencoderIdentity, filena
 
 def _known(layout):
     if layout not in LAYOUTS:
-        raise ValueError(f'unknown layout "{layout}" of a DC-AE, expected "diffusers" or "efficientvit"')
+        raise ValueError(f'unknown layout "{layout}" of a DC-AE, expected one of {", ".join(LAYOUTS)}')
 
 
 def _layout(shapes, where):
@@ -177,25 +187,44 @@ def _layout(shapes, where):
     if any(".norm.running_mean" in key for key in shapes):
         raise ValueError(f"{where}a DC-AE with batch norm (the ImageNet models, in-1.0 and mix-1.0), expected one of Sana's, "
                          f"which have RMS norm. Get dc-ae-f32c32-sana-1.1.")
-    return "efficientvit" if any(".op_list." in key for key in shapes) else "diffusers"
+    if any(".op_list." in key for key in shapes):
+        return "efficientvit"
+    return "extramodels" if any(".stages." in key for key in shapes) else "diffusers"
 
 
-def _their_key(key, first_stage):
-    """efficientvit's key -> the canonical one, to_qkv standing for the three; None when there is none.
+def _shorter(key):
+    """efficientvit's key -> ExtraModels'."""
+    for pattern, short in _SHORTER:
+        key = re.sub(pattern, short, key)
+    return key
+
+
+def _tables(layout):
+    """{their layer: canonical layer}, inside a block and outside of blocks."""
+    if layout == "efficientvit":
+        return _BLOCK, _OUTSIDE
+    block = "encoder.stages.0.0."
+    return ({_shorter(f"{block}{theirs}.")[len(block):-1]: ours for theirs, ours in _BLOCK.items()},
+            {_shorter(f"{theirs}.")[:-1]: ours for theirs, ours in _OUTSIDE.items()})
+
+
+def _their_key(key, tables, first_stage):
+    """A key of the layout with these tables -> the canonical one, to_qkv standing for the three; None when there is none.
 
     first_stage: whether the encoder has layers at full size. Without, its first convolution is a resampling one.
     """
+    in_block, outside = tables
     if match := _THEIR_BLOCK.fullmatch(key):
         side, stage, block, layer, leaf = match.groups()
         if scale := _SCALE.fullmatch(layer):
             layer = f"attn.to_qkv_multiscale.{scale[1]}.proj_{'out' if scale[2] == '1' else 'in'}"
         else:
-            layer = _BLOCK.get(layer)
+            layer = in_block.get(layer)
         return layer and f"{side}.{_STAGES[side]}.{stage}.{block}.{layer}.{leaf}"
     layer, _, leaf = key.rpartition(".")
-    if layer == _PROJECT_IN and not first_stage:
-        return f"encoder.conv_in.conv.{leaf}"
-    layer = _OUTSIDE.get(layer)
+    layer = outside.get(layer)
+    if layer == "encoder.conv_in" and not first_stage:
+        layer = "encoder.conv_in.conv"
     return layer and f"{layer}.{leaf}"
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 # Wrappings that savers put around a model's own names. Longest first.
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "module.", "model.")
 
+INSTEAD_OF_SVDQUANT = ("take Sana_1600M_1024px_BF16, which it was made from, and for less memory the weight_dtype "
+                       "fp8_e4m3fn")
+
 # What it is, then what shows it: any one group of key fragments, of which every one must occur in some key.
 # The order matters: an adapter names layers of its model, a video model contains the image model's names.
 TABLE = (
@@ -12,12 +15,17 @@ TABLE = (
      (".lora_A.",), (".lora_B.",), (".lora_down.",), (".lora_up.",), ("lora_unet_",), (".lora.up.",), (".hada_w1_a",),
      (".lokr_w1",)),
     ("a Sana ControlNet", ("controlnet_blocks.", "ff.conv_inverted."), ("controlnet.0.copied_block.",)),
-    ("a SANA-Video transformer", ("ff.conv_temp.",), ("mlp.t_conv.",)),
-    ("a Sana transformer quantised by Nunchaku (SVDQuant)", ("ff.inverted_conv.qweight",), ("attn.qkv_proj.qweight",)),
+    ("a SANA-Video, SANA-WM or SANA-Streaming transformer, and this pack runs only Sana's image models",
+     ("ff.conv_temp.",), ("mlp.t_conv.",), ("attn_res.attn_proj.", "attention_y_norm."),
+     (".attn.A_log", "attention_y_norm.")),
+    (f"a Sana transformer quantised by Nunchaku (SVDQuant), which is not supported yet: {INSTEAD_OF_SVDQUANT}",
+     ("ff.inverted_conv.qweight",), (".cross_attn.kv_linear.", ".attn.qkv_proj.qweight")),
     ("a Sana transformer: use Load Sana Model",
      ("ff.conv_inverted.", "caption_norm."), ("mlp.inverted_conv.", "attention_y_norm.")),
+    ("a Sana transformer without its blocks, such as the unquantised half of one by Nunchaku (SVDQuant), which is not "
+     f"supported yet: {INSTEAD_OF_SVDQUANT}", ("caption_norm.", "patch_embed.proj.", "time_embed.linear.")),
     ("a DC-AE autoencoder: use Load DC-AE",
-     ("decoder.up_blocks.", "conv_out.conv_depth."), ("decoder.stages.", "op_list."),
+     ("decoder.up_blocks.", "conv_out.conv_depth."), ("decoder.stages.", "context_module."),
      ("encoder.down_blocks.", "to_qkv_multiscale.")),
 
     ("a CogVideoX transformer",

@@ -28,7 +28,8 @@ ARCHITECTURES = {"Sana 0.6B": SANA_06, "Sana 1.6B": SANA_16, "Sana 1.5 1.6B": SA
 
 @dataclass(frozen=True)
 class Release:
-    """repository (NVlabs' name; diffusers' adds _diffusers), what it must be called, and what tensors do not show."""
+    """repository (NVlabs' name; diffusers' adds _diffusers), what it must be called, and what tensors do not show. file: the
+    stem of NVlabs' file, where it is not the repository's name."""
 
     repository: str
     variant: str
@@ -38,11 +39,12 @@ class Release:
     flow_shift: float = 3.0
     interpolation_scale: float | None = None
     timestep_multiplier: float = 1000.0
+    file: str | None = None
 
 
 RELEASES = [
-    Release("Sana_600M_512px", "Sana 0.6B 512px", SANA_06, 16, True),
-    Release("Sana_600M_1024px", "Sana 0.6B 1024px", SANA_06, 32, True, 4.0),
+    Release("Sana_600M_512px", "Sana 0.6B 512px", SANA_06, 16, True, file="Sana_600M_512px_MultiLing"),
+    Release("Sana_600M_1024px", "Sana 0.6B 1024px", SANA_06, 32, True, 4.0, file="Sana_600M_1024px_MultiLing"),
     Release("Sana_1600M_512px", "Sana 1.6B 512px", SANA_16, 16, True),
     Release("Sana_1600M_512px_MultiLing", "Sana 1.6B 512px", SANA_16, 16, True),
     Release("Sana_1600M_1024px", "Sana 1.6B 1024px", SANA_16, 32, True),

@@ -8,7 +8,8 @@ import torch
 
 import diffusers
 from sanacog.sana_core.autoencoder import AutoencoderDC, DCAEParams
-from sanacog.sana_core.autoencoder_checkpoint import check_shapes, from_canonical, identify_autoencoder, to_canonical
+from sanacog.sana_core.autoencoder_checkpoint import (LAYOUTS, check_shapes, from_canonical, identify_autoencoder,
+                                                      to_canonical)
 
 SANA = DCAEParams()
 LITE = replace(SANA, decoder_block_types=("ResBlock",) * 6, decoder_layers_per_block=(0, 3, 5, 4, 4, 4),
@@ -62,8 +63,38 @@ def test_sana_key_table():
     assert native["decoder.project_out.op_list.2.conv.weight"] == (3, 128, 3, 3)
 
 
+def test_extramodels_key_table():
+    """The same tensors under ComfyUI_ExtraModels' names: one of each kind of its 339, each beside efficientvit's."""
+    native, short = in_layout(SANA, "efficientvit"), in_layout(SANA, "extramodels")
+    assert list(short.values()) == list(native.values()) and len(short) == 339
+    named = dict(zip(native, short))
+    for theirs, shorter in {
+        "encoder.project_in.conv.weight": "encoder.project_in.weight",
+        "encoder.stages.0.op_list.0.main.conv1.conv.bias": "encoder.stages.0.0.conv1.conv.bias",
+        "encoder.stages.0.op_list.1.main.conv2.norm.bias": "encoder.stages.0.1.conv2.norm.bias",
+        "encoder.stages.2.op_list.2.main.conv.weight": "encoder.stages.2.2.main.weight",
+        "encoder.stages.3.op_list.0.context_module.main.aggreg.0.1.weight":
+            "encoder.stages.3.0.context_module.aggreg.0.1.weight",
+        "encoder.stages.3.op_list.0.context_module.main.qkv.conv.weight": "encoder.stages.3.0.context_module.qkv.0.weight",
+        "encoder.stages.4.op_list.2.context_module.main.proj.conv.weight": "encoder.stages.4.2.context_module.proj.0.weight",
+        "decoder.stages.5.op_list.0.context_module.main.proj.norm.bias": "decoder.stages.5.0.context_module.proj.1.bias",
+        "decoder.stages.4.op_list.1.local_module.main.inverted_conv.conv.bias":
+            "decoder.stages.4.1.local_module.inverted_conv.conv.bias",
+        "decoder.stages.4.op_list.1.local_module.main.depth_conv.conv.weight":
+            "decoder.stages.4.1.local_module.depth_conv.conv.weight",
+        "decoder.stages.4.op_list.1.local_module.main.point_conv.norm.weight":
+            "decoder.stages.4.1.local_module.point_conv.norm.weight",
+        "encoder.project_out.main.op_list.0.conv.weight": "encoder.project_out.main.0.conv.weight",
+        "decoder.project_in.main.conv.weight": "decoder.project_in.main.conv.weight",
+        "decoder.stages.4.op_list.0.main.conv.conv.bias": "decoder.stages.4.0.main.conv.bias",
+        "decoder.project_out.op_list.0.weight": "decoder.project_out.0.weight",
+        "decoder.project_out.op_list.2.conv.weight": "decoder.project_out.2.conv.weight",
+    }.items():
+        assert named[theirs] == shorter
+
+
 @pytest.mark.parametrize("name", ["tiny", "unshuffle"])
-@pytest.mark.parametrize("layout", ["diffusers", "efficientvit"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_round_trip(name, layout):
     model = AutoencoderDC(ALL[name])
     canonical = model.state_dict()
@@ -77,7 +108,7 @@ def test_round_trip(name, layout):
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("layout", ["diffusers", "efficientvit"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_identified_from_shapes(name, layout):
     params = ALL[name]
     shapes = in_layout(params, layout)
@@ -125,14 +156,15 @@ def test_prefixed_file():
     check_shapes(shapes, identify_autoencoder(shapes))
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "efficientvit"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_keys_must_be_complete(layout):
     shapes = in_layout(TINY, layout)
     identity = identify_autoencoder(shapes)
     lost = next(key for key in shapes if key.endswith(("conv1.bias", "conv1.conv.bias")))
     with pytest.raises(ValueError, match="mine.pth: not a whole DC-AE f8c32: missing .*conv1.bias"):
         check_shapes({key: shape for key, shape in shapes.items() if key != lost}, identity, "mine.pth")
-    extra = "decoder.up_blocks.1.0.strange.weight" if layout == "diffusers" else "decoder.stages.1.op_list.0.odd.weight"
+    extra = dict(diffusers="decoder.up_blocks.1.0.odd.weight", efficientvit="decoder.stages.1.op_list.0.odd.weight",
+                 extramodels="decoder.stages.1.0.odd.weight")[layout]
     with pytest.raises(ValueError, match=extra):
         check_shapes(shapes | {extra: (1,)}, identity)
     with pytest.raises(ValueError, match=r"of another shape .*conv1.bias \(9,\), expected \(16,\)"):

@@ -71,6 +71,19 @@ MODELS = [
                              num_hidden_layers=1, num_attention_heads=2)),
 ]
 
+# Nunchaku's Sana: one file, and before that a folder of two.
+NUNCHAKU_BLOCKS = " ".join(
+    f"transformer_blocks.0.{layer}.{leaf}" for layer, leaves in {
+        "attn.qkv_proj": "qweight wscales lora_down lora_up smooth", "attn.out_proj": "qweight wscales lora_down lora_up smooth",
+        "cross_attn.q_linear": "qweight wscales lora_down lora_up smooth bias", "cross_attn.kv_linear": "weight bias",
+        "cross_attn.out_proj": "qweight wscales lora_down lora_up smooth bias",
+        "ff.inverted_conv": "qweight wscales lora_down lora_up smooth bias", "ff.depth_conv": "weight bias",
+        "ff.point_conv": "qweight wscales lora_down lora_up smooth"}.items() for leaf in leaves.split())
+NUNCHAKU_REST = ("caption_norm.weight caption_projection.linear_1.weight caption_projection.linear_2.weight "
+                 "patch_embed.proj.weight proj_out.weight scale_shift_table time_embed.linear.weight "
+                 "time_embed.emb.timestep_embedder.linear_1.weight time_embed.emb.timestep_embedder.linear_2.weight")
+NUNCHAKU_WHOLE = f"{NUNCHAKU_BLOCKS} {NUNCHAKU_REST}"
+
 KEYS = [  # files in layouts of their authors or of ComfyUI
     ("a PixArt", "x_embedder.proj.weight t_block.1.weight y_embedder.y_proj.fc1.weight "
                  "blocks.0.cross_attn.q_linear.weight blocks.0.attn.qkv.weight final_layer.linear.weight pos_embed"),
@@ -87,12 +100,22 @@ KEYS = [  # files in layouts of their authors or of ComfyUI
                               "model.diffusion_model.transformer.layers.0.attention.query_key_value.weight"),
     ("DC-AE", "encoder.project_in.conv.weight decoder.stages.0.op_list.0.main.conv1.conv.weight "
               "decoder.stages.5.op_list.0.context_module.main.qkv.conv.weight"),
+    ("DC-AE.*Load DC-AE", "encoder.project_in.weight decoder.stages.0.1.conv1.conv.weight "
+                          "decoder.stages.5.0.context_module.qkv.0.weight"),
     ("LTX-Video", "patchify_proj.weight adaln_single.linear.weight caption_projection.linear_1.weight"),
     ("SANA-Video", "blocks.0.mlp.t_conv.weight blocks.0.mlp.inverted_conv.conv.weight attention_y_norm.weight"),
     ("Sana ControlNet", "controlnet.0.copied_block.mlp.inverted_conv.conv.weight "
                         "blocks.0.mlp.inverted_conv.conv.weight attention_y_norm.weight"),
-    ("Nunchaku", "transformer_blocks.0.attn.qkv_proj.qweight transformer_blocks.0.ff.inverted_conv.qweight "
-                 "caption_norm.weight"),
+    ("SANA-Video", "x_embedder.proj.weight t_block.1.weight y_embedder.y_proj.fc1.weight attention_y_norm.weight "
+                   "blocks.0.attn.qkv.weight blocks.0.attn.beta_proj.weight blocks.0.cross_attn.q_linear.weight "
+                   "blocks.0.mlp.gate_proj.weight attn_res.attn_proj.weight"),  # 2.0
+    ("SANA-WM", "x_embedder.proj.weight t_block.1.weight y_embedder.y_proj.fc1.weight attention_y_norm.weight "
+                "blocks.0.attn.A_log blocks.0.attn.dt_bias blocks.0.cross_attn.q_linear.weight"),
+    ("quantised by Nunchaku .SVDQuant., which is not supported yet: take Sana_1600M_1024px_BF16", NUNCHAKU_WHOLE),
+    ("quantised by Nunchaku .SVDQuant., which is not supported yet: take Sana_1600M_1024px_BF16", NUNCHAKU_BLOCKS),
+    ("unquantised half of one by Nunchaku .SVDQuant., which is not supported yet: take Sana_1600M_1024px_BF16",
+     NUNCHAKU_REST),
+    ("other than Gemma 2", "model.layers.0.self_attn.qkv_proj.qweight model.layers.0.mlp.gate_up_proj.qweight"),
     ("a LoRA", "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight "
                "transformer.transformer_blocks.0.attn1.to_q.lora_B.weight"),
     ("a LoRA", "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight lora_unet_double_blocks_0_img_attn_qkv.alpha"),

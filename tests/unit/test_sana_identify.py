@@ -70,7 +70,7 @@ def test_diffusers_file_without_config(release):
 @every_release
 def test_nvlabs_file(release):
     shapes = nvlabs_shapes(release.architecture, release.sample_size**2)
-    identity = identify(shapes, None, f"checkpoints/{release.repository}.pth")
+    identity = identify(shapes, None, f"checkpoints/{release.file or release.repository}.pth")
     expect(identity, release, "nvlabs")
     assert "pos_embed" in identity.evidence
     check_shapes(shapes, identity)
