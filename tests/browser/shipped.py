@@ -52,8 +52,10 @@ def with_embedded_models(workflow: dict) -> dict:
             values[0], = conditioned
         if node["type"] == "SanaCogEmptySanaLatent":
             values[:2] = 256, 256
-        if node["type"] in CONDITIONED and "CogVideoX" in node["type"]:
+        if node["type"] == "SanaCogEmptyCogVideoXLatent" or node["type"] in CONDITIONED and "CogVideoX" in node["type"]:
             values[:3] = SIDE, SIDE, FRAMES
         if node["type"] == "SanaCogCogVideoXSigmas":
             values[0] = 8
+        if node["type"] == "KSampler":
+            values[2] = min(values[2], 25)
     return workflow
