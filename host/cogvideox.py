@@ -18,21 +18,18 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 
 from ..cogvideo_core import schedule
 from ..cogvideo_core.checkpoint import check_shapes, to_canonical
-from ..cogvideo_core.config import CONDITIONING, CogVideoParams, identify
+from ..cogvideo_core.config import CONDITIONING, CONFIG_KEY, CogVideoParams, identify
 from ..cogvideo_core.lookalikes import strip_prefix
 from ..cogvideo_core.transformer import CogVideoTransformer
-from ..storage import open_checkpoint
 from .blocks import host_hooks
 from .cogvideox_channels import condition_channels
 from .cogvideox_sampling import around_sampling
-from .compat import set_dtype
-from .files import is_pipeline
-from .loading import diffusion_model, weight_dtype_of
+from .compat import layers_for_saving, set_dtype
+from .loading import ModelFile, diffusion_model, weight_dtype_of
 from .lora import ReadsDiffusersLoras
 from .previews import contact_sheet, video_rgb_factors
 
 PIXELS, FRAMES = 8, 4              # px a side and frames of one latent pixel
-CONFIG_KEY = "cogvideox_config"    # JSON as uint8, in models saved from here: their tensors do not tell everything
 CONDITIONING_CHOICES = ("auto", *CONDITIONING)
 
 
@@ -79,7 +76,7 @@ class CogVideoXConfig(comfy.supported_models_base.BASE):
     def process_unet_state_dict_for_saving(self, state_dict):
         text = json.dumps(dataclasses.asdict(self.params)).encode()
         state_dict[CONFIG_KEY] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        return super().process_unet_state_dict_for_saving(state_dict)
+        return super().process_unet_state_dict_for_saving(layers_for_saving(state_dict))
 
 
 def numbers_a_latent_pixel(params: CogVideoParams) -> float:
@@ -186,21 +183,16 @@ def load_cogvideox(path, weight_dtype: str = "default", conditioning: str = "aut
     dtype, path = weight_dtype_of(weight_dtype), Path(path)
     if conditioning not in CONDITIONING_CHOICES:
         raise ValueError(f"conditioning is {conditioning!r}: choose one of {', '.join(CONDITIONING_CHOICES)}.")
-    checkpoint = open_checkpoint(path, **({"subfolder": "transformer"} if is_pipeline(path) else {}))
-    shapes, config, state_dict, chosen = strip_prefix(checkpoint.shapes), checkpoint.config, None, conditioning
-    if CONFIG_KEY in shapes:
-        state_dict = strip_prefix(checkpoint.load())
-        config = json.loads(state_dict.pop(CONFIG_KEY).numpy().tobytes())
-        shapes = {key: shape for key, shape in shapes.items() if key != CONFIG_KEY}
-        chosen = config["conditioning"] if conditioning == "auto" else conditioning
-    identity = identify(shapes, config, str(path))
+    file = ModelFile(path, CONFIG_KEY, strip_prefix)
+    chosen = file.config["conditioning"] if file.from_here and conditioning == "auto" else conditioning
+    identity = identify(file.shapes, file.config, str(path))
     params, evidence = identity.params, identity.evidence
     if chosen not in ("auto", params.conditioning):
         params, evidence = with_conditioning(params, chosen), f"{evidence}; conditioning: {chosen} (chosen)"
-    check_shapes(shapes, identity, path.name)
+    check_shapes(file.shapes, identity, path.name)
     logging.info("%s: %s; %s", path.name, identity.variant, evidence)
-    state_dict = to_canonical(checkpoint.load() if state_dict is None else state_dict, identity.layout)
-    patcher = diffusion_model(CogVideoXConfig(params), state_dict, dtype, disable_dynamic)
+    state_dict, layers = file.read(identity.layout, to_canonical, dtype)
+    patcher = diffusion_model(CogVideoXConfig(params), state_dict, dtype, disable_dynamic, layers)
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sanacog_cogvideox", around_sampling)
     patcher.cached_patcher_init = (load_cogvideox, (path, weight_dtype, conditioning))
     return patcher

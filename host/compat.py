@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from contextlib import nullcontext
 
 import comfy.model_management as mm
@@ -11,8 +12,14 @@ import comfy.model_patcher
 import comfy.sample
 import comfy.utils
 import torch
+from comfy import quant_ops
 from comfy_api.latest import io
+from comfyui_version import __version__
 
+VERSION = f"ComfyUI {__version__}"
+# Format of quantised weights -> a version that reads it; the first to do so may be a little older.
+QUANTISED_SINCE = {"float8_e4m3fn": "0.3.75", "float8_e5m2": "0.8", "nvfp4": "0.8", "mxfp8": "0.27", "int8_tensorwise": "0.27",
+                   "convrot_w4a4": "0.33", "asym_w4a8_int8": "0.33"}
 _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 
@@ -54,6 +61,44 @@ def on_device(device):
 def vae_output_dtype(vae) -> torch.dtype:
     """What the host keeps pictures and latents as."""
     return vae.vae_output_dtype() if hasattr(vae, "vae_output_dtype") else torch.float32
+
+
+def quantised_formats() -> set[str]:
+    """The formats of quantised weights that this host's layers read; none where its library for them is missing."""
+    return set(quant_ops.QUANT_ALGOS) if getattr(quant_ops, "_CK_AVAILABLE", True) else set()
+
+
+def hand_over_layers(config, state_dict: dict, layers: dict) -> dict:
+    """Tell the host which layers are quantised: sets what it looks for on `config`, returns the tensors that it wants.
+
+    layers: {layer: {"format": ..., ...}}, named as in the state dict.
+    """
+    if hasattr(type(config), "quant_config"):  # 0.4 and newer: the entries stand among the tensors
+        config.quant_config = {"mixed_ops": True}
+        return state_dict | {f"{layer}.comfy_quant": _as_bytes(entry) for layer, entry in layers.items()}
+    config.layer_quant_config = layers
+    # Here a layer is multiplied in fp8 exactly when it has a scale for its inputs.
+    full = {f"{layer}.input_scale" for layer, entry in layers.items() if entry.get("full_precision_matrix_mult")}
+    return {key: tensor for key, tensor in state_dict.items() if key not in full}
+
+
+def has_quantised_layers(config) -> bool:
+    """Whether hand_over_layers was called for this model's config."""
+    return bool(config.quant_config if hasattr(type(config), "quant_config") else config.layer_quant_config)
+
+
+def layers_for_saving(state_dict: dict) -> dict:
+    """A model's tensors as a file takes them: 0.3.75 gives its own quantised tensors and a dictionary of entries instead."""
+    told = state_dict.pop("_quantization_metadata", None)
+    for layer, entry in (told or {"layers": {}})["layers"].items():
+        weight = state_dict[f"{layer}.weight"]
+        state_dict |= {f"{layer}.weight": weight._qdata, f"{layer}.weight_scale": weight._layout_params["scale"],
+                       f"{layer}.comfy_quant": _as_bytes(entry)}
+    return state_dict
+
+
+def _as_bytes(entry):
+    return torch.tensor(list(json.dumps(entry).encode()), dtype=torch.uint8)
 
 
 def t5_quantisation(state_dict: dict, metadata: dict) -> tuple[dict, dict]:

@@ -1,13 +1,22 @@
-"""From weights to the host's ModelPatcher: the one recipe for diffusion models."""
+"""From a file to the host's ModelPatcher: the one recipe for diffusion models."""
 
 from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
 
 import comfy.model_management as mm
 import comfy.utils
 import torch
 
-from .compat import assign_keywords, model_patcher
+from ..kernels.quant import READABLE
+from ..kernels.quant_layers import float_shapes, from_metadata, read_layers, unscaled_layers, without_layers
+from ..storage import open_checkpoint
+from .compat import QUANTISED_SINCE, VERSION, assign_keywords, hand_over_layers, model_patcher, quantised_formats
+from .files import is_pipeline
 
+STACKED = ("nvlabs", "sat")  # layouts in which one matrix holds several layers, and one scale would have to serve them all
 WEIGHT_DTYPES = {
     "default": None,
     "fp8_e4m3fn": torch.float8_e4m3fn,
@@ -25,16 +34,82 @@ def weight_dtype_of(name: str) -> torch.dtype | None:
     return WEIGHT_DTYPES[name]
 
 
-def diffusion_model(config, state_dict: dict, dtype: torch.dtype | None = None, disable_dynamic: bool = False):
+class ModelFile:
+    """A diffusion model on disk, looked at and not read: file, sharded folder or diffusers pipeline.
+
+    shapes: {key: shape} of its tensors in its own layout, without a saver's prefix and as if none were quantised.
+    config: the model's config, or what a model saved from here keeps under `config_key`, or None. from_here: whether it
+    is the latter. Raises what storage.open_checkpoint does.
+    """
+
+    def __init__(self, path, config_key: str, strip_prefix):
+        self.path, self.strip_prefix = Path(path), strip_prefix
+        self.checkpoint = open_checkpoint(self.path, **({"subfolder": "transformer"} if is_pipeline(self.path) else {}))
+        shapes = strip_prefix(self.checkpoint.shapes)
+        self.shapes, self.tensors = float_shapes(shapes, strip_prefix(self.checkpoint.dtypes)), None
+        self.config, self.from_here = self.checkpoint.config, config_key in shapes
+        if self.from_here:
+            self.tensors = strip_prefix(self.checkpoint.load())
+            self.config = json.loads(self.tensors.pop(config_key).numpy().tobytes())
+            del self.shapes[config_key]
+
+    def read(self, layout: str, to_canonical, dtype: torch.dtype | None) -> tuple[dict, dict]:
+        """(canonical tensors, {layer: entry} of those that stay quantised).
+
+        dtype: what the weights shall be kept as; None for what they are in the file, anything else turns quantised ones
+        back. Raises ValueError for a format that this host does not know, or that cannot be turned back.
+        """
+        try:
+            tensors, layers = self._layers()
+            if layers and (dtype is not None or layout in STACKED):
+                plain = torch.bfloat16 if dtype is None or dtype.itemsize == 1 else dtype
+                logging.info("%s: quantised weights of %d layers turned back to %s", self.path.name, len(layers), plain)
+                tensors, layers = without_layers(tensors, layers, plain), {}
+        except ValueError as error:
+            raise ValueError(f"{self.path.name}: {error}") from None
+        self._check_formats(layers)
+        # The entries ride along, as they are named after the same layers.
+        entries = {f"{layer}.comfy_quant": entry for layer, entry in layers.items()}
+        tensors = to_canonical(tensors, layout)
+        layers = {key.removesuffix(".comfy_quant"): entry for key, entry in to_canonical(entries, layout).items()}
+        if dtype is None and "float8_e4m3fn" in quantised_formats():
+            layers |= unscaled_layers(tensors, layers)
+        return tensors, layers
+
+    def _layers(self):
+        tensors = self.strip_prefix(self.checkpoint.load()) if self.tensors is None else self.tensors
+        told = {f"{layer}.weight": entry for layer, entry in from_metadata(self.checkpoint.metadata).items()}
+        return read_layers(tensors, {key.removesuffix(".weight"): entry for key, entry in self.strip_prefix(told).items()})
+
+    def _check_formats(self, layers):
+        strange = {entry["format"] for entry in layers.values()} - quantised_formats()
+        if not strange:
+            return
+        known = [f"ComfyUI {QUANTISED_SINCE[name]} and newer" for name in sorted(strange) if name in QUANTISED_SINCE]
+        remedy = "update ComfyUI with all that it needs (comfy-kitchen)"
+        if strange <= {*READABLE}:
+            remedy += ", or choose weight_dtype bf16, which turns the weights back and takes the memory of unquantised ones"
+        raise ValueError(f"{self.path.name}: its weights are quantised as {', '.join(sorted(strange))}, which "
+                         f"{known[-1] + ' reads' if known else 'no ComfyUI known here reads'}; this is {VERSION}: {remedy}.")
+
+
+def diffusion_model(config, state_dict: dict, dtype: torch.dtype | None = None, disable_dynamic: bool = False, layers=None):
     """ModelPatcher around `config`'s model with these weights in it.
 
     config: a supported_models_base.BASE. state_dict: canonical names, complete (the caller has checked), emptied here.
     dtype: what weights are stored as; None lets the host choose among config.supported_inference_dtypes. Activations
-    are always of a supported dtype, whatever the storage.
+    are always of a supported dtype, whatever the storage. layers: {layer: entry} of quantised weights, as ModelFile.read
+    gives them; all others are then stored in the type of the activations.
     """
     load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
     supported = list(config.supported_inference_dtypes)
-    if dtype is None:
+    if layers:
+        dtype = mm.unet_manual_cast(None, load_device, supported)
+        # What a bare fp8 file holds beside the layers' matrices is small, and no op of the host's reads it in 8 bits.
+        state_dict = {key: t.to(dtype) if t.dtype.itemsize == 1 and key.rpartition(".")[0] not in layers else t
+                      for key, t in state_dict.items()}
+        state_dict = hand_over_layers(config, state_dict, layers)
+    elif dtype is None:
         dtype = mm.unet_dtype(model_params=comfy.utils.calculate_parameters(state_dict), supported_dtypes=supported,
                               weight_dtype=comfy.utils.weight_dtype(state_dict))
     compute = mm.unet_manual_cast(dtype, load_device, supported)

@@ -64,7 +64,8 @@ def lora_path(name: str) -> Path:
 def _layers(patcher, prefix: str, marker: str = "") -> dict[str, tuple[str, tuple]]:
     """{name of a layer: (key of its weight in the host, its shape)}. marker: what the name stands behind, if anything."""
     out = {}
-    for key, tensor in patcher.model.state_dict().items():
+    # No state dict: there a quantised weight has the shape of its packed numbers.
+    for key, tensor in patcher.model.named_parameters(remove_duplicate=False):
         if key.startswith(prefix) and key.endswith(".weight") and marker in key:
             name = key[len(prefix):] if not marker else key.split(marker, 1)[1]
             out[name.removesuffix(".weight")] = key, tuple(tensor.shape)

@@ -16,19 +16,16 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
 from ..sana_core.checkpoint import check_shapes, to_canonical
-from ..sana_core.config import SanaParams, identify
+from ..sana_core.config import CONFIG_KEY, SanaParams, identify
 from ..sana_core.lookalikes import strip_prefix
 from ..sana_core.transformer import SanaTransformer
-from ..storage import open_checkpoint
 from .blocks import host_hooks
-from .compat import corrects_empty_latents
-from .files import is_pipeline
-from .loading import diffusion_model, weight_dtype_of
+from .compat import corrects_empty_latents, layers_for_saving
+from .loading import ModelFile, diffusion_model, weight_dtype_of
 from .lora import ReadsDiffusersLoras
 from .previews import rgb_factors
 
 PIXELS = 32           # px a side of one latent pixel
-CONFIG_KEY = "sana_config"  # JSON as uint8, in models saved from here: their tensors do not tell everything
 
 
 class SanaLatent(comfy.latent_formats.LatentFormat):
@@ -70,7 +67,7 @@ class SanaConfig(comfy.supported_models_base.BASE):
     def process_unet_state_dict_for_saving(self, state_dict):
         text = json.dumps(dataclasses.asdict(self.params)).encode()
         state_dict[CONFIG_KEY] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        return super().process_unet_state_dict_for_saving(state_dict)
+        return super().process_unet_state_dict_for_saving(layers_for_saving(state_dict))
 
 
 def memory_usage_factor(params: SanaParams) -> float:
@@ -175,17 +172,12 @@ def load_sana(path, weight_dtype: str = "default", disable_dynamic: bool = False
     weight_dtype: a name of loading.WEIGHT_DTYPES. disable_dynamic: the host asks so when it needs a plain patcher.
     """
     dtype, path = weight_dtype_of(weight_dtype), Path(path)
-    checkpoint = open_checkpoint(path, **({"subfolder": "transformer"} if is_pipeline(path) else {}))
-    shapes, config, state_dict = strip_prefix(checkpoint.shapes), checkpoint.config, None
-    if CONFIG_KEY in shapes:
-        state_dict = strip_prefix(checkpoint.load())
-        config = json.loads(state_dict.pop(CONFIG_KEY).numpy().tobytes())
-        shapes = {key: shape for key, shape in shapes.items() if key != CONFIG_KEY}
-    identity = identify(shapes, config, str(path))
-    check_shapes(shapes, identity, path.name)
+    file = ModelFile(path, CONFIG_KEY, strip_prefix)
+    identity = identify(file.shapes, file.config, str(path))
+    check_shapes(file.shapes, identity, path.name)
     logging.info("%s: %s; %s", path.name, identity.variant, identity.evidence)
-    state_dict = to_canonical(checkpoint.load() if state_dict is None else state_dict, identity.layout)
-    patcher = diffusion_model(SanaConfig(identity.params), state_dict, dtype, disable_dynamic)
+    state_dict, layers = file.read(identity.layout, to_canonical, dtype)
+    patcher = diffusion_model(SanaConfig(identity.params), state_dict, dtype, disable_dynamic, layers)
     patcher.cached_patcher_init = (load_sana, (path, weight_dtype))
     return patcher
 
