@@ -162,6 +162,12 @@ class Canvas:
         panel.locator("h1").wait_for()
         return panel.inner_text()
 
+    def help_pictures(self) -> list:
+        """[[address, width in pixels], ...] of the pictures in the open help panel; 0 wide is one that did not load."""
+        pictures = "[...document.querySelectorAll('.node-help-content img')]"
+        self.page.wait_for_function(f"() => {pictures}.length && {pictures}.every(img => img.complete)")
+        return self.page.evaluate(f"() => {pictures}.map(img => [img.getAttribute('src'), img.naturalWidth])")
+
     def file(self, entry: dict) -> bytes:
         """The file behind one {filename, subfolder, type} of a node's output."""
         return read(f"{self.url}/view?{urllib.parse.urlencode(entry)}")

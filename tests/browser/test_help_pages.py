@@ -1,18 +1,29 @@
-"""Every node has a help page, served where the frontend asks for it and naming every input and output."""
+"""Every node has a help page, served where the frontend asks for it and naming every input and output; the main ones show
+a picture."""
 
+import io
 import json
+import re
+
+from PIL import Image
 
 from .canvas import read
-from .shipped import shipped, with_embedded_models
+from .shipped import WORKFLOWS, shipped, with_embedded_models
+
+PICTURES = WORKFLOWS.parent / "web" / "docs" / "pictures"
 
 
 def nodes(server) -> dict:
     return {name: node for name, node in json.loads(read(f"{server.url}/object_info")).items() if name.startswith("SanaCog")}
 
 
+def docs(server, node: dict) -> str:
+    """The address below which the pack's help pages and their pictures are."""
+    return f"{server.url}/extensions/{node['python_module'].split('.')[1]}/docs"
+
+
 def page_of(server, name: str, node: dict) -> str:
-    folder = node["python_module"].split(".")[1]
-    return read(f"{server.url}/extensions/{folder}/docs/{name}.md").decode()
+    return read(f"{docs(server, node)}/{name}.md").decode()
 
 
 def test_pages_name_every_input_and_output(server):
@@ -40,3 +51,15 @@ def test_help_opens_in_the_frontend(canvas, server):
     shown = canvas.help_of(name)
     first_sentence = page_of(server, name, node).splitlines()[2][:40]
     assert first_sentence in shown
+    (address, width), = canvas.help_pictures()
+    assert address.endswith("/docs/pictures/text_to_image.jpg") and width > 100
+
+
+def test_pictures_are_served_and_small(server):
+    shown = set()
+    for name, node in nodes(server).items():
+        for words, address in re.findall(r"!\[(.*?)\]\((.*?)\)", page_of(server, name, node)):
+            data = read(f"{docs(server, node)}/{address}")
+            assert words and len(data) < 60_000 and Image.open(io.BytesIO(data)).width <= 640, f"{address} in {name}.md"
+            shown.add(address)
+    assert shown == {f"pictures/{file.name}" for file in PICTURES.iterdir()}

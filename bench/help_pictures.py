@@ -1,0 +1,187 @@
+"""The pictures of the help pages in web/docs/pictures, drawn anew by the embedded models: python bench/help_pictures.py.
+
+Give names to draw only these. They come from shipped workflows with few changes, on a ComfyUI started for it.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # as a script: import this very file as part of the package, and run that
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import run
+
+    run.import_pack()
+    from sanacog.bench.help_pictures import main
+
+    sys.exit(main(sys.argv[1:]))
+
+import io
+import json
+import shutil
+
+from PIL import Image, ImageDraw, ImageFont, ImageSequence
+
+from .. import demo, installation
+from ..client import Client
+from ..cogvideo_core import schedule
+from ..launcher import Server
+
+PICTURES = installation.ROOT / "web" / "docs" / "pictures"
+WIDTH = 640  # px of a sheet, at most
+
+
+class Studio:
+    """A running ComfyUI, and what it draws."""
+
+    def __init__(self, server, client):
+        self.server, self.client = server, client
+
+    def run(self, workflow, ending=".png"):
+        """The file with this ending that a workflow in API form makes, in bytes."""
+        entry = next(e for e in self.client.run(workflow, 1200).files() if e["filename"].endswith(ending))
+        return self.client.file(entry)
+
+    def made(self, name, ending=".png", **inputs):
+        """The same for a shipped workflow. inputs: "class.input" -> value; a text is the prompt's, not the negative's."""
+        workflow = json.loads((demo.WORKFLOWS / f"{name}.json").read_text("utf-8"))
+        for node in workflow.values():
+            for key, old in node["inputs"].items():
+                if old != "":
+                    node["inputs"][key] = inputs.get(f"{node['class_type']}.{key}", old)
+        return self.run(workflow, ending)
+
+
+def text_to_image(studio):
+    prompts = ["a large red circle on a blue background", "a large yellow square on a purple background",
+               "a large green triangle on a white background", "a large orange ring on a black background"]
+    return sheet([studio.made("sana_quickstart", **{"SanaCogSanaTextEncode.text": prompt}) for prompt in prompts], prompts)
+
+
+def flow_dpm_steps(studio):
+    steps = 2, 4, 8, 20
+    return sheet([studio.made("sana_flow_dpm_solver", **{"BasicScheduler.steps": n}) for n in steps],
+                 [f"{n} steps" for n in steps])
+
+
+def sprint_steps(studio):
+    steps = 1, 2, 4
+    tiny = {"SanaCogLoadSanaModel.model_name": "sanacog_tiny_sana_sprint.safetensors",
+            "SanaCogLoadSanaTextEncoder.text_encoder_name": "sanacog_tiny_gemma2.safetensors",
+            "SanaCogLoadDCAE.vae_name": "sanacog_tiny_dcae.safetensors",
+            "SanaCogEmptySanaLatent.width": 256, "SanaCogEmptySanaLatent.height": 256,
+            "SanaCogSanaTextEncode.text": "a large yellow star on a purple background"}
+    return sheet([studio.made("sana_sprint", **tiny, **{"SanaCogSanaSprintSampler.steps": n}) for n in steps],
+                 [f"{n} step{'s' * (n > 1)}" for n in steps])
+
+
+def autoencoder(studio):
+    """A picture, its latent channel by channel, and the picture decoded from it."""
+    from safetensors.torch import load_file
+
+    link = {"vae": ["2", 0]}
+    decoded = studio.run({
+        "1": {"class_type": "LoadImage", "inputs": {"image": "sanacog_circle.png"}},
+        "2": {"class_type": "SanaCogLoadDCAE", "inputs": {"vae_name": "sanacog_tiny_dcae.safetensors"}},
+        "3": {"class_type": "VAEEncode", "inputs": {"pixels": ["1", 0], **link}},
+        "4": {"class_type": "SaveLatent", "inputs": {"samples": ["3", 0], "filename_prefix": "help"}},
+        "5": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], **link}},
+        "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0], "filename_prefix": "help"}}})
+    latent = load_file(next((studio.server.base / "output").glob("help*.latent")))["latent_tensor"][0].float()
+    grid = Image.new("L", (8 * 32, 8 * 32), 255)
+    for i, channel in enumerate((latent / latent.abs().amax() * 127.5 + 127.5).byte()):
+        tile = Image.fromarray(channel.numpy()).resize((30, 30), Image.Resampling.NEAREST)
+        grid.paste(tile, (i % 8 * 32, i // 8 * 32 + 64))
+    shown = [(studio.server.base / "input" / "sanacog_circle.png").read_bytes(), as_png(grid), decoded]
+    return sheet(shown, ["a picture, 3 x 256 x 256", "its latent, 32 x 8 x 8: the channels", "decoded from the latent"])
+
+
+def text_to_video(studio):
+    prompts = ["a red circle moving right on a blue background", "a white triangle moving up on a red background"]
+    return strips([studio.made("cogvideox_text_to_video", ".webp", **{"CLIPTextEncode.text": prompt})
+                   for prompt in prompts], prompts)
+
+
+def image_to_video(studio):
+    prompts = ["a yellow square moving right on a purple background", "a yellow square moving down on a purple background"]
+    clips = [studio.made("cogvideox_image_to_video", ".webp", **{"CLIPTextEncode.text": prompt}) for prompt in prompts]
+    return strips(clips, [f"from the same first frame: {prompt}" for prompt in prompts])
+
+
+def decode_tiles(studio):
+    """The same latent decoded whole and in tiles, and how far apart they are."""
+    def decoded(side):
+        inputs = {"SanaCogCogVideoXDecode.tile_width": side, "SanaCogCogVideoXDecode.tile_height": side,
+                  "CLIPTextEncode.text": "a red circle moving right on a blue background"}
+        return Image.open(io.BytesIO(studio.made("cogvideox_dynamic_guidance", ".webp", **inputs))).convert("RGB")
+
+    whole, tiles = decoded(0), decoded(64)
+    pixels = zip(whole.getdata(), tiles.getdata())
+    apart = Image.new("RGB", whole.size)
+    apart.putdata([tuple(min(255, 8 * abs(a - b)) for a, b in zip(*pair)) for pair in pixels])
+    shown = [as_png(frame.resize((384, 384), Image.Resampling.NEAREST)) for frame in (whole, tiles, apart)]
+    return sheet(shown, ["one frame of 96 x 96, decoded whole", "in tiles of 64 x 64", "the difference, x 8"])
+
+
+def dynamic_guidance(studio):
+    """Both modes over 50 steps, at cfg 6."""
+    steps, scale = 50, 6.0
+    lowest, highest, step = 200, 20, 11  # px
+    plot = Image.new("RGB", (60 + steps * step, 250), "white")
+    draw, font = ImageDraw.Draw(plot), ImageFont.load_default(size=13)
+    for guidance in range(1, 8):
+        y = lowest - (guidance - 1) / scale * (lowest - highest)
+        draw.line([(40, y), (plot.width - 10, y)], "#ddd")
+        draw.text((22, y - 8), str(guidance), "black", font)
+    timesteps = schedule.trailing_timesteps(steps)
+    for colour, name, values in (
+            ("#c33", "wave", [schedule.guidance_wave(t, steps, scale) for t in timesteps]),
+            ("#36c", "ramp", [schedule.guidance_ramp(t, scale) for t in timesteps])):
+        points = [(45 + i * step, lowest - (float(g) - 1) / scale * (lowest - highest)) for i, g in enumerate(values)]
+        draw.line(points, colour, 2)
+        draw.text((45 if name == "wave" else 125, 222), name, colour, font)
+    draw.text((220, 222), f"guidance at each of {steps} steps, cfg {scale:g}", "black", font)
+    return plot
+
+
+def sheet(pictures, captions):
+    """Pictures beside each other with their captions, WIDTH in all."""
+    side = WIDTH // len(pictures) - 16
+    small = [Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for data in pictures]
+    return demo.contact_sheet(map(as_png, small), captions)
+
+
+def strips(clips, captions):
+    """Every second frame of clips, a clip a row under its caption."""
+    def thinned(data):
+        first, *more = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(io.BytesIO(data)))][::2]
+        out = io.BytesIO()
+        first.save(out, "WEBP", save_all=True, append_images=more, lossless=True)
+        return out.getvalue()
+    return demo.film_strips(map(thinned, clips), captions)
+
+
+def as_png(picture):
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return data.getvalue()
+
+
+DRAWN = {draw.__name__: draw for draw in (text_to_image, flow_dpm_steps, sprint_steps, autoencoder, text_to_video,
+                                          image_to_video, decode_tiles, dynamic_guidance)}
+
+
+def main(names):
+    if unknown := set(names) - DRAWN.keys():
+        print(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(DRAWN)}")
+        return 2
+    PICTURES.mkdir(exist_ok=True)
+    with Server(installation.host(), arguments=["--disable-api-nodes"]) as server, Client(server.url) as client:
+        for file in (installation.ROOT / "workflows" / "input").iterdir():
+            shutil.copy(file, server.base / "input")
+        for name in names or DRAWN:
+            picture = DRAWN[name](Studio(server, client))
+            picture.convert("RGB").save(PICTURES / f"{name}.jpg", quality=88, optimize=True)
+            print(f"{name}.jpg: {picture.width} x {picture.height}, {(PICTURES / f'{name}.jpg').stat().st_size} bytes")
+    return 0
