@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import comfy.model_management as mm
 import comfy.ops
 import comfy.sd
-import comfy.utils
 import torch
 
 from ..cogvideo_core import autoencoder as core
@@ -24,7 +22,7 @@ from ..storage import open_checkpoint
 from .compat import on_device, vae_output_dtype
 from .files import is_pipeline
 from .memory import check_fits
-from .native_vae import native_vae
+from .native_vae import native_vae, progress
 
 CONFIG_KEY = "cogvideox_vae_config"  # JSON as uint8, in files saved from here whose tensors do not tell everything
 PIXELS = core.SPATIAL                # px a side of one latent pixel
@@ -293,25 +291,12 @@ def cogvideox_vae(params: CogVideoVAEParams, state_dict: dict, disable_dynamic: 
     return vae
 
 
-@contextmanager
 def _progress(network, chunks, height, width, tiles):
-    """A bar of the host that moves with each run of `network`. Sizes in latents. (The host's operations look for
-    interruptions themselves.)"""
+    """A bar of the host over chunks and tiles. Sizes in latents."""
     if tiles is None or (height <= tiles.height and width <= tiles.width):
-        count = 1
-    else:
-        count = len(range(0, height, tiles.height - tiles.overlap_height)) * len(
-            range(0, width, tiles.width - tiles.overlap_width))
-    bar = comfy.utils.ProgressBar(len(chunks) * count)
-
-    def step(*_):
-        bar.update(1)
-
-    hook = network.register_forward_hook(step)
-    try:
-        yield
-    finally:
-        hook.remove()
+        return progress(network, len(chunks))
+    return progress(network, len(chunks) * len(range(0, height, tiles.height - tiles.overlap_height))
+                    * len(range(0, width, tiles.width - tiles.overlap_width)))
 
 
 def _patcher(path, disable_dynamic=False):

@@ -15,3 +15,9 @@ def check_fits(needed: int, device, what: str, advice: str) -> None:
     if needed > there:
         raise ValueError(f"{what} needs at least {needed / 2**30:.1f} GiB, {device} has {there / 2**30:.1f} GiB in all. "
                          f"{advice}")
+
+
+def at_best(device) -> int:
+    """Bytes that one call can have: all that a device has, because the host unloads what is in the way and finds another
+    way when it still runs out; of a CPU, what is free, because there nothing tells that it runs out."""
+    return mm.get_free_memory(device) if mm.is_device_cpu(device) else mm.get_total_memory(device)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import comfy.model_management as mm
 import comfy.sd
+import comfy.utils
 
 from .compat import assign_keywords, model_patcher
 
@@ -37,6 +38,22 @@ def native_vae(model, state_dict: dict, working_dtypes: list, kind=comfy.sd.VAE,
     vae.size = None
     vae.model_size()
     return vae
+
+
+@contextmanager
+def progress(network, runs: int):
+    """A bar of the host that moves with each of `runs` runs of `network`. (The host's operations look for interruptions
+    themselves.)"""
+    bar = comfy.utils.ProgressBar(runs)
+
+    def step(*_):
+        bar.update(1)
+
+    hook = network.register_forward_hook(step)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,9 @@ from torch import nn
 
 from ..kernels.dcae import upsample_conv
 from ..kernels.glumbconv import gated_depthwise
+from ..kernels.large_conv import conv2d as large_conv2d
 from ..kernels.linear_attention import relu_linear_attention
+from .tiles import Tiles, blend
 
 ACTIVATIONS = {"silu": F.silu, "relu": F.relu}
 
@@ -28,9 +31,20 @@ def activate(name, x):
 
 
 @functools.cache
+def unbounded(conv2d):
+    """A namespace's Conv2d for pictures of any size. Overridden where the layer computes, after it has cast, moved or
+    patched its weights as it likes."""
+
+    class UnboundedConv2d(conv2d):
+        def _conv_forward(self, x, weight, bias):
+            return large_conv2d(x, weight, bias, self.stride, self.padding, self.groups)
+
+    return UnboundedConv2d
+
+
+@functools.cache
 def upsampling(conv2d):
-    """A namespace's Conv2d that first doubles the picture. Overridden where the layer computes, after it has cast, moved
-    or patched its weights as it likes."""
+    """A namespace's Conv2d that first doubles the picture."""
 
     class UpsamplingConv2d(conv2d):
         def _conv_forward(self, x, weight, bias):
@@ -297,8 +311,9 @@ class Encoder(nn.Module):
 
     def forward(self, x):
         x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)
+        for stage in self.down_blocks:
+            for block in stage:  # not the stage as a whole, whose input would stay in memory to its end
+                x = block(x)
         out = self.conv_out(x)
         if self.latent_channels:
             out = out + x.unflatten(1, (self.latent_channels, -1)).mean(dim=2)
@@ -335,8 +350,9 @@ class Decoder(nn.Module):
         x = self.conv_in(z)
         if self.repeats:
             x = x + z.repeat_interleave(self.repeats, dim=1)
-        for block in reversed(self.up_blocks):
-            x = block(x)
+        for stage in reversed(self.up_blocks):
+            for block in stage:  # as in the encoder
+                x = block(x)
         return self.conv_out(activate(self.activation, self.norm_out(x)))
 
 
@@ -349,16 +365,24 @@ class AutoencoderDC(nn.Module):
     def __init__(self, params: DCAEParams, *, device=None, dtype=None, operations=nn):
         super().__init__()
         self.params = params
-        factory = dict(device=device, dtype=dtype, operations=operations)
+        layers = SimpleNamespace(Linear=operations.Linear, Conv2d=unbounded(operations.Conv2d))
+        factory = dict(device=device, dtype=dtype, operations=layers)
         self.encoder = Encoder(params, factory)
         self.decoder = Decoder(params, factory)
 
-    def encode(self, x):
-        """x (B, 3, H, W) in [-1, 1], H and W multiples of params.compression -> latent (B, 32, H/32, W/32), unscaled."""
+    def encode(self, x, tiles: Tiles | None = None):
+        """x (B, 3, H, W) in [-1, 1], H and W multiples of params.compression -> latent (B, 32, H/32, W/32), unscaled.
+        With tiles, in pieces of that size and in fp32; None: at once, as in training."""
+        if tiles is not None:
+            size = (side // self.params.compression for side in x.shape[2:])
+            return blend(self.encode, x, x.new_empty(len(x), self.params.latent_channels, *size, dtype=torch.float32), tiles)
         return self.encoder(x.contiguous(memory_format=torch.channels_last))
 
-    def decode(self, z):
-        """Latent z (B, 32, h, w), unscaled -> picture (B, 3, 32*h, 32*w), about [-1, 1], not clamped."""
+    def decode(self, z, tiles: Tiles | None = None):
+        """Latent z (B, 32, h, w), unscaled -> picture (B, 3, 32*h, 32*w), about [-1, 1], not clamped. tiles: as `encode`."""
+        if tiles is not None:
+            size = (side * self.params.compression for side in z.shape[2:])
+            return blend(self.decode, z, z.new_empty(len(z), self.params.in_channels, *size, dtype=torch.float32), tiles)
         return self.decoder(z.contiguous(memory_format=torch.channels_last))
 
     def forward(self, x):

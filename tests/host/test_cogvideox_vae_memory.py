@@ -1,39 +1,12 @@
 """What the VAE tells the host of its memory, against the tensors that are alive. On the meta device: no weights."""
 
-import weakref
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from . import tiny, tiny_cogvideox
+from .alive import peak
 
 HEIGHT, WIDTH = 64, 96
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes of tensors made inside, and the most that there were at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.storages = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for t in tree_leaves(out):
-            if isinstance(t, torch.Tensor) and t.untyped_storage()._cdata not in self.storages:
-                storage = t.untyped_storage()
-                self.storages.add(storage._cdata)
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self.gone, storage._cdata, storage.nbytes())
-        self.peak = max(self.peak, self.now)
-        return out
-
-    def gone(self, storage, count):
-        self.storages.discard(storage)
-        self.now -= count
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +21,6 @@ def vae(comfyui_path):
 def released(vae):
     with torch.device("meta"):
         return vae.CogVideoVAE().eval()
-
-
-def peak(function, x, *args):
-    with torch.no_grad(), Alive() as alive:
-        function(x, *args)
-    return alive.peak
 
 
 # 13 and 21 frames have a first chunk of 13, an even number of latents chunks of 8.
