@@ -18,9 +18,12 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from ..sana_core.checkpoint import check_shapes, to_canonical
 from ..sana_core.config import CONFIG_KEY, SanaParams, identify
 from ..sana_core.lookalikes import strip_prefix
+from ..sana_core.text import token_mask
 from ..sana_core.transformer import SanaTransformer
+from . import areas
 from .blocks import host_hooks
 from .compat import corrects_empty_latents, layers_for_saving
+from .guidance import replaced_self_attention
 from .loading import ModelFile, diffusion_model, weight_dtype_of
 from .lora import ReadsDiffusersLoras
 from .previews import rgb_factors
@@ -99,16 +102,6 @@ class SanaModel(ReadsDiffusersLoras):
         return out
 
 
-def token_mask(context, mask):
-    """Mask (B, T), 1 for a token, of context (B, T, C). Tokens that a node has added beyond `mask` count unless they
-    are zeros, which is what the text encoder pads with."""
-    known = 0 if mask is None else mask.shape[1]
-    if known == context.shape[1]:
-        return mask
-    added = (context[:, known:] != 0).any(-1).long()
-    return added if mask is None else torch.cat([mask.to(added), added], dim=1)
-
-
 def check_context(context, params: SanaParams) -> None:
     """Raise ValueError unless context is (B, T, caption_channels)."""
     if context is None:
@@ -162,8 +155,10 @@ class SanaDiT(SanaTransformer):
 
     def _forward(self, x, timestep, context, attention_mask=None, guidance=None, control=None, transformer_options={},
                  **kwargs):
-        hooks = host_hooks(len(self.transformer_blocks), control, transformer_options)
-        return super().forward(x, timestep, context, attention_mask, guidance, **hooks)
+        blocks = len(self.transformer_blocks)
+        hooks = host_hooks(blocks, control, transformer_options)
+        return super().forward(x, timestep, context, attention_mask, guidance, **hooks,
+                               self_attention=replaced_self_attention(blocks, transformer_options))
 
 
 def load_sana(path, weight_dtype: str = "default", disable_dynamic: bool = False):
@@ -178,6 +173,7 @@ def load_sana(path, weight_dtype: str = "default", disable_dynamic: bool = False
     logging.info("%s: %s; %s", path.name, identity.variant, identity.evidence)
     state_dict, layers = file.read(identity.layout, to_canonical, dtype)
     patcher = diffusion_model(SanaConfig(identity.params), state_dict, dtype, disable_dynamic, layers)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sanacog_sana", areas.around_sampling)
     patcher.cached_patcher_init = (load_sana, (path, weight_dtype))
     return patcher
 

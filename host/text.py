@@ -12,13 +12,16 @@ from comfy import sd1_clip
 from comfy.text_encoders import llama
 
 from ..sana_core.lookalikes import looks_like
-from ..sana_core.text import MAX_TOKENS, PAD, kept_states, tokens_of
+from ..sana_core.text import MAX_TOKENS, PAD, kept_states, token_mask, tokens_of
 from ..storage import open_checkpoint
 from .clip import TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside
+from .compat import set_dtype
 from .files import is_pipeline
+from .loading import weight_dtype_of
 
 NAME = "gemma2_2b"            # the host's name of this encoder, in token dictionaries and saved files
 INSTRUCTION_OPTION = "sana_instruction"
+PADDING_OPTION = "sana_padding"  # encode the padding too, which nothing but NVlabs' negative prompt looks at
 HEAD_DIM = 256                # of every Gemma-2 up to 9B; the host's network has no other
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
 WANTED = "tokenizer.model or tokenizer.json of gemma-2-2b-it"
@@ -42,7 +45,8 @@ class SanaTokenizer:
         text = text.replace("\\(", "(").replace("\\)", ")")
         ids = tokens_of(self.ids, text, tokenizer_options.get(INSTRUCTION_OPTION, False))
         tail = (0,) if return_word_ids else ()
-        return {NAME: [[(i, 1.0) + tail for i in ids]]}
+        padding = {PADDING_OPTION: True} if tokenizer_options.get(PADDING_OPTION) else {}
+        return {NAME: [[(i, 1.0) + tail for i in ids]]} | padding
 
     def untokenize(self, token_weight_pair):
         return [(pair, self.pieces.piece(pair[0])) for pair in token_weight_pair]
@@ -67,6 +71,9 @@ class GemmaStates(sd1_clip.SDClipModel):
         for module in self.transformer.modules():
             if isinstance(module, llama.RMSNorm):
                 module.float()
+        if dtype is not None and dtype.itemsize == 1:
+            # Of 8 bits the host would make fp32 for every prompt, all 256,000 rows; 16 bits it looks up as they are.
+            set_dtype(self.transformer.model.embed_tokens, torch.bfloat16)
 
 
 class SanaTextEncoder(TextEncoder):
@@ -76,25 +83,28 @@ class SanaTextEncoder(TextEncoder):
         super().__init__(device=device, dtype=dtype, name=NAME, clip_model=GemmaStates, model_options=model_options)
 
     def encode_token_weights(self, token_weight_pairs):
-        rows = [self._row([pair[0] for pair in row]) for row in token_weight_pairs[NAME]]
+        padding = token_weight_pairs.get(PADDING_OPTION, False)
+        rows = [self._row([pair[0] for pair in row], padding) for row in token_weight_pairs[NAME]]
         states, masks = zip(*rows)
         return torch.cat(states, dim=1), None, {"attention_mask": torch.cat(masks, dim=1)}
 
-    def _row(self, ids):
+    def _row(self, ids, padding):
         # Without the padding: less than half the work, and the same states (the network is causal).
         length = max(len(ids), MAX_TOKENS)
-        count = next((i for i, token in enumerate(ids) if token == PAD), len(ids))
+        count = len(ids) if padding else next((i for i, token in enumerate(ids) if token == PAD), len(ids))
         out = super().encode_token_weights({NAME: [[(token, 1.0) for token in ids[:count]]]})
         return kept_states(out[0], length)
 
 
-def load_text_encoder(path, tokenizer: Path | None = None, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+def load_text_encoder(path, tokenizer: Path | None = None, weight_dtype: str = "default",
+                      disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """File, sharded folder or diffusers pipeline -> CLIP.
 
     tokenizer: tokenizer.model or tokenizer.json; None takes the one inside the file, else one beside it.
+    weight_dtype: a name of loading.WEIGHT_DTYPES; "default" keeps the file's. The host computes in fp32 in any case.
     Raises ValueError when it is not a whole Gemma-2, and FileNotFoundError when there is no tokenizer.
     """
-    path = Path(path)
+    path, dtype = Path(path), weight_dtype_of(weight_dtype)
     pipeline = is_pipeline(path)
     checkpoint = open_checkpoint(path, **({"subfolder": "text_encoder"} if pipeline else {}))
     inside = [key for key in TOKENIZER_KEYS if any(_plain(k) == key for k in checkpoint.shapes)]
@@ -108,23 +118,46 @@ def load_text_encoder(path, tokenizer: Path | None = None, disable_dynamic: bool
     data = ({key: everything[k] for k in everything if (key := _plain(k)) in inside} if tokenizer is None
             else read_tokenizer(tokenizer, WANTED))
     del everything
-    dtype = comfy.utils.weight_dtype(state_dict)
-    # The network keeps its norms in fp32 (see GemmaStates); hosts that assign tensors take the file's type.
-    state_dict = {key: t.float() if key.endswith("norm.weight") else t for key, t in state_dict.items()}
+    dtype = dtype or comfy.utils.weight_dtype(state_dict)
+    # As GemmaStates keeps them: hosts that assign tensors take the type that they have here.
+    kept = {"norm.weight": torch.float32} | ({"embed_tokens.weight": torch.bfloat16} if dtype.itemsize == 1 else {})
+    for key in state_dict:
+        state_dict[key] = state_dict[key].to(next((kept[end] for end in kept if key.endswith(end)), dtype))
 
     clip = native_clip(SanaTokenizer, SanaTextEncoder, state_dict, data,
                        {"dtype": dtype, f"{NAME}_model_config": config}, path.name, disable_dynamic)
-    clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer))
+    clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer, weight_dtype))
     return clip
 
 
 def encode_prompt(clip, text: str, instruction: bool) -> list:
     """CONDITIONING of a prompt, with Sana's instruction before it or without. Raises ValueError for another CLIP."""
+    return _encode(clip, text, {INSTRUCTION_OPTION: instruction})
+
+
+def encode_nvlabs_negative(clip, positive: list, text: str = "") -> list:
+    """CONDITIONING of a negative prompt as NVlabs' code has it: seen through the positive prompt's mask.
+
+    There the picture sees as many states of the negative prompt as the positive one has tokens; after the last word they
+    are what Gemma makes of its padding. diffusers, and Sana Text Encode, mask each prompt by itself.
+    Source: facts/sana.md 2.1. Raises ValueError unless positive is one prompt of 300 tokens, and for another CLIP.
+    """
+    shapes = [tuple(states.shape) for states, _ in positive]
+    if len(shapes) != 1 or shapes[0][1] != MAX_TOKENS:
+        raise ValueError("NVlabs' negative prompt goes with one positive prompt of 300 tokens, straight from Sana Text Encode. "
+                         f"This is {' and '.join('x'.join(map(str, shape)) for shape in shapes)}: with combined, joined or "
+                         "area prompts take Sana Text Encode for the negative one.")
+    [(states, values)] = positive
+    mask = token_mask(states, values.get("attention_mask"))
+    return [[negative * mask[..., None].to(negative), values | {"attention_mask": mask}]
+            for negative, values in _encode(clip, text, {PADDING_OPTION: True})]
+
+
+def _encode(clip, text: str, options: dict) -> list:
     if not isinstance(getattr(clip, "tokenizer", None), SanaTokenizer):
         raise ValueError("This CLIP is another model's text encoder. Sana reads Gemma-2-2B: load it with Load Sana Text "
                          "Encoder.")
-    tokens = clip.tokenize(text, tokenizer_options={INSTRUCTION_OPTION: instruction})
-    return clip.encode_from_tokens_scheduled(tokens)
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text, tokenizer_options=options))
 
 
 def canonical_key(key: str) -> str | None:
@@ -169,5 +202,5 @@ def _plain(key: str) -> str:
     return key.removeprefix("text_encoders.").removeprefix(f"{NAME}.")
 
 
-def _patcher(path, tokenizer, disable_dynamic=False):
-    return load_text_encoder(path, tokenizer, disable_dynamic).patcher
+def _patcher(path, tokenizer, weight_dtype, disable_dynamic=False):
+    return load_text_encoder(path, tokenizer, weight_dtype, disable_dynamic).patcher

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Callable
 
 import torch
@@ -33,7 +34,8 @@ def tokens_of(tokenize: Callable[[str], list[int]], text: str, instruction: bool
 
     tokenize(text) returns ids that begin with BOS. With the instruction (n tokens, BOS counted) the length is
     n + 298: two fewer than n + 300, because BOS is shared and the instruction's last token, a blank, fuses with the
-    first word. Without it the length is 300. An empty prompt never gets the instruction. Longer prompts are cut.
+    first word. Without it the length is 300. An empty prompt never gets the instruction. Longer prompts are cut, and the
+    log says so.
     Source: facts/sana.md 2.1; NVlabs strips the text and does not lower its case.
     """
     text = text.strip()
@@ -41,8 +43,10 @@ def tokens_of(tokenize: Callable[[str], list[int]], text: str, instruction: bool
     if instruction and text:
         length += len(tokenize(INSTRUCTION)) - 2
         text = INSTRUCTION + text
-    ids = tokenize(text)[:length]
-    return ids + [PAD] * (length - len(ids))
+    ids = tokenize(text)
+    if len(ids) > length:
+        logging.info("Sana reads %d tokens: the last %d of this prompt are cut off.", MAX_TOKENS, len(ids) - length)
+    return ids[:length] + [PAD] * (length - len(ids))
 
 
 def kept_states(states: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,3 +62,15 @@ def kept_states(states: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.
     first = length - (MAX_TOKENS - 1)
     return (torch.cat([padded[:, :1], padded[:, first:]], dim=1),
             torch.cat([mask[:, :1], mask[:, first:]], dim=1))
+
+
+def token_mask(context: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Mask (B, T), 1 for a token, of context (B, T, C), whatever nodes did to the states since they were encoded.
+
+    Padding is zeros (kept_states): where some are left, all that is not zero is text, also what was added to a shorter
+    prompt. Where none are left, as with another encoder, `mask` (B, T' <= T) decides, and what goes beyond it is text.
+    """
+    used = (context != 0).any(-1).long()
+    if mask is None or not used.all():
+        return used
+    return torch.cat([mask.to(used).expand(len(used), -1), used[:, mask.shape[1]:]], dim=1)

@@ -27,6 +27,11 @@ def sdpa(q, k, v, heads, mask=None):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
+def linear_attention(q, k, v, heads):
+    """ReLU linear attention, q, k and v (B, N, D) -> (B, N, D)."""
+    return relu_linear_attention(*(t.unflatten(-1, (heads, -1)) for t in (q, k, v))).flatten(2)
+
+
 def sinusoid(t, channels=256, max_period=10000.0):
     """t (B,) -> (B, channels) in fp32: cosines first, then sines."""
     half = channels // 2
@@ -164,9 +169,8 @@ class SelfAttention(Attention):
         super().__init__(params, params.num_attention_heads, params.attention_head_dim, False, **kw)
         self.clamp_fp16 = params.clamp_fp16
 
-    def forward(self, x):
-        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in self.qkv(x, x))
-        x = self.to_out[0](relu_linear_attention(q, k, v).flatten(2))
+    def forward(self, x, attention=linear_attention):
+        x = self.to_out[0](attention(*self.qkv(x, x), self.heads))
         # The fp16-trained checkpoints reach +-1e6 here and learned with the clip, so it stays in every dtype.
         return x.clamp(-FP16_MAX, FP16_MAX) if self.clamp_fp16 else x
 
@@ -204,11 +208,11 @@ class SanaBlock(nn.Module):
         self.ff = GLUMBConv(params, **kw)
         self.scale_shift_table = nn.Parameter(torch.empty(6, params.width, device=device, dtype=dtype))
 
-    def forward(self, x, context, modulation, mask, height, width, attention=sdpa):
+    def forward(self, x, context, modulation, mask, height, width, attention=sdpa, self_attention=linear_attention):
         """x (B, N, D), context (B, T, D), modulation (B, 6, D), mask (B, 1, 1, T) or None -> (B, N, D)."""
         table = self.scale_shift_table.to(device=x.device, dtype=x.dtype)
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (table + modulation).chunk(6, dim=1)
-        x = torch.addcmul(x, gate_a, self.attn1(modulate(x, shift_a, scale_a)))
+        x = torch.addcmul(x, gate_a, self.attn1(modulate(x, shift_a, scale_a), self_attention))
         x = x + self.attn2(x, context, mask, attention)
         return torch.addcmul(x, gate_f, self.ff(modulate(x, shift_f, scale_f), height, width))
 
@@ -234,7 +238,8 @@ class SanaTransformer(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.empty(2, D, device=device, dtype=dtype))
         self.proj_out = operations.Linear(D, params.patch_size**2 * params.out_channels, device=device, dtype=dtype)
 
-    def forward(self, x, timestep, context, attention_mask=None, guidance=None, *, attention=sdpa, run_block=None):
+    def forward(self, x, timestep, context, attention_mask=None, guidance=None, *, attention=sdpa, self_attention={},
+                run_block=None):
         """Velocity at x.
 
         x (B, in_channels, H, W): latent times 0.41407 plus noise; H and W multiples of patch_size, any shape.
@@ -242,6 +247,7 @@ class SanaTransformer(nn.Module):
         context (B, T, caption_channels): states of the text encoder. attention_mask (B, T): 1 for a token, 0 for
         padding; None keeps all. guidance (B,): guidance scale as people say it (4.5); Sprint only, unused elsewhere.
         attention(q, k, v, heads, mask): replaces sdpa in cross-attention.
+        self_attention {i: call(q, k, v, heads) -> (B, N, D)}: replaces linear_attention in block i.
         run_block(i, call, x, context, modulation) -> x, context: stands around block i and runs it by
         call(x, context, modulation) -> x, context; x (B, N, D), context (B, T, D), modulation (B, 6, D).
         Returns (B, out_channels, H, W) in x's dtype. Raises ValueError for a Sprint model without guidance.
@@ -258,8 +264,8 @@ class SanaTransformer(nn.Module):
             mask = ((1 - attention_mask.to(x.dtype)) * -10000.0)[:, None, None]
 
         for i, block in enumerate(self.transformer_blocks):
-            def call(x, context, modulation, block=block):
-                return block(x, context, modulation, mask, height, width, attention), context
+            def call(x, context, modulation, block=block, own=self_attention.get(i, linear_attention)):
+                return block(x, context, modulation, mask, height, width, attention, own), context
             x, context = call(x, context, modulation) if run_block is None else run_block(i, call, x, context, modulation)
 
         table = self.scale_shift_table.to(device=x.device, dtype=x.dtype)

@@ -1,0 +1,11 @@
+"""Nodes that ComfyUI itself has, run in this process."""
+
+import importlib
+
+
+def run(name, *args, module="nodes", **kwargs):
+    """First output of the node class `name` in ComfyUI's nodes.py, or in a module of comfy_extras."""
+    cls = getattr(importlib.import_module(module if module == "nodes" else f"comfy_extras.{module}"), name)
+    if hasattr(cls, "FUNCTION") and not hasattr(cls, "define_schema"):
+        return getattr(cls(), cls.FUNCTION)(*args, **kwargs)[0]
+    return cls.execute(*args, **kwargs).result[0]
