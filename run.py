@@ -5,6 +5,7 @@ python run.py serve      ComfyUI in the browser with this pack in it   (more arg
 python run.py test       the whole test suite   (more arguments go to pytest; --slow: the slow tests too)
 python run.py bench      the figures in bench/results   (bench --help)
 python run.py train      train the embedded models   (train --help)
+python run.py convert    a model's file in another layout or number type, or quantised   (convert --help)
 
 The first run makes what is missing: a Python environment in .venv/ and, unless COMFYUI_PATH names a ComfyUI or the pack
 lies in the custom_nodes/ of one, a ComfyUI in .host/. With --here a command runs in the Python that was called, which
@@ -111,6 +112,10 @@ def train(arguments):
     return room("training.cli").main(arguments)
 
 
+def convert(arguments):
+    return room("convert").main(arguments)
+
+
 # {name: (function, names of requirements files, whether it needs ComfyUI)}
 COMMANDS = {
     "demo": (demo, (), True),
@@ -118,6 +123,7 @@ COMMANDS = {
     "test": (test, ("dev",), True),
     "bench": (bench, ("dev",), True),
     "train": (train, ("train",), False),
+    "convert": (convert, ("train",), False),
 }
 
 

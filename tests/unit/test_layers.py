@@ -16,9 +16,10 @@ ALLOWED = {
     "host": {"host", "sana_core", "cogvideo_core", "kernels", "storage"},
     "nodes": {"nodes", "host"},
     "client": {"client"},
+    "convert": {"sana_core", "cogvideo_core", "kernels", "storage"},
 }
 OURS = set(ALLOWED) | {"training", "bench", "tests", "run", "models", "workflows"}
-WITHOUT_HOST = {"kernels", "sana_core", "cogvideo_core", "storage", "client", "training"}
+WITHOUT_HOST = {"kernels", "sana_core", "cogvideo_core", "storage", "client", "convert", "training"}
 HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "nodes",
                 "server"}
 
