@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..kernels.spatial_norm import scale_shift_silu
 from .config import CogVideoVAEParams
 
 FRAMES_A_CHUNK = 8
@@ -108,7 +109,7 @@ class Pointwise(nn.Module):
 
 
 class SpatialNorm3D(nn.Module):
-    """GroupNorm, then the scale and shift that the latent asks for at each place (arXiv 2209.09002)."""
+    """GroupNorm, then the scale and shift that the latent asks for at each place (arXiv 2209.09002), then SiLU."""
 
     def __init__(self, params, channels, *, device, dtype, operations):
         super().__init__()
@@ -120,20 +121,8 @@ class SpatialNorm3D(nn.Module):
     def forward(self, x, z):
         """x (B, C, T, H, W), z (B, 16, t, h, w) of the same chunk, T, H and W multiples of t, h and w; an odd T of
         more than one frame has a first frame that belongs to the first latent alone. -> as x."""
-        T, (t, h, w) = x.shape[2], z.shape[2:]
-        first = T % 2 if T > 1 else 0
-        at = torch.arange(T, device=z.device)
-        at = torch.where(at < first, 0, first + (at - first) * (t - first) // max(T - first, 1))
-
-        def spread(y):
-            # A pointwise convolution and a nearest-neighbour enlargement commute, so the convolution is done at the
-            # latent's size; rows are not repeated at all but broadcast.
-            return y[:, :, at].repeat_interleave(x.shape[4] // w, dim=4).unsqueeze(4)
-
-        scale, shift = spread(self.conv_y(z)), spread(self.conv_b(z))
-        x = self.norm_layer(x)
-        x.unflatten(3, (h, -1)).mul_(scale).add_(shift)
-        return x
+        # A pointwise convolution and a nearest-neighbour enlargement commute: the convolutions are done at z's size.
+        return scale_shift_silu(self.norm_layer(x), self.conv_y(z), self.conv_b(z))
 
 
 class ResnetBlock(nn.Module):
@@ -161,7 +150,7 @@ class ResnetBlock(nn.Module):
         for norm, conv in ((self.norm1, self.conv1), (self.norm2, self.conv2)):
             # One step a line, so that each result goes as soon as the next is there: memory peaks here.
             h = norm(h, *z)
-            h = F.silu(h, inplace=True)
+            h = h if z else F.silu(h, inplace=True)  # a spatial norm has done it
             h = conv.after_past(h, history)
             h = conv.conv(h)
         return h.add_(x if self.conv_shortcut is None else self.conv_shortcut(x))
@@ -273,7 +262,7 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(z, history), history, z)
         for level in self.up_blocks:
             x = level(x, history, z)
-        return self.conv_out(F.silu(self.norm_out(x, z), inplace=True), history)
+        return self.conv_out(self.norm_out(x, z), history)
 
 
 class CogVideoVAE(nn.Module):

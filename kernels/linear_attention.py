@@ -10,15 +10,25 @@ Source: "SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion T
 import torch
 import torch.nn.functional as F
 
+from . import dispatch
+
+HEAD_DIMS = (16, 32)  # of the fused kernel; all released models have 32
+
 
 def relu_linear_attention(q, k, v, eps=1e-15):
     """Attend with ReLU feature maps instead of a softmax; no scale, no mask.
 
-    q (B, N, H, Dh), k and v (B, M, H, Dh): any float dtype, after the query-key norm if there is one,
+    q (B, N, H, Dh), k and v (B, M, H, Dh): any float dtype, any strides, after the query-key norm if there is one,
     before the ReLU. Returns (B, N, H, Dh) in q's dtype.
     The state and both sums are fp32 whatever comes in: the normaliser adds up thousands of terms, and
     eps does not exist in fp16. A query that ReLU turns to zero everywhere gives zeros.
     """
+    if q.shape[-1] in HEAD_DIMS and q.dtype == k.dtype == v.dtype and dispatch.fusible(q, k, v, compiled=True):
+        return dispatch.run("relu_linear_attention", q, k, v, eps)
+    return eager(q, k, v, eps)
+
+
+def eager(q, k, v, eps):
     dtype = q.dtype
     # (B, H, N, Dh): matmul runs one small GEMM per head.
     q = F.relu(q).float().transpose(1, 2)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import torch
 
+from . import dispatch
+
 
 def rotate_pairs(x, cos, sin):
     """Turn each pair of neighbouring channels by its token's angle.
 
     x (B, N, H, Dh); cos and sin (N, Dh / 2) in fp32. Returns (B, N, H, Dh) in x's dtype; computed in fp32.
-    Without gradients an x in fp32 is overwritten.
+    Without gradients x may be overwritten.
     """
+    dim = x.shape[-1]
+    if x.stride(-1) == 1 and dim >= 16 and not dim & (dim - 1) and cos.is_contiguous() and sin.is_contiguous():
+        if cos.dtype == sin.dtype == torch.float32 and dispatch.fusible(x, cos, sin):
+            return dispatch.run("rotate_pairs", x, cos, sin)
+    return eager(x, cos, sin)
+
+
+def eager(x, cos, sin):
     cos, sin = cos[:, None], sin[:, None]
     if x.device.type in ("cpu", "cuda") and not (x.requires_grad or torch.compiler.is_compiling()):
         # One pass in place: the real form below takes eight, each with a tensor of its own, unless a compiler fuses it.

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..kernels.dcae import upsample_conv
-from ..kernels.glumbconv import gated_depthwise
+from ..kernels.glumbconv import gated_depthwise, gating
 from ..kernels.large_conv import conv2d as large_conv2d
 from ..kernels.linear_attention import relu_linear_attention
+from ..kernels.rms_norm import rms_norm
 from .tiles import Tiles, blend
 
 ACTIVATIONS = {"silu": F.silu, "relu": F.relu}
@@ -112,7 +113,7 @@ class DCAEParams:
 
 
 class RMSNorm2d(nn.Module):
-    """x / rms over channels * weight + bias, then + residual. (B, C, H, W) in and out, statistics in fp32.
+    """x / rms over channels * weight + bias, then + residual, then the activation. (B, C, H, W) in and out.
 
     Without gradients x is overwritten. The host's RMSNorm has no bias, so these are plain parameters, cast at use.
     """
@@ -123,18 +124,8 @@ class RMSNorm2d(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
 
-    def forward(self, x, residual=None):
-        weight = self.weight.to(x)[:, None, None]
-        bias = self.bias.to(x)[:, None, None]
-        # The norm, unlike a mean of squares, is summed up in fp32 without an fp32 copy of x.
-        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
-        scale = torch.rsqrt(norm.square() / x.shape[1] + self.eps)
-        if torch.is_grad_enabled():
-            x = torch.addcmul(bias, x * scale.to(x.dtype), weight)
-            return x if residual is None else x + residual
-        # Nothing else reads x: in place, which on a CPU is three times as fast as fresh memory.
-        x = x.mul_(scale).mul_(weight).add_(bias)
-        return x if residual is None else x.add_(residual)
+    def forward(self, x, residual=None, activation=None):
+        return rms_norm(x, self.weight.to(x), self.bias.to(x), self.eps, residual, activation)
 
 
 class ResBlock(nn.Module):
@@ -212,7 +203,7 @@ class GLUMBConv(nn.Module):
         factory = dict(device=device, dtype=dtype)
         hidden = 4 * channels
         self.conv_inverted = operations.Conv2d(channels, 2 * hidden, 1, **factory)
-        self.conv_depth = operations.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **factory)
+        self.conv_depth = gating(operations.Conv2d)(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **factory)
         self.conv_point = operations.Conv2d(hidden, channels, 1, bias=False, **factory)
         self.norm = RMSNorm2d(channels, **factory)
 
@@ -353,7 +344,7 @@ class Decoder(nn.Module):
         for stage in reversed(self.up_blocks):
             for block in stage:  # as in the encoder
                 x = block(x)
-        return self.conv_out(activate(self.activation, self.norm_out(x)))
+        return self.conv_out(self.norm_out(x, activation=self.activation))
 
 
 class AutoencoderDC(nn.Module):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..kernels.glumbconv import gated_depthwise
+from ..kernels.glumbconv import gated_depthwise, gating
 from ..kernels.linear_attention import relu_linear_attention
 from .config import SanaParams
 
@@ -192,7 +192,7 @@ class GLUMBConv(nn.Module):
         super().__init__()
         D, hidden, kw = params.width, params.hidden, dict(device=device, dtype=dtype)
         self.conv_inverted = operations.Linear(D, 2 * hidden, **kw)
-        self.conv_depth = operations.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **kw)
+        self.conv_depth = gating(operations.Conv2d)(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **kw)
         self.conv_point = operations.Linear(hidden, D, bias=False, **kw)
 
     def forward(self, x, height, width):

@@ -1,0 +1,51 @@
+"""The eager operations, which are the specification of the kernels, against float64."""
+
+import pytest
+import torch
+
+from sanacog.kernels.glumbconv import gated_depthwise, gating
+from sanacog.kernels.rms_norm import rms_norm
+from sanacog.kernels.spatial_norm import scale_shift_silu
+
+from . import kernel_cases as cases
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_rms_norm(activation, gradients):
+    x, residual, weight, bias = cases.norm_inputs(2, 12, 5, 3)
+    for added in (None, residual):
+        want = cases.norm(x, weight, bias, 1e-5, added, activation)
+        with torch.set_grad_enabled(gradients):
+            got = rms_norm(x.clone(), weight, bias, 1e-5, added, activation)
+        assert cases.relative(got, want) < 1e-6 and got.shape == x.shape
+
+
+def test_rms_norm_in_half_precision_sums_up_in_fp32():
+    x = torch.full((1, 64, 2, 2), 200.0, dtype=torch.float16)  # its squares are infinite in fp16
+    with torch.inference_mode():
+        out = rms_norm(x, torch.ones(64).half(), torch.zeros(64).half(), 1e-5)
+    torch.testing.assert_close(out, torch.ones_like(out))
+
+
+# frames and latents of a first chunk, of a later one, of a single frame, of a chunk before its frames are doubled
+@pytest.mark.parametrize("frames, latents", [(9, 3), (8, 2), (1, 1), (3, 3), (5, 3), (2, 2)])
+def test_scale_shift_silu(frames, latents):
+    inputs = cases.spatial_inputs(frames, latents, 3, 2, times=4)
+    want = cases.spatial(*inputs)
+    assert cases.relative(scale_shift_silu(*inputs), want) < 1e-6
+
+
+def test_a_gating_layer_gates_what_has_value_and_gate_apart_and_nothing_else():
+    layer = gating(torch.nn.Conv2d)(14, 14, 3, padding=1, groups=14)
+    x, weight, bias = cases.gate_inputs(2, 3, 5, 7)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    assert cases.relative(layer(x), cases.gate(x, weight, bias)) < 1e-6
+
+    tokens = x.permute(0, 3, 4, 1, 2).reshape(2, 15, 14)
+    want = cases.gate(x, weight, bias).permute(0, 2, 3, 1).flatten(1, 2)
+    assert cases.relative(gated_depthwise(tokens, layer, 3, 5), want) < 1e-6
+
+    picture = x.flatten(1, 2)
+    plain = torch.nn.functional.conv2d(picture, weight, bias, padding=1, groups=14)
+    torch.testing.assert_close(layer(picture), plain)
