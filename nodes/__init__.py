@@ -7,5 +7,7 @@ from .lora import NODES as _LORA
 from .sampling import NODES as _SAMPLING
 from .sana import NODES as _SANA
 from .sana_sprint import NODES as _SANA_SPRINT
+from .weights import NODES as _WEIGHTS
 
-NODES = _SANA + _SANA_SPRINT + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _COGVIDEOX_SAMPLING + _SAMPLING + _LORA
+NODES = (_SANA + _SANA_SPRINT
+         + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _COGVIDEOX_SAMPLING + _SAMPLING + _LORA + _WEIGHTS)

@@ -34,9 +34,12 @@ def shipped(name: str) -> dict:
 
 def graph(api: dict) -> dict:
     """An API workflow without the titles: those that nobody set are worded differently from frontend to frontend. And
-    without the place where Load Video shows its video, which is among the inputs once the video has come."""
+    without the places where Load Video and Preview as Text show what has come, which are among the inputs then."""
+    def is_display(node, name):
+        return name == "video-preview" or node["class_type"] == "PreviewAny" and name != "source"
+
     return {key: {"class_type": node["class_type"], "inputs": {
-        name: value for name, value in node["inputs"].items() if name != "video-preview"}} for key, node in api.items()}
+        name: value for name, value in node["inputs"].items() if not is_display(node, name)}} for key, node in api.items()}
 
 
 def with_embedded_models(workflow: dict) -> dict:
@@ -52,6 +55,8 @@ def with_embedded_models(workflow: dict) -> dict:
             values[0], = conditioned
         if node["type"] == "SanaCogEmptySanaLatent":
             values[:2] = 256, 256
+        if node["type"] == "SanaCogSanaCropToSize":
+            values[:2] = 320, 180
         if node["type"] == "SanaCogEmptyCogVideoXLatent" or node["type"] in CONDITIONED and "CogVideoX" in node["type"]:
             values[:3] = SIDE, SIDE, FRAMES
         if node["type"] == "SanaCogCogVideoXSigmas":
