@@ -87,13 +87,13 @@ class PatchEmbed(nn.Module):
         p = params.patch_size
         self.proj = operations.Conv2d(params.in_channels, params.width, p, stride=p, device=device, dtype=dtype)
 
-    def forward(self, x):
+    def forward(self, x, positions=True):
         x = self.proj(x)
         height, width = x.shape[-2:]
         # Contiguous tokens: every later layer works along D.
         x = x.flatten(2).transpose(1, 2).contiguous()
         p = self.params
-        if p.interpolation_scale is not None:
+        if positions and p.interpolation_scale is not None:
             code = position_code(height, width, p.width, p.sample_size // p.patch_size, p.interpolation_scale, x.device)
             x = x + code.flatten(0, 1).to(x.dtype)
         return x
@@ -217,7 +217,32 @@ class SanaBlock(nn.Module):
         return torch.addcmul(x, gate_f, self.ff(modulate(x, shift_f, scale_f), height, width))
 
 
-class SanaTransformer(nn.Module):
+class SanaInputs(nn.Module):
+    """What the transformer and its ControlNet have before their blocks: the embeddings of latent, time and text."""
+
+    def __init__(self, params: SanaParams, *, device=None, dtype=None, operations=torch.nn):
+        super().__init__()
+        self.params = params
+        kw = dict(device=device, dtype=dtype, operations=operations)
+        self.patch_embed = PatchEmbed(params, **kw)
+        self.time_embed = TimeEmbed(params, **kw)
+        self.caption_projection = MLPEmbedder(params.caption_channels, params.width, gelu_tanh, **kw)
+        self.caption_norm = operations.RMSNorm(params.width, eps=1e-5, device=device, dtype=dtype)
+
+    def embed(self, x, timestep, context, attention_mask=None, guidance=None):
+        """SanaTransformer.forward's arguments -> x (B, N, D), context (B, T', D), modulation (B, 6, D), embedding of the
+        time (B, D), additive mask (B, 1, 1, T') or None."""
+        x = self.patch_embed(x)
+        modulation, embedding = self.time_embed(timestep, guidance, x.dtype)
+        context, attention_mask = drop_padding(context, attention_mask)
+        context = self.caption_norm(self.caption_projection(context.to(x.dtype)))
+        mask = None
+        if attention_mask is not None:  # finite, so that an empty prompt's row is uniform and not NaN
+            mask = ((1 - attention_mask.to(x.dtype)) * -10000.0)[:, None, None]
+        return x, context, modulation, embedding, mask
+
+
+class SanaTransformer(SanaInputs):
     """Predicts the flow velocity (noise minus clean latent) of a noisy latent.
 
     device, dtype: where and as what the weights are made. operations: namespace of Linear, Conv2d and RMSNorm,
@@ -226,14 +251,9 @@ class SanaTransformer(nn.Module):
     """
 
     def __init__(self, params: SanaParams, *, device=None, dtype=None, operations=torch.nn):
-        super().__init__()
-        self.params = params
+        super().__init__(params, device=device, dtype=dtype, operations=operations)
         kw = dict(device=device, dtype=dtype, operations=operations)
         D = params.width
-        self.patch_embed = PatchEmbed(params, **kw)
-        self.time_embed = TimeEmbed(params, **kw)
-        self.caption_projection = MLPEmbedder(params.caption_channels, D, gelu_tanh, **kw)
-        self.caption_norm = operations.RMSNorm(D, eps=1e-5, device=device, dtype=dtype)
         self.transformer_blocks = nn.ModuleList([SanaBlock(params, **kw) for _ in range(params.num_layers)])
         self.scale_shift_table = nn.Parameter(torch.empty(2, D, device=device, dtype=dtype))
         self.proj_out = operations.Linear(D, params.patch_size**2 * params.out_channels, device=device, dtype=dtype)
@@ -255,13 +275,7 @@ class SanaTransformer(nn.Module):
         p = self.params.patch_size
         height, width = x.shape[-2] // p, x.shape[-1] // p
 
-        x = self.patch_embed(x)
-        modulation, embedding = self.time_embed(timestep, guidance, x.dtype)
-        context, attention_mask = drop_padding(context, attention_mask)
-        context = self.caption_norm(self.caption_projection(context.to(x.dtype)))
-        mask = None
-        if attention_mask is not None:  # finite, so that an empty prompt's row is uniform and not NaN
-            mask = ((1 - attention_mask.to(x.dtype)) * -10000.0)[:, None, None]
+        x, context, modulation, embedding, mask = self.embed(x, timestep, context, attention_mask, guidance)
 
         for i, block in enumerate(self.transformer_blocks):
             def call(x, context, modulation, block=block, own=self_attention.get(i, linear_attention)):
