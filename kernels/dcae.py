@@ -1,10 +1,12 @@
-"""DC-AE's upsampling: nearest neighbour, twice the size, then a 3x3 convolution, without the large picture between.
+"""DC-AE's upsampling: nearest neighbour, twice the size, then a 3x3 convolution, without the large picture between; and
+the shortcuts of both directions, without the tensors between.
 
 Of the nine taps on an enlarged picture several fall on the same small pixel. For each of the four places (row parity,
 column parity) in a 2x2 patch the nine add up to a 2x2 convolution of the small picture: 16 products in place of 36.
 """
 
 import torch
+import torch.nn.functional as F
 
 from .large_conv import conv2d
 
@@ -29,3 +31,29 @@ def _fold(weight, dim):
     """The taps of even and of odd places along a dimension: [w0, w1 + w2] and [w0 + w1, w2]."""
     a, b, c = weight.unbind(dim)
     return torch.stack([a, b + c], dim), torch.stack([a + b, c], dim)
+
+
+def add_channels_to_space(out, x):
+    """out + pixel_shuffle(x, 2), the channels of x first repeated until they suffice. out is overwritten.
+
+    out (B, O, 2*H, 2*W), x (B, C, H, W), C a divisor of 4 * O. Returns as out.
+    """
+    repeats = 4 * out.shape[1] // x.shape[1]
+    if 4 % repeats:
+        return out.add_(F.pixel_shuffle(x.repeat_interleave(repeats, dim=1), 2))
+    for place in range(4):  # of a 2x2 patch: channel 4 * o + place of the repeated x, every so many channels of x itself
+        out[:, :, place // 2 :: 2, place % 2 :: 2].add_(x[:, place // repeats :: 4 // repeats])
+    return out
+
+
+def add_space_to_channels(out, x):
+    """out + pixel_unshuffle(x, 2), of whose channels neighbours are averaged until they are as many. out is overwritten.
+
+    out (B, O, H, W), x (B, C, 2*H, 2*W), O a divisor of 4 * C. Returns as out.
+    """
+    group = 4 * x.shape[1] // out.shape[1]
+    if 4 % group:
+        return out.add_(F.pixel_unshuffle(x, 2).unflatten(1, (-1, group)).mean(dim=2))
+    for place in range(4):
+        out[:, place // group :: 4 // group].add_(x[:, :, place // 2 :: 2, place % 2 :: 2], alpha=1 / group)
+    return out

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..kernels.dcae import upsample_conv
+from ..kernels.dcae import add_channels_to_space, add_space_to_channels, upsample_conv
 from ..kernels.glumbconv import gated_depthwise, gating
 from ..kernels.large_conv import conv2d as large_conv2d
 from ..kernels.linear_attention import relu_linear_attention
@@ -232,7 +232,6 @@ class DownBlock(nn.Module):
         super().__init__()
         self.unshuffle = unshuffle
         self.shortcut = shortcut
-        self.out_channels = out_channels
         self.conv = operations.Conv2d(channels, out_channels // 4 if unshuffle else out_channels, 3,
                                       stride=1 if unshuffle else 2, padding=1, device=device, dtype=dtype)
 
@@ -240,9 +239,7 @@ class DownBlock(nn.Module):
         out = self.conv(x)
         if self.unshuffle:
             out = F.pixel_unshuffle(out, 2)
-        if self.shortcut:
-            out = out + F.pixel_unshuffle(x, 2).unflatten(1, (self.out_channels, -1)).mean(dim=2)
-        return out
+        return add_space_to_channels(out, x) if self.shortcut else out
 
 
 class UpBlock(nn.Module):
@@ -251,7 +248,7 @@ class UpBlock(nn.Module):
     def __init__(self, channels, out_channels, shuffle, shortcut=True, *, device, dtype, operations):
         super().__init__()
         self.shuffle = shuffle
-        self.repeats = 4 * out_channels // channels if shortcut else 0
+        self.shortcut = shortcut
         conv2d = operations.Conv2d if shuffle else upsampling(operations.Conv2d)
         self.conv = conv2d(channels, 4 * out_channels if shuffle else out_channels, 3, padding=1, device=device, dtype=dtype)
 
@@ -259,9 +256,7 @@ class UpBlock(nn.Module):
         out = self.conv(x)
         if self.shuffle:
             out = F.pixel_shuffle(out, 2)
-        if self.repeats:
-            out = out + F.pixel_shuffle(x.repeat_interleave(self.repeats, dim=1), 2)
-        return out
+        return add_channels_to_space(out, x) if self.shortcut else out
 
 
 def stage_blocks(params, side, stage, activation, factory):

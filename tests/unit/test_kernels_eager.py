@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sanacog.kernels.dcae import add_channels_to_space, add_space_to_channels
 from sanacog.kernels.glumbconv import gated_depthwise, gating
 from sanacog.kernels.rms_norm import rms_norm
 from sanacog.kernels.spatial_norm import scale_shift_silu
@@ -49,3 +50,19 @@ def test_a_gating_layer_gates_what_has_value_and_gate_apart_and_nothing_else():
     picture = x.flatten(1, 2)
     plain = torch.nn.functional.conv2d(picture, weight, bias, padding=1, groups=14)
     torch.testing.assert_close(layer(picture), plain)
+
+
+# Widths of DC-AE's stages, and some that no place of a patch divides.
+@pytest.mark.parametrize("large, small", [(8, 8), (4, 8), (2, 8), (8, 4), (6, 8), (12, 4)])
+def test_shortcuts(large, small):
+    """From the small picture to the large one with fewer channels and back, by their definitions."""
+    down, up = cases.random(2, small, 3, 5), cases.random(2, large, 6, 10, seed=1)
+    want = torch.zeros(2, large, 6, 10, dtype=torch.float64)
+    repeated = down.double().repeat_interleave(4 * large // small, dim=1)
+    back = torch.zeros(2, small, 3, 5, dtype=torch.float64)
+    for channel in range(4 * large):
+        i, j = channel % 4 // 2, channel % 2
+        want[:, channel // 4, i::2, j::2] = repeated[:, channel]
+        back[:, channel * small // (4 * large)] += up[:, channel // 4, i::2, j::2].double() * small / (4 * large)
+    for add, out, x, expected in ((add_channels_to_space, up, down, want), (add_space_to_channels, down, up, back)):
+        assert cases.relative(add(out.clone(), x), out.double() + expected) < 1e-6
