@@ -16,8 +16,8 @@ READY = """() => window.app && app.graph && app.vueAppReady !== false && window.
     && Object.keys(LiteGraph.registered_node_types).length > 200"""
 
 # What the frontend puts over a workflow that it cannot use as it is: dialogs (missing nodes, missing models, a refused
-# run) and toasts (a file that breaks the workflow schema, a failed fetch).
-NOTICES = """() => [...document.querySelectorAll('.p-dialog, [role=dialog], .p-toast-message')]
+# run; in newer frontends an overlay instead) and toasts (a file that breaks the workflow schema, a failed fetch).
+NOTICES = """() => [...document.querySelectorAll('.p-dialog, [role=dialog], .p-toast-message, [data-testid=error-overlay]')]
     .map(element => element.innerText.trim()).filter(Boolean)"""
 
 OPEN = """async ([workflow, name]) => {
@@ -133,7 +133,8 @@ class Canvas:
         self.page.evaluate("""() => { app.queuePrompt(0, 1).catch(
             error => { window.sanacogRun.end = {name: 'refused', detail: String(error)}; }); }""")
         self.page.wait_for_function(
-            "() => window.sanacogRun.end || document.querySelector('.p-dialog')", timeout=timeout_s * 1000)
+            "() => window.sanacogRun.end || document.querySelector('.p-dialog, [data-testid=error-overlay]')",
+            timeout=timeout_s * 1000)
         result = self.page.evaluate("() => window.sanacogRun")
         end = result["end"] or {"name": "refused", "detail": self.page.evaluate(NOTICES)}
         if end["name"] != "execution_success":
@@ -142,13 +143,24 @@ class Canvas:
 
     def close_notices(self) -> None:
         """Close dialogs and toasts, so that the next workflow is judged by its own."""
-        buttons = ".p-dialog-close-button, .p-dialog-header button, .p-toast-close-button"
+        buttons = (".p-dialog-close-button, .p-dialog-header button, .p-toast-close-button, "
+                   "[data-testid=error-overlay-dismiss]")
         for _ in range(10):
             if not self.page.evaluate(NOTICES):
                 return
             self.page.locator(buttons).last.click()
             self.page.wait_for_timeout(500)
         raise RuntimeError(f"these stay open: {self.page.evaluate(NOTICES)}")
+
+    def files_offered(self) -> str:
+        """What the frontend says after opening a workflow whose model files are missing: those that it offers to download."""
+        see = self.page.locator("[data-testid=error-overlay-see-errors]")
+        if not see.count():  # a dialog lists them
+            return "\n".join(self.page.evaluate(NOTICES))
+        see.click()  # newer frontends list them in a panel
+        buttons = self.page.locator("[data-testid=missing-model-download]")
+        buttons.first.wait_for()
+        return "\n".join(button.get_attribute("aria-label") for button in buttons.all())
 
     def help_of(self, node_type: str) -> str:
         """The text of the help panel of a node of the open workflow, opened as a person does, by its info button."""
