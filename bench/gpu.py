@@ -1,7 +1,8 @@
 """The figures of one GPU, in under ten minutes: python bench/gpu.py, or python run.py bench --gpu --here.
 
 Needs torch; diffusers where it is importable. Correctness comes first: each model in fp32 and in bf16 against
-diffusers on the same weights, before its time. Then paired times, eager against eager and compiled against compiled.
+diffusers on the same weights, before its time. Then paired times, eager against eager and compiled against compiled, and
+each fused kernel beside the eager operations that it stands for, with its share of the memory's speed.
 Without diffusers the baseline is our own eager model: what is then shown is what compiling gains.
 """
 
@@ -26,7 +27,7 @@ from dataclasses import replace
 
 import torch
 
-from . import cogvideox, harness, record, sana, sides
+from . import cogvideox, harness, kernels, record, sana, sides
 
 PAIRS, WARMUP, SETS = 30, 5, 3
 STEPS = [("0.6B", 512), ("0.6B", 1024), ("1.6B", 512), ("1.6B", 1024)]
@@ -38,11 +39,11 @@ FEW = 5               # pairs of what takes seconds a call
 FP32_LIMIT = 1e-4  # a GPU's libraries pick other algorithms, so other orders of summation, for each side
 
 
-def measure_all(output, minutes, steps=STEPS, pixels=1024, clips=CLIPS, video=VIDEO, device="cuda"):
+def measure_all(output, minutes, steps=STEPS, pixels=1024, clips=CLIPS, video=VIDEO, sizes=kernels.SIZES, device="cuda"):
     """Everything, correctness first; no figure is started after `minutes`.
 
     Writes gpu_<device>.json into the folder output, after each figure. Returns 0, or 1 when a parity failed or there is
-    no GPU. steps, pixels, clips, video and device are other ones in tests only.
+    no GPU. steps, pixels, clips, video, sizes (of the kernels) and device are other ones in tests only.
     """
     if device == "cuda" and not torch.cuda.is_available():
         print("bench --gpu: torch sees no CUDA device here; python run.py bench measures on the CPU")
@@ -78,6 +79,9 @@ def measure_all(output, minutes, steps=STEPS, pixels=1024, clips=CLIPS, video=VI
         for clip in clips:
             bench.row(clip_step(*clip, compiled=compiled), FEW)
     bench.row(clip_decode(*video), FEW)
+    for what in sizes:
+        for size in sizes[what]:
+            bench.row(lambda: kernels.kernel(what, size, device, torch.bfloat16, sets=SETS), into="kernels")
     if bench.report["left_out"]:
         print(f"{bench.report['left_out']} figures left out: the time was over")
     return int(bool(bench.report["failed"]))
@@ -92,8 +96,11 @@ class Bench:
         conditions = record.conditions(device, "bfloat16")
         name = re.sub(r"[^a-z0-9]+", "_", conditions["device"].lower()).strip("_")
         self.path = output / f"gpu_{name}.json"
+        self.clock = harness.CudaClock() if self.cuda else harness.WallClock()
+        self.bandwidth = kernels.copy_bandwidth(self.clock, device, 2**30 if self.cuda else 2**20)
         self.report = {"baseline": "diffusers" if sides.DIFFUSERS else "ours, eager", "conditions": conditions,
-                       "checks": [], "rows": [], "host_rows": [], "failed": [], "left_out": 0}
+                       "copied_bytes_a_second": self.bandwidth, "checks": [], "rows": [], "host_rows": [], "kernels": [],
+                       "failed": [], "left_out": 0}
         print(f"{conditions['device']}, torch {torch.__version__}, baseline: {self.report['baseline']}", flush=True)
 
     def write(self):
@@ -122,25 +129,26 @@ class Bench:
         del half
         self.release()
 
-    def row(self, make, pairs=None):
-        """One case, timed twice: on the GPU, and by the wall clock, which sees the host when launching takes longer."""
+    def row(self, make, pairs=None, into="rows"):
+        """One case, timed twice: on the GPU, and by the wall clock, which sees the host when launching takes longer. Where
+        its bytes are known, its speed as a share of a copy's."""
         if time.monotonic() > self.end:
             self.report["left_out"] += 1
             self.write()
             return
         try:
             case, pairs = make(), pairs or PAIRS
-            clock = harness.CudaClock() if self.cuda else None
             sync = torch.cuda.synchronize if self.cuda else lambda: None
-            found = harness.measure(case, pairs, min(WARMUP, pairs), clock, self.cuda)
+            found = harness.measure(case, pairs, min(WARMUP, pairs), self.clock, self.cuda)
             host = harness.measure(replace(case, name=case.name + ", wall clock"), pairs, 1, harness.WallClock(sync=sync), self.cuda)
-        except (harness.ParityError, torch.cuda.OutOfMemoryError) as error:
+        except (ValueError, torch.cuda.OutOfMemoryError) as error:
             print(f"FAILED: {error}", flush=True)
             self.report["failed"].append(str(error))
         else:
-            for row, rows in ((found, "rows"), (host, "host_rows")):
-                print(harness.table_line(row), flush=True)
-                self.report[rows].append(harness.row_to_json(row))
+            share = {"share_of_copy": case.moved / found.ours.median / self.bandwidth} if case.moved else {}
+            for row, rows, more in ((found, into, share), (host, "host_rows", {})):
+                print(harness.table_line(row) + "".join(f"  {value:.0%} of a copy" for value in more.values()), flush=True)
+                self.report[rows].append(harness.row_to_json(row) | more)
         self.write()
         case = None
         self.release()

@@ -33,6 +33,7 @@ class Case:
     baseline: Callable
     inputs: list[tuple]          # several on a GPU, lest a small input stay in its cache
     limit: float                 # largest relative L2 between the outputs that is still the same computation
+    moved: int | None = None     # bytes that it has to read and write at least, where that is its floor
 
 
 @dataclass

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sanacog.bench import accuracy, cli, cogvideox, gpu, harness, sana, sides
+from sanacog.bench import accuracy, cli, cogvideox, gpu, harness, kernels, sana, sides
 from sanacog.cogvideo_core.config import CogVideoParams, CogVideoVAEParams
+from sanacog.kernels import dispatch
 from sanacog.sana_core.autoencoder import DCAEParams
 from sanacog.sana_core.config import SanaParams
 
@@ -84,9 +85,13 @@ def quick_gpu(monkeypatch):
     return compiled
 
 
-def run_gpu(folder, minutes=7.0):
+SMALL = {"linear attention": [(1, 9, 2)], "gated depthwise": [(1, 3, 4, 8)], "RMS norm": [(1, 8, 4, 4)],
+         "rotary code": [(1, 5, 2)], "scale, shift, SiLU": [(1, 4, 8, 16, 16)]}
+
+
+def run_gpu(folder, minutes=7.0, sizes={}):
     status = gpu.measure_all(folder, minutes, steps=[("tiny", 64)], pixels=32, clips=[("tiny", 2, 32, 48)],
-                             video=(1, 16, 16), device="cpu")  # bf16 is slow here
+                             video=(1, 16, 16), sizes=sizes, device="cpu")  # bf16 is slow here
     return status, json.loads((folder / "gpu_cpu.json").read_text())
 
 
@@ -105,6 +110,27 @@ def test_gpu_figures(baseline, quick_gpu, tmp_path, monkeypatch):
         "CogVideoX tiny step, 1 layers, 24 tokens, batch 1, compiled", "CogVideoX VAE decode, 1 frames, 16 x 16 px"]
     assert len(report["host_rows"]) == 7
     assert quick_gpu == ([[2, 2], [1, 1], [1, 1]] if sides.DIFFUSERS else [[2], [1], [1]])
+
+
+def test_kernels_stand_beside_their_eager_forms(monkeypatch, tmp_path):
+    """The kernels as eager forms of their own; the second one of them is wrong."""
+    monkeypatch.setattr(dispatch, "fusible", lambda *tensors, compiled: True)
+    monkeypatch.setattr(dispatch, "run", lambda name, *args: kernels.EAGER[name](*args) * (1 + (name == "gated_depthwise")))
+    monkeypatch.setattr(gpu, "PAIRS", 2)
+    bench = gpu.Bench(tmp_path, 1.0, "cpu")
+    for what in SMALL:
+        bench.row(lambda: kernels.kernel(what, *SMALL[what], "cpu", torch.bfloat16, sets=2), into="kernels")
+    report = json.loads((tmp_path / "gpu_cpu.json").read_text())
+    assert [row["name"] for row in report["kernels"]] == [
+        "linear attention, 1 x 9 x 2", "RMS norm, 1 x 8 x 4 x 4", "rotary code, 1 x 5 x 2", "scale, shift, SiLU, 1 x 4 x 8 x 16 x 16"]
+    assert ["gated depthwise" in line for line in report["failed"]] == [True]
+    row = report["kernels"][0]
+    assert row["share_of_copy"] == pytest.approx(4 * 9 * 2 * 32 * 2 / row["ours"]["median"] / report["copied_bytes_a_second"])
+
+
+def test_no_kernels_no_rows(quick_gpu, tmp_path):
+    status, report = run_gpu(tmp_path, sizes={"rotary code": [(1, 5, 2)]})
+    assert status == 1 and not report["kernels"] and "no fused kernels" in report["failed"][-1]
 
 
 def test_gpu_figures_stop_at_the_time(quick_gpu, tmp_path):
