@@ -37,45 +37,42 @@ def judge(picture: np.ndarray) -> Verdict:
     """Judge a (H, W, 3) float picture in [0, 1], of any size of at least 64 pixels a side.
 
     Raises ValueError for another shape, or for values that are not finite."""
-    picture = np.asarray(picture, dtype=np.float64)
-    if picture.ndim != 3 or picture.shape[2] != 3 or min(picture.shape[:2]) < GRID:
-        raise ValueError(f"judge: expected a picture (H, W, 3) of at least {GRID} pixels a side, found {picture.shape}")
-    if not np.isfinite(picture).all():
-        raise ValueError("judge: the picture holds values that are not finite")
-    small = _shrink(np.clip(picture, 0.0, 1.0))
-    edge = np.concatenate([small[:2].reshape(-1, 3), small[-2:].reshape(-1, 3), small[:, :2].reshape(-1, 3), small[:, -2:].reshape(-1, 3)])
-    paper = np.median(edge, axis=0)
+    small = _checked(picture)
+    paper, strength, mask = _cut_out(small)
     background = _colour_name(paper)
-
-    distance = np.linalg.norm(small - paper, axis=2)
-    far = distance[distance > max(MIN_CONTRAST, 0.6 * np.quantile(distance, 0.995))]
-    if far.size < MIN_AREA * GRID * GRID * 0.5:
-        return Verdict(background)
-    strength = np.clip(distance / np.median(far), 0.0, 1.0)
-    mask = np.clip((strength - 0.5) * 4 + 0.5, 0.0, 1.0)  # a soft threshold keeps the outline between grid cells
-    mask[strength < 0.38] = 0.0
-    if not MIN_AREA <= mask.mean() <= MAX_AREA:
+    if mask is None:
         return Verdict(background)
     core = strength > 0.85
     colour = _colour_name(np.median(small[core], axis=0)) if core.any() else None
 
     x, y, spread = _moments(mask)
-    best, overlap, centre_x, centre_y, radius = None, 0.0, x, y, 0.0
+    best, most, centre_x, centre_y, radius = None, 0.0, x, y, 0.0
     for index in range(len(shapes.SHAPES)):
         shift_x, shift_y, unit = _canonical_moments(index)
         r = spread / unit
         left, top = x - shift_x * r, y - shift_y * r
         canonical = _mask(index, left, top, r)
-        score = np.minimum(mask, canonical).sum() / np.maximum(mask, canonical).sum()
-        if score > overlap:
-            best, overlap, centre_x, centre_y, radius = index, float(score), left, top, r
-    if overlap < MIN_OVERLAP:
-        return Verdict(background, colour, overlap=overlap, centre=(x / GRID, y / GRID))
+        score = overlap(mask, canonical)
+        if score > most:
+            best, most, centre_x, centre_y, radius = index, score, left, top, r
+    if most < MIN_OVERLAP:
+        return Verdict(background, colour, overlap=most, centre=(x / GRID, y / GRID))
     large, little = (r * GRID / shapes.PICTURE for r in shapes.RADII)
     centres = np.array(shapes.CENTRES) * GRID / shapes.PICTURE + GRID / 2
     place = int(np.argmin(((centres - (centre_x, centre_y)) ** 2).sum(axis=1)))
     size = shapes.SIZES[0 if radius > (large * little) ** 0.5 else 1]
-    return Verdict(background, colour, shapes.SHAPES[best], size, shapes.PLACES[place], overlap, (x / GRID, y / GRID))
+    return Verdict(background, colour, shapes.SHAPES[best], size, shapes.PLACES[place], most, (x / GRID, y / GRID))
+
+
+def shape_mask(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) in [0, 1] -> what stands out from the background, (64, 64) in [0, 1]; zeros where nothing does."""
+    mask = _cut_out(_checked(picture))[2]
+    return np.zeros((GRID, GRID)) if mask is None else mask
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two soft masks; 0 where both are empty."""
+    return float(np.minimum(one, other).sum() / max(np.maximum(one, other).sum(), 1e-9))
 
 
 def agreement(pictures, scenes) -> dict[str, list[bool]]:
@@ -84,6 +81,31 @@ def agreement(pictures, scenes) -> dict[str, list[bool]]:
     tables = (shapes.COLOURS, shapes.SHAPES, shapes.COLOURS, shapes.SIZES, shapes.PLACES)
     return {name: [getattr(v, name) == tables[i][int(s[i])] for v, s in zip(verdicts, scenes)]
             for i, name in enumerate(shapes.ATTRIBUTES)}
+
+
+def _checked(picture) -> np.ndarray:
+    """The picture averaged down to (64, 64, 3)."""
+    picture = np.asarray(picture, dtype=np.float64)
+    if picture.ndim != 3 or picture.shape[2] != 3 or min(picture.shape[:2]) < GRID:
+        raise ValueError(f"judge: expected a picture (H, W, 3) of at least {GRID} pixels a side, found {picture.shape}")
+    if not np.isfinite(picture).all():
+        raise ValueError("judge: the picture holds values that are not finite")
+    return _shrink(np.clip(picture, 0.0, 1.0))
+
+
+def _cut_out(small: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """The background's colour; how far each cell is from it, 1 like the shape; the shape's soft mask. None for both
+    where there is no shape."""
+    edge = np.concatenate([small[:2].reshape(-1, 3), small[-2:].reshape(-1, 3), small[:, :2].reshape(-1, 3), small[:, -2:].reshape(-1, 3)])
+    paper = np.median(edge, axis=0)
+    distance = np.linalg.norm(small - paper, axis=2)
+    far = distance[distance > max(MIN_CONTRAST, 0.6 * np.quantile(distance, 0.995))]
+    if far.size < MIN_AREA * GRID * GRID * 0.5:
+        return paper, None, None
+    strength = np.clip(distance / np.median(far), 0.0, 1.0)
+    mask = np.clip((strength - 0.5) * 4 + 0.5, 0.0, 1.0)  # a soft threshold keeps the outline between grid cells
+    mask[strength < 0.38] = 0.0
+    return (paper, strength, mask) if MIN_AREA <= mask.mean() <= MAX_AREA else (paper, None, None)
 
 
 def _shrink(picture: np.ndarray) -> np.ndarray:

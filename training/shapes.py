@@ -165,13 +165,19 @@ def draw(scenes: torch.Tensor, generator: torch.Generator | None = None, colour_
         reach = (torch.rand(count, 2, generator=generator) * 2 - 1) * (radius[:, None] + crop / 4)
         corner = (centre + reach - crop / 2).round().clamp(0, PICTURE - crop)
         centre = centre - corner
-    line = torch.arange(side) + 0.5
-    coverage = torch.empty(count, 1, side, side)
-    for shape in scenes[:, SHAPE].unique().tolist():
-        rows = (scenes[:, SHAPE] == shape).nonzero()[:, 0]
-        x = line[None, None, :] - centre[rows, 0, None, None]
-        y = line[None, :, None] - centre[rows, 1, None, None]
-        distance = signed_distance(shape, *torch.broadcast_tensors(x, y), radius[rows, None, None])
-        coverage[rows, 0] = (0.5 - distance).clamp(0, 1)
+    coverage = (0.5 - distances(scenes[:, SHAPE], centre, radius, side)).clamp(0, 1)
     ink, paper = ink[:, :, None, None] * 2 - 1, paper[:, :, None, None] * 2 - 1
     return torch.lerp(paper, ink, coverage)
+
+
+def distances(kinds: torch.Tensor, centre: torch.Tensor, radius: torch.Tensor, side: int = PICTURE) -> torch.Tensor:
+    """Signed distance of each pixel to the outline of shapes (B,) with centres (B, 2), x and y, and radii (B,), all in
+    pixels -> (B, 1, side, side)."""
+    line = torch.arange(side) + 0.5
+    found = torch.empty(len(kinds), 1, side, side)
+    for kind in kinds.unique().tolist():
+        rows = (kinds == kind).nonzero()[:, 0]
+        x = line[None, None, :] - centre[rows, 0, None, None]
+        y = line[None, :, None] - centre[rows, 1, None, None]
+        found[rows, 0] = signed_distance(kind, *torch.broadcast_tensors(x, y), radius[rows, None, None])
+    return found

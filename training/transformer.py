@@ -135,13 +135,13 @@ def figures_of(pictures: np.ndarray, scenes: torch.Tensor, named: list[bool]) ->
 
 @torch.no_grad()
 def evaluate(model, autoencoder, text, tokenizer, *, instruction: bool = False, steps: int = 20, guidance: float = 4.5,
-             seed: int = 0, count: int = 64) -> tuple[dict[str, float], torch.Tensor]:
-    """Draw the first `count` of the 64 held-out prompts, prompt i from seed + i
+             seed: int = 0, count: int = 64, sampler=sample) -> tuple[dict[str, float], torch.Tensor]:
+    """Draw the first `count` of the 64 held-out prompts by `sampler`, prompt i from seed + i
     -> (figures, pictures (count, 3, 256, 256) in [-1, 1])."""
     scenes, prompts, named = (part[:count] for part in shapes.evaluation_scenes())
     states, mask = gemma.encode_prompts(text, tokenizer, prompts, instruction)
     empty = gemma.encode_prompts(text, tokenizer, [""], False)
-    latents = sample(model, states, mask, *empty, steps=steps, guidance=guidance, seeds=[seed + i for i in range(len(prompts))])
+    latents = sampler(model, states, mask, *empty, steps=steps, guidance=guidance, seeds=[seed + i for i in range(len(prompts))])
     pictures = torch.cat([autoencoder.decode(z / LATENT_SCALE).float().cpu() for z in latents.split(16)])
     return figures_of(to_numpy(pictures), scenes, named), pictures
 
