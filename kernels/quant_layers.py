@@ -21,7 +21,7 @@ from .quant import READABLE, dequantise, fits, quantise
 METADATA = "_quantization_metadata"
 MARKER = "scaled_fp8"
 _OLD = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
-LEAVES = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale", "comfy_quant", *_OLD)
+LEAVES = ("weight_scale", "weight_scale_2", "input_scale", "comfy_quant", *_OLD)
 
 
 def float_shapes(shapes: dict[str, tuple], dtypes: dict) -> dict[str, tuple]:

@@ -187,3 +187,16 @@ def test_saved_by_the_host_and_loaded_again(host, kind, tmp_path):
     again = host.sana.load_sana(saved(host, model, tmp_path / "ComfyUI_00001_.safetensors"))
     assert stored(again).dtype == stored(model).dtype
     assert torch.equal(sample(host, again), sample(host, model))
+
+
+def test_the_host_computes_what_the_bench_reckons_with(host, kind, tmp_path):
+    """One call of the network, its inputs quantised where this host does so on a CPU: bench/quant.py computes the same."""
+    from sanacog.bench.quant import as_kept
+
+    tensors, entries = quantised_sana(kind)
+    network = host.sana.load_sana(save(tmp_path / "x.safetensors", tensors, entries)).model.diffusion_model
+    x, t, context = torch.randn(1, 32, 4, 6), torch.tensor([500.0]), torch.randn(1, 7, tiny.CAPTION)
+    reckoned = as_kept(tiny.sana(), kind, sana_precision.KEPT, inputs=kind == "int8")
+    exact = tiny.sana()
+    assert apart(network(x, t, context), reckoned(x, t, context)) < (2e-3 if kind == "int8" else 1e-5)
+    assert apart(network(x, t, context), exact(x, t, context)) > 4e-3
