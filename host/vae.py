@@ -202,8 +202,8 @@ def picture_bytes(channels: int, pixels: int, itemsize: int) -> int:
     """Peak on the device while one picture is encoded or decoded; channels: of the stage of full size, itemsize: bytes of
     a number.
 
-    That stage is the widest place: counted there are 3 tensors of `channels` numbers a pixel in the encoder, 3.6 in the
-    decoder (whose upsampling has a shortcut); the rest is for what the convolutions' library takes for itself.
+    That stage is the widest place: 3 tensors of `channels` numbers a pixel are alive in it. The fourth is for the
+    upsampling's folded weights and for what the convolutions' library takes for itself.
     """
     return max(1, 4 * channels * pixels * itemsize)  # hosts divide by it
 

@@ -28,6 +28,11 @@ class FlowDPMSolver(io.ComfyNode):
 class SanaResolution(io.ComfyNode):
     @classmethod
     def define_schema(cls):
+        def wanted(side):
+            return io.Int.Input(f"wanted_{side}", default=0, min=0, max=16384, optional=True,
+                                tooltip=f"{side.capitalize()} that you want in the end: the nearest shape is taken, and Sana "
+                                        "Crop to Size makes it exact. 0: aspect_ratio decides.")
+
         return schema(
             node_id="SanaCogSanaResolution", display_name="Sana Resolution", category="Sana/latent",
             description="Width and height that a Sana model was trained with, by shape.",
@@ -37,6 +42,8 @@ class SanaResolution(io.ComfyNode):
                                tooltip="Size that the model was trained at; its name says it."),
                 io.Combo.Input("aspect_ratio", options=list(ASPECT_RATIOS), default="1:1",
                                tooltip="Width to height. The nearest shape that the model knows is taken."),
+                wanted("width"),
+                wanted("height"),
             ],
             outputs=[
                 io.Int.Output(display_name="width", tooltip="Pixels, a multiple of 32."),
@@ -44,8 +51,8 @@ class SanaResolution(io.ComfyNode):
             ])
 
     @classmethod
-    def execute(cls, base, aspect_ratio):
-        return io.NodeOutput(*resolution(base, aspect_ratio))
+    def execute(cls, base, aspect_ratio, wanted_width=0, wanted_height=0):
+        return io.NodeOutput(*resolution(base, aspect_ratio, wanted_width, wanted_height))
 
 
 NODES = [FlowDPMSolver, SanaResolution]

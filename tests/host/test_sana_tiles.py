@@ -126,7 +126,7 @@ def test_memory_of_tiles_does_not_grow_with_the_picture():
     for side in (40, 128):
         z = torch.empty(1, 32, side, side, device="meta", dtype=torch.bfloat16)
         found.append(peak(real.decode, z, tiles) - 3 * (32 * side) ** 2 * 4)
-    assert found[1] < 1.001 * found[0] < 1.1e9  # of 4096 px, beside the picture itself
+    assert found[1] < 1.01 * found[0] < 1e9  # of 1280 px and of 4096 px, beside the picture itself
 
 
 def test_room_is_made_for_a_tile_only(vae, monkeypatch):

@@ -7,8 +7,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from sanacog.installation import ROOT
 from sanacog.sana_core.autoencoder import AutoencoderDC, DCAEParams
 from sanacog.sana_core.tiles import Tiles, blend, shares, starts
+from sanacog.training import autoencoder as training
+from sanacog.training import shapes
 
 SIZES = [(length, tile, overlap) for tile in (1, 2, 5, 8, 32) for overlap in range(0, tile // 2 + 1, max(1, tile // 8))
          for length in (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 62, 63, 128, 200)]
@@ -97,3 +100,36 @@ def test_autoencoder_in_tiles():
     latent = model.encode(x, Tiles(4, 4, 2))
     assert latent.shape == (2, 32, 6, 4)
     assert torch.allclose(latent[1:, :, :2], model.encode(x[1:, :, :128])[:, :, :2], atol=1e-6)
+
+
+def picture_with_flat_areas(side):
+    """Three drawn scenes far apart on one plain background: (1, 3, side, side) in [-1, 1]."""
+    generator = torch.Generator().manual_seed(3)
+    scenes = shapes.sample_scenes(40, generator)
+    drawn = shapes.draw(scenes, generator)
+    drawn = drawn[scenes[:, shapes.BACKGROUND] == scenes[0, shapes.BACKGROUND]]
+    picture = drawn[:1, :, :1, :1].repeat(1, 1, side, side)
+    for scene, (top, left) in zip(drawn, ((64, 96), (side - 400, side // 2 - 100), (side // 2 - 64, side - 330))):
+        picture[0, :, top : top + 256, left : left + 256] = scene
+    return picture
+
+
+@torch.no_grad()
+def test_no_seam_with_the_trained_autoencoder():
+    """Levels of 255, on flat areas, where seams are seen: tiles side by side show steps of thirty, blended ones none."""
+    model = training.build().eval()
+    model.load_state_dict(load_file(ROOT / "models" / "vae" / "sanacog_tiny_dcae.safetensors"))
+    x = picture_with_flat_areas(1024)
+    z = model.encode(x)
+    whole = model.decode(z)
+
+    def quality(tiles):
+        difference = (model.decode(z, tiles) - whole) * 127.5
+        step = max(difference.diff(dim=3).abs().mean((0, 1, 2)).max(), difference.diff(dim=2).abs().mean((0, 1, 3)).max())
+        return 10 * math.log10(255**2 / difference.square().mean()), step
+
+    decibels, step = quality(Tiles(16, 16, 2))
+    assert decibels > 48 and step < 2
+    decibels, step = quality(Tiles(16, 16, 0))
+    assert decibels < 45 and step > 10
+    assert ((model.encode(x, Tiles(16, 16, 2)) - z).norm() / z.norm()) < 0.05
