@@ -48,9 +48,9 @@ _OUTSIDE_SPRINT = _OUTSIDE | {
     "cfg_embedder.mlp.0": ("time_embed.guidance_embedder.linear_1",),
     "cfg_embedder.mlp.2": ("time_embed.guidance_embedder.linear_2",),
 }
-# Left over from training: the null caption (any encoded "" replaces it), a position table that is computed, and the
-# loss weights of Sprint's distillation. Accepted and dropped.
-_LEFT_OVER = re.compile(r"(y_embedder\.y_embedding|(patch_embed\.)?pos_embed|logvar_linear\.(weight|bias))")
+# Left over from training: the null caption (any encoded "" replaces it), a position table that is computed, the loss
+# weights of Sprint's distillation; and the ControlNet that shares a file with its base. Accepted and dropped.
+_LEFT_OVER = re.compile(r"(y_embedder\.y_embedding|(patch_embed\.)?pos_embed|logvar_linear\.(weight|bias)|controlnet\.\d.*)")
 _CONV_1X1 = re.compile(r"transformer_blocks\.\d+\.ff\.conv_(inverted|point)\.weight")
 
 

@@ -89,12 +89,14 @@ def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str
     shapes: {key: shape} of the whole file, in either layout, wrapped by a saver's prefix or not.
     config: diffusers' config.json, or SanaParams' fields; one that contradicts the tensors is ignored.
     filename: the path; its last three parts count (repository/transformer/file).
+    A ControlNet of NVlabs' holds its base whole: then that is what the file is.
     Tensors decide whatever they can, then the config, then the name; `evidence` says which it was.
     Raises ValueError when it is no Sana transformer, saying what it looks like, and when heads that no tensor shows
     (a width that was never released, and no config) stay unknown. Source: the released configurations,
     NVlabs/Sana's and the diffusers repositories'.
     """
     shapes, where = strip_prefix(shapes), f"{filename}: " if filename else ""
+    shapes, control = _without_control(shapes)
     layout, names = _layout(shapes, where)
     words = "/".join(re.split(r"[\\/]", str(filename))[-3:]).lower()
 
@@ -111,6 +113,8 @@ def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str
     )
     extras = ", query-key norm" * found["qk_norm"] + ", guidance embedding" * found["guidance_embeds"]
     evidence = [f"{found['num_layers']} layers of width {width}{extras} (tensors)"]
+    if control:
+        evidence.append("the ControlNet in the same file is left out: Load Sana ControlNet reads it")
 
     config = dict(config or {})
     if wrong := _contradiction(config, found, width):
@@ -137,6 +141,12 @@ def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str
         flow_shift=config.get("flow_shift", _FLOW_SHIFT.get((size, tier), 3.0) if plain else 3.0),
     )
     return Identity(params, _variant(params, size, plain), layout, "; ".join(evidence))
+
+
+def _without_control(shapes):
+    """The base of an NVlabs ControlNet, and whether there was anything else; all of any other file."""
+    base = {key: shape for key, shape in shapes.items() if not key.startswith("controlnet.")}
+    return (base, len(base) < len(shapes)) if base else (shapes, False)
 
 
 def _layout(shapes, where):

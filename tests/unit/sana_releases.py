@@ -108,3 +108,15 @@ def nvlabs_shapes(a, position_tokens=None):
         if a.sprint:
             shapes |= {"logvar_linear.weight": (1, 256), "logvar_linear.bias": (1,)}
     return shapes
+
+
+def nvlabs_control_shapes(a, blocks=7):
+    """{key: shape} of an NVlabs ControlNet file: the base, and beside it the copies of its first blocks."""
+    D, base = a.width, nvlabs_shapes(a)
+    shapes = dict(base)
+    for i in range(blocks):
+        shapes |= {f"controlnet.{i}.copied_block.{key.removeprefix(f'blocks.{i}.')}": shape
+                   for key, shape in base.items() if key.startswith(f"blocks.{i}.")}
+        for name in ("before_proj", "after_proj") if i == 0 else ("after_proj",):
+            shapes |= {f"controlnet.{i}.{name}.weight": (D, D), f"controlnet.{i}.{name}.bias": (D,)}
+    return shapes
