@@ -38,7 +38,7 @@ def host_hooks(total_blocks: int, control, transformer_options) -> dict:
                             "transformer_options": options})
         x = state["img"]
         if i < len(residuals) and residuals[i] is not None:
-            x = x + residuals[i]
+            x = x + residuals[i].to(x.dtype)  # a ControlNet may compute in another type than its base
         return x, state["txt"]
 
     return {"attention": attention, "run_block": run_block}

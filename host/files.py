@@ -9,7 +9,7 @@ from pathlib import Path
 import folder_paths
 
 # Kind of model (a folder name of ComfyUI) -> its place in a diffusers pipeline.
-SUBFOLDERS = {"diffusion_models": "transformer", "vae": "vae", "text_encoders": "text_encoder"}
+SUBFOLDERS = {"diffusion_models": "transformer", "vae": "vae", "text_encoders": "text_encoder", "controlnet": "controlnet"}
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 
@@ -73,6 +73,7 @@ def _folders(kind) -> dict[str, Path]:
         for root, folder, folders, files in _walk(place):
             pipeline = "model_index.json" in files
             if pipeline:
+                pipeline = SUBFOLDERS[kind] in folders
                 folders.clear()  # its parts are reached through it
             if folder != root and (pipeline or (place == kind and any(f.endswith(".index.json") for f in files))):
                 found.setdefault(folder.relative_to(root).as_posix(), folder)

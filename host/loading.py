@@ -39,12 +39,12 @@ class ModelFile:
 
     shapes: {key: shape} of its tensors in its own layout, without a saver's prefix and as if none were quantised.
     config: the model's config, or what a model saved from here keeps under `config_key`, or None. from_here: whether it
-    is the latter. Raises what storage.open_checkpoint does.
+    is the latter. subfolder: where it lies in a pipeline. Raises what storage.open_checkpoint does.
     """
 
-    def __init__(self, path, config_key: str, strip_prefix):
+    def __init__(self, path, config_key: str, strip_prefix, subfolder: str = "transformer"):
         self.path, self.strip_prefix = Path(path), strip_prefix
-        self.checkpoint = open_checkpoint(self.path, **({"subfolder": "transformer"} if is_pipeline(self.path) else {}))
+        self.checkpoint = open_checkpoint(self.path, **({"subfolder": subfolder} if is_pipeline(self.path) else {}))
         shapes = strip_prefix(self.checkpoint.shapes)
         self.shapes, self.tensors = float_shapes(shapes, strip_prefix(self.checkpoint.dtypes)), None
         self.config, self.from_here = self.checkpoint.config, config_key in shapes
@@ -109,14 +109,7 @@ def diffusion_model(config, state_dict: dict, dtype: torch.dtype | None = None, 
         state_dict = {key: t.to(dtype) if t.dtype.itemsize == 1 and key.rpartition(".")[0] not in layers else t
                       for key, t in state_dict.items()}
         state_dict = hand_over_layers(config, state_dict, layers)
-    elif dtype is None:
-        dtype = mm.unet_dtype(model_params=comfy.utils.calculate_parameters(state_dict), supported_dtypes=supported,
-                              weight_dtype=comfy.utils.weight_dtype(state_dict))
-    compute = mm.unet_manual_cast(dtype, load_device, supported)
-    if compute is None and dtype not in supported:
-        # The host would compute in fp16 wherever the device can; a model trained in bf16 overflows there.
-        compute = mm.unet_dtype(supported_dtypes=supported)
-    config.set_inference_dtype(dtype, compute)
+    config.set_inference_dtype(*storage_and_compute(state_dict, dtype, supported))
 
     model = config.get_model(state_dict)
     patcher = model_patcher(model, load_device, offload_device, disable_dynamic)
@@ -124,3 +117,18 @@ def diffusion_model(config, state_dict: dict, dtype: torch.dtype | None = None, 
         model.to(offload_device)
     model.load_model_weights(state_dict, "", **assign_keywords(patcher, model.load_model_weights))
     return patcher
+
+
+def storage_and_compute(state_dict: dict, dtype: torch.dtype | None, supported: list) -> tuple:
+    """(what weights are kept as, what they are cast to for computing or None for as they are).
+
+    dtype: the former, or None to let the host choose. supported: what the model may compute in, best first.
+    """
+    if dtype is None:
+        dtype = mm.unet_dtype(model_params=comfy.utils.calculate_parameters(state_dict), supported_dtypes=supported,
+                              weight_dtype=comfy.utils.weight_dtype(state_dict))
+    compute = mm.unet_manual_cast(dtype, mm.get_torch_device(), supported)
+    if compute is None and dtype not in supported:
+        # The host would compute in fp16 wherever the device can; a model trained in bf16 overflows there.
+        compute = mm.unet_dtype(supported_dtypes=supported)
+    return dtype, compute

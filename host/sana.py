@@ -56,9 +56,7 @@ class SanaConfig(comfy.supported_models_base.BASE):
         latents = self.latent_format
         latents.latent_rgb_factors, latents.latent_rgb_factors_bias = rgb_factors(params.caption_channels)
         self.sampling_settings = {"shift": params.flow_shift, "multiplier": params.timestep_multiplier}
-        # Only the checkpoints trained in fp16, with its clip as a part of the model, stay finite in fp16.
-        half = [torch.bfloat16, torch.float16] if params.clamp_fp16 else [torch.bfloat16]
-        self.supported_inference_dtypes = half + [torch.float32]
+        self.supported_inference_dtypes = inference_dtypes(params)
         self.memory_usage_factor = memory_usage_factor(params)
 
     def model_type(self, state_dict, prefix=""):
@@ -71,6 +69,12 @@ class SanaConfig(comfy.supported_models_base.BASE):
         text = json.dumps(dataclasses.asdict(self.params)).encode()
         state_dict[CONFIG_KEY] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         return super().process_unet_state_dict_for_saving(layers_for_saving(state_dict))
+
+
+def inference_dtypes(params: SanaParams) -> list:
+    """What the network may compute in, best first."""
+    # Only the checkpoints trained in fp16, with its clip as a part of the model, stay finite in fp16.
+    return [torch.bfloat16] + [torch.float16] * params.clamp_fp16 + [torch.float32]
 
 
 def memory_usage_factor(params: SanaParams) -> float:

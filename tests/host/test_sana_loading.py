@@ -112,7 +112,9 @@ def test_lists_and_paths(host, weights, tmp_path, monkeypatch):
     (sharded / "tokenizer.model").write_bytes(b"x")
     (models / "one.safetensors").write_bytes(b"")
     pipelines = tmp_path / "diffusers"
-    (pipelines / "Sana").mkdir(parents=True)
+    (pipelines / "Sana" / "text_encoder").mkdir(parents=True)
+    (pipelines / "Half").mkdir()  # without this part
+    (pipelines / "Half" / "model_index.json").write_text("{}")
     (pipelines / "Sana" / "model_index.json").write_text("{}")
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", {
         **folder_paths.folder_names_and_paths,

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from sanacog.sana_core.autoencoder import AutoencoderDC, DCAEParams
 from sanacog.sana_core.checkpoint import from_canonical
 from sanacog.sana_core.config import SanaParams
+from sanacog.sana_core.controlnet import SanaControlNet
 from sanacog.sana_core.transformer import SanaTransformer
 
 CAPTION = 64
@@ -60,6 +61,20 @@ def save_sana(path, params=SANA, seed=0, layout="diffusers", **changes):
     state_dict = from_canonical(sana(params, seed).state_dict(), layout)
     state_dict = {key: t.contiguous() for key, t in (state_dict | changes).items() if t is not None}
     save_file(state_dict, path, metadata={"config": json.dumps(asdict(params))})
+    return Path(path)
+
+
+def controlnet(wiring="native", params=SANA, num_layers=2, seed=5):
+    return randomise(SanaControlNet(params, num_layers, wiring), seed=seed).eval()
+
+
+def save_controlnet(path, wiring="native", params=SANA, num_layers=2, seed=5, **changes):
+    """A Sana ControlNet as diffusers writes one, of either wiring. changes: as for save_sana."""
+    state_dict = from_canonical(controlnet(wiring, params, num_layers, seed).state_dict(), "diffusers")
+    state_dict = {key: t.contiguous() for key, t in (state_dict | changes).items() if t is not None}
+    config = asdict(params) | {"num_layers": num_layers, "wiring": wiring}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_file(state_dict, path, metadata={"config": json.dumps(config)})
     return Path(path)
 
 
