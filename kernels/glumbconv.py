@@ -6,6 +6,7 @@ released code (SiLU before the 3x3, none after it, SiLU on the gate).
 
 import functools
 
+import torch
 import torch.nn.functional as F
 
 from . import dispatch
@@ -18,15 +19,17 @@ def gated_depthwise(x, conv, height, width):
     conv: the depthwise layer, (B, 2*hidden, height, width) -> same shape. It is a layer, not a pair of
     tensors, because a host's layer casts, moves and patches its weights when called. One of the class `gating(...)`
     does all three steps in one pass where a kernel can run.
-    Returns (B, N, hidden) in x's dtype.
+    Returns (B, N, hidden) in x's dtype. Without gradients x is overwritten: on a CPU fresh memory costs more than SiLU.
     """
     if isinstance(conv, Gating) and dispatch.fusible(x, compiled=True):
         x = x.unflatten(1, (height, width)).unflatten(-1, (2, -1)).permute(0, 3, 4, 1, 2)
         return conv(x).permute(0, 2, 3, 1).flatten(1, 2)
-    x = F.silu(x).unflatten(1, (height, width)).permute(0, 3, 1, 2)  # channels-last in memory: no copy
+    overwrite = not torch.is_grad_enabled()
+    x = F.silu(x, inplace=overwrite).unflatten(1, (height, width)).permute(0, 3, 1, 2)  # channels-last: no copy
     x = conv(x).permute(0, 2, 3, 1).flatten(1, 2)
     value, gate = x.chunk(2, dim=-1)
-    return value * F.silu(gate)
+    gate = F.silu(gate)
+    return gate.mul_(value) if overwrite else value * gate
 
 
 class Gating:

@@ -74,6 +74,25 @@ def test_in_bf16(name, arch, tmp_path):
     assert program.metadata.shared <= SHARED[arch] * 1024
 
 
+# What is 1 in a launch is known when it is compiled, too; and heads half as wide as the models'.
+ONES = {
+    "state": dict(DIM=16, BLOCKS=1, k_d=1, v_d=1, tokens=1, heads=1),
+    "apply": dict(DIM=16, BLOCK=APPLY, BLOCKS=1, SPLITS=1, q_d=1, tokens=1, heads=1),
+    "gated": dict(KERNELS["gated"][2], height=1, width=1, strips=1, hidden=1),
+    "rms norm": dict(RESIDUAL=False, ACTIVATION=None, ROWS=4096, CHANNELS=1, pixels=1, channels=1),
+    "rope": dict(DIM=16, HEADS=rope.HEADS, heads=1),
+    "scale, shift, SiLU": dict(KERNELS["scale, shift, SiLU"][2], **{name: 1 for name in (
+        "frames", "height", "width", "latents", "rows", "columns", "ratio", "tiles")}),
+}
+
+
+@pytest.mark.parametrize("arch", [86, 90])
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_smallest_shapes(name, arch, tmp_path):
+    program = built(KERNELS[name][0], arch, "bf16", KERNELS[name][1], ONES[name])
+    assert resources(program, tmp_path)[1] == 0
+
+
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 @pytest.mark.parametrize("name", KERNELS)
 def test_in_other_dtypes(name, dtype, tmp_path):
