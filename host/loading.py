@@ -104,12 +104,14 @@ def diffusion_model(config, state_dict: dict, dtype: torch.dtype | None = None, 
     load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
     supported = list(config.supported_inference_dtypes)
     if layers:
-        dtype = mm.unet_manual_cast(None, load_device, supported)
+        dtype = compute = mm.unet_manual_cast(None, load_device, supported)  # named, even if nothing is cast: layers ask for it
         # What a bare fp8 file holds beside the layers' matrices is small, and no op of the host's reads it in 8 bits.
         state_dict = {key: t.to(dtype) if t.dtype.itemsize == 1 and key.rpartition(".")[0] not in layers else t
                       for key, t in state_dict.items()}
         state_dict = hand_over_layers(config, state_dict, layers)
-    config.set_inference_dtype(*storage_and_compute(state_dict, dtype, supported))
+    else:
+        dtype, compute = storage_and_compute(state_dict, dtype, supported)
+    config.set_inference_dtype(dtype, compute)
 
     model = config.get_model(state_dict)
     patcher = model_patcher(model, load_device, offload_device, disable_dynamic)
