@@ -12,6 +12,7 @@ EMBEDDED = {
     "SanaCogLoadSanaTextEncoder": "sanacog_tiny_gemma2.safetensors",
     "SanaCogLoadDCAE": "sanacog_tiny_dcae.safetensors",
     "SanaCogSanaResolution": "512",  # the least; the embedded model is made for 256
+    "SanaCogLoadSanaControlNet": "sanacog_tiny_sana_controlnet.safetensors",
     "SanaCogLoadLoRA": "random_sana_lora.safetensors",
     "SanaCogLoadCogVideoXModel": "sanacog_tiny_cogvideox.safetensors",
     "SanaCogLoadCogVideoXTextEncoder": "sanacog_tiny_t5.safetensors",
@@ -19,8 +20,8 @@ EMBEDDED = {
 }
 # What takes the place of a model beside one of these nodes: embedded, and random ones that the tests make.
 CONDITIONED = {
-    "SanaCogSanaSprintSampler": "random_sana_sprint.safetensors",
-    "SanaCogSanaSCM": "random_sana_sprint.safetensors",
+    "SanaCogSanaSprintSampler": "sanacog_tiny_sana_sprint.safetensors",
+    "SanaCogSanaSCM": "sanacog_tiny_sana_sprint.safetensors",
     "SanaCogCogVideoXImageToVideo": "sanacog_tiny_cogvideox_i2v.safetensors",
     "SanaCogCogVideoXFunInpaint": "random_fun_inpaint.safetensors",
     "SanaCogCogVideoXFunControl": "random_fun_control.safetensors",
@@ -45,7 +46,7 @@ def graph(api: dict) -> dict:
 def with_embedded_models(workflow: dict) -> dict:
     """The canvas workflow with the embedded models in its loaders, and with what makes it quick."""
     conditioned = [CONDITIONED[node["type"]] for node in workflow["nodes"] if node["type"] in CONDITIONED]
-    loader = "SanaCogLoadSanaModel" if conditioned == ["random_sana_sprint.safetensors"] else "SanaCogLoadCogVideoXModel"
+    loader = "SanaCogLoadSanaModel" if conditioned == ["sanacog_tiny_sana_sprint.safetensors"] else "SanaCogLoadCogVideoXModel"
     for node in workflow["nodes"]:
         values = node.get("widgets_values")
         if node["type"] in EMBEDDED:
