@@ -16,15 +16,22 @@ def accuracy(folder=MODELS):
     Returns {"prompt alone": {attribute: share}, "with the instruction": {...}, "wanted": {...}, "seconds": float}.
     Raises FileNotFoundError naming the command that makes the files.
     """
-    from ..training import sana as recipe, transformer  # here: it needs sentencepiece, which no other figure does
+    from ..training import transformer
 
-    if missing := [name for name in recipe.FILES.values() if not (folder / name).exists()]:
-        raise FileNotFoundError(f"{', '.join(missing)} not in {folder.name}/; `python run.py train tiny-sana` makes them")
-    text, tokenizer, pictures, sana = recipe.load_models(folder)
+    text, tokenizer, pictures, sana = load_tiny_sana(folder)
     start = time.perf_counter()
     found = {name: transformer.evaluate(sana, pictures, text, tokenizer, instruction=instruction)[0]
              for name, instruction in (("prompt alone", False), ("with the instruction", True))}
     return found | {"wanted": WANTED, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def load_tiny_sana(folder):
+    """(text encoder, tokenizer, autoencoder, transformer). Raises FileNotFoundError naming the command that makes them."""
+    from ..training import sana as recipe  # here: it needs sentencepiece, which no other figure does
+
+    if missing := [name for name in recipe.FILES.values() if not (folder / name).exists()]:
+        raise FileNotFoundError(f"{', '.join(missing)} not in {folder.name}/; `python run.py train tiny-sana` makes them")
+    return recipe.load_models(folder)
 
 
 def video_accuracy(folder=MODELS):

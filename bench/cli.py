@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import accuracy, cogvideox, harness, record, sana
+from . import accuracy, cogvideox, guidance, harness, record, sana
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,7 +26,8 @@ COGVIDEOX_CASES = {
 }
 CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASES), ("cogvideox_cpu.json", COGVIDEOX_CASES))
              for name, case in cases.items()}
-ACCURACY = {"accuracy": accuracy.accuracy, "video-accuracy": accuracy.video_accuracy}
+ACCURACY = {"accuracy": accuracy.accuracy, "video-accuracy": accuracy.video_accuracy,
+            "guidance-accuracy": guidance.guidance_accuracy}
 CLOCKS = {"wall": harness.WallClock, "cpu": lambda: harness.WallClock(now=time.process_time)}
 
 

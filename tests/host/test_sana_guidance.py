@@ -146,14 +146,16 @@ def test_pag_refuses_other_models(guidance):
 
 
 def test_pag_with_easy_cache(host, guidance, model):
-    """EasyCache counts and keeps the prompt's own predictions: it skips the same steps whether PAG acts or not."""
-    def computed(model):
+    """EasyCache skips the prompt's evaluations as it does without PAG, and takes none of PAG's own for one of them."""
+    def cached(model):
         clone, seen = watched(stock.run("EasyCacheNode", model, 1.5, 0.1, 0.95, False, module="nodes_easycache"))
-        assert sample_custom(host, clone, steps).isfinite().all()
-        return [s.sigma for s in seen if len(s.conds) == 2]
+        out = sample_custom(host, clone, [1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.5, 0.3, 0.0])
+        return out, [s.sigma for s in seen if len(s.conds) == 2]
 
-    steps = [1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.5, 0.3, 0.0]
-    assert computed(guidance.pag(model, 0.001)) == computed(model) and len(computed(model)) < 8
+    (plain, computed), (weak, with_weak), (strong, _) = (cached(m) for m in (
+        model, guidance.pag(model, 0.001), guidance.pag(model, 2.0)))
+    assert with_weak == computed and len(computed) < 8
+    assert apart(weak, plain) < 0.1 < apart(strong, plain)
 
 
 # CFG interval

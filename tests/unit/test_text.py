@@ -4,7 +4,7 @@ import inspect
 
 import torch
 
-from sanacog.sana_core.text import INSTRUCTION, MAX_TOKENS, kept_states, tokens_of
+from sanacog.sana_core.text import INSTRUCTION, MAX_TOKENS, kept_states, token_mask, tokens_of
 
 
 def words(text):
@@ -53,3 +53,14 @@ def test_kept_without_instruction_is_everything():
     states = torch.randn(1, 7, 3)
     kept, mask = kept_states(states, MAX_TOKENS)
     assert torch.equal(kept[:, :7], states) and not kept[:, 7:].any() and mask.sum() == 7
+
+
+def test_mask_of_changed_states():
+    states, mask = torch.zeros(2, 6, 3), torch.zeros(1, 6, dtype=torch.long)
+    states[:, :2], mask[:, :2] = 1.0, 1
+    states[1, 2] = 1.0  # a word more, put in by a node
+    assert token_mask(states, mask).tolist() == [[1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0]]
+    assert torch.equal(token_mask(states, None), token_mask(states, mask))
+    # No zeros: another encoder's padding, of which only the mask tells; what is joined on behind it is text.
+    assert token_mask(torch.ones(2, 6, 3), mask).tolist() == [[1, 1, 0, 0, 0, 0]] * 2
+    assert token_mask(torch.ones(2, 8, 3), mask).tolist() == [[1, 1, 0, 0, 0, 0, 1, 1]] * 2
