@@ -77,6 +77,16 @@ def test_sana(host, plain, kind, tmp_path, told):
     assert apart(found, back) < (LIMITS["int8"] if kind == "int8" else 1e-4)
 
 
+def test_computing_in_bf16(host, plain, kind, tmp_path, monkeypatch):
+    """As on a GPU: weights that are not quantised are kept in bf16, and so are the activations."""
+    monkeypatch.setattr(host.loading.mm, "unet_manual_cast", lambda *args, **kwargs: torch.bfloat16)
+    tensors, entries = quantised_sana(kind)
+    model = host.sana.load_sana(save(tmp_path / "x.safetensors", tensors, entries))
+    assert stored(model).dtype == tensors[f"{LAYER}.weight"].dtype
+    assert stored(model, "transformer_blocks.1.attn2.to_k").dtype == torch.bfloat16
+    assert apart(sample(host, model), plain) < LIMITS[kind] + 0.05
+
+
 def test_cogvideox(host, kind, tmp_path):
     from sanacog.host.cogvideox import load_cogvideox
 
