@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import accuracy, cogvideox, guidance, harness, record, sana
+from . import accuracy, cogvideox, guidance, harness, quant, record, sana
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,7 +27,7 @@ COGVIDEOX_CASES = {
 CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASES), ("cogvideox_cpu.json", COGVIDEOX_CASES))
              for name, case in cases.items()}
 ACCURACY = {"accuracy": accuracy.accuracy, "video-accuracy": accuracy.video_accuracy,
-            "guidance-accuracy": guidance.guidance_accuracy}
+            "guidance-accuracy": guidance.guidance_accuracy, "quant": quant.figures}
 CLOCKS = {"wall": harness.WallClock, "cpu": lambda: harness.WallClock(now=time.process_time)}
 
 
@@ -67,7 +67,7 @@ def main(args):
     for name in ACCURACY:
         if name in figures:
             found = ACCURACY[name]()
-            print("\n".join(accuracy.lines(found)), flush=True)
+            print("\n".join((quant if name == "quant" else accuracy).lines(found)), flush=True)
             record.write(options.output / f"{name.replace('-', '_')}.json", {"conditions": record.conditions(dtype="float32"), **found})
     return status
 
