@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import accuracy, cogvideox, guidance, harness, quant, record, sana
+from . import accuracy, cogvideox, guidance, harness, large, quant, record, sana
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,13 +28,15 @@ CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASE
              for name, case in cases.items()}
 ACCURACY = {"accuracy": accuracy.accuracy, "video-accuracy": accuracy.video_accuracy,
             "guidance-accuracy": guidance.guidance_accuracy, "quant": quant.figures}
+MEMORY = {"decode-2k": 2048, "decode-4k": 4096}  # pixels a side
 CLOCKS = {"wall": harness.WallClock, "cpu": lambda: harness.WallClock(now=time.process_time)}
 
 
 def arguments(args):
     parser = argparse.ArgumentParser(prog="run.py bench", description="Ours beside diffusers: times, memory, accuracy.")
     parser.add_argument("figures", nargs="*", metavar="FIGURE",
-                        help=f"any of {', '.join([*CPU_CASES, *ACCURACY])}; all of them when none is named")
+                        help=f"any of {', '.join([*CPU_CASES, *ACCURACY, *MEMORY])}; when none is named, all but the last "
+                             f"{len(MEMORY)}, which take up to half an hour")
     parser.add_argument("--gpu", action="store_true", help="the figures of a GPU instead (bench/gpu.py)")
     parser.add_argument("--minutes", type=float, default=7.0, help="with --gpu: start no figure after this time")
     parser.add_argument("--threads", type=int, help="torch's threads, its own choice otherwise")
@@ -43,8 +45,8 @@ def arguments(args):
                         help="cpu counts this process's time on the processor: for a machine with other work, --threads 1")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "bench", help="folder for the JSON files")
     options = parser.parse_args(args)
-    if unknown := set(options.figures) - {*CPU_CASES, *ACCURACY}:
-        parser.error(f"no figure is called {', '.join(sorted(unknown))}; there are {', '.join([*CPU_CASES, *ACCURACY])}")
+    if unknown := set(options.figures) - {*CPU_CASES, *ACCURACY, *MEMORY}:
+        parser.error(f"no figure is called {', '.join(sorted(unknown))}; there are {', '.join([*CPU_CASES, *ACCURACY, *MEMORY])}")
     if options.pairs is not None and options.pairs < 2:
         parser.error("--pairs: a spread needs at least 2")
     if options.clock == "cpu" and options.threads != 1:
@@ -69,6 +71,10 @@ def main(args):
             found = ACCURACY[name]()
             print("\n".join((quant if name == "quant" else accuracy).lines(found)), flush=True)
             record.write(options.output / f"{name.replace('-', '_')}.json", {"conditions": record.conditions(dtype="float32"), **found})
+    for name in [name for name in MEMORY if name in figures]:
+        row = large.on_cpu(MEMORY[name])
+        print(large.line(row), flush=True)
+        record.put_row(options.output / "sana_memory.json", row)
     return status
 
 

@@ -27,7 +27,7 @@ from dataclasses import replace
 
 import torch
 
-from . import cogvideox, harness, kernels, record, sana, sides
+from . import cogvideox, harness, kernels, large, record, sana, sides
 
 PAIRS, WARMUP, SETS = 30, 5, 3
 STEPS = [("0.6B", 512), ("0.6B", 1024), ("1.6B", 512), ("1.6B", 1024)]
@@ -35,6 +35,7 @@ CLIPS = [("5B", 13, 480, 720), ("1.5-5B", 22, 768, 1360)]  # variant, latent fra
 LAYERS = 4            # of the 42, all alike: the ratio of the whole, in a tenth of the time
 VIDEO = (49, 480, 720)       # frames, height and width that the VAE is timed with
 VIDEO_CHECK = (9, 64, 96)    # and compared
+LARGE = 4096                 # pixels a side of the picture whose memory is measured
 FEW = 5               # pairs of what takes seconds a call
 FP32_LIMIT = 1e-4  # a GPU's libraries pick other algorithms, so other orders of summation, for each side
 
@@ -70,6 +71,9 @@ def measure_all(output, minutes, steps=STEPS, pixels=1024, clips=CLIPS, video=VI
     for variant, frames, *_ in clips:
         bench.check(*(clip_step(variant, frames, 256, 256, dtype=dtype) for dtype in dtypes))
     bench.check(*(clip_decode(*VIDEO_CHECK, dtype=dtype) for dtype in dtypes))
+
+    if bench.cuda:
+        bench.memory(LARGE)
 
     print("\n" + harness.HEADER)
     for compiled in (False, True):
@@ -127,6 +131,14 @@ class Bench:
             self.report["failed"].append(line)
         self.write()
         del half
+        self.release()
+
+    def memory(self, pixels):
+        """What decoding one large picture takes."""
+        found = large.on_gpu(pixels)
+        print(large.line(found), flush=True)
+        self.report["memory"] = [found]
+        self.write()
         self.release()
 
     def row(self, make, pairs=None, into="rows"):

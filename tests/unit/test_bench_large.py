@@ -1,0 +1,41 @@
+"""The memory figure of large pictures, on a small autoencoder: measured in a process, read back, written down."""
+
+import json
+import subprocess
+
+import pytest
+
+from sanacog.bench import cli, large
+from sanacog.sana_core.autoencoder import DCAEParams
+
+SMALL = DCAEParams(encoder_block_out_channels=(8, 16, 32, 32, 32, 32), decoder_block_out_channels=(8, 16, 32, 32, 32, 32))
+
+
+def test_what_a_process_prints(monkeypatch, capsys):
+    monkeypatch.setattr(large, "DCAEParams", lambda: SMALL)
+    large.main(1056)
+    found = json.loads(capsys.readouterr().out)
+    assert found["tiles"] == 4 and found["seconds"] > 0
+    picture = 3 * 1056**2 * 4
+    assert found["peak"] > found["before"] + picture and found["before"] >= found["without_weights"] > 0
+
+
+def test_figure_is_written(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def process(command, **kw):
+        asked.append(command[1:])
+        return subprocess.CompletedProcess(command, 0, json.dumps({"tiles": 25, "seconds": 2.0, "peak": 3 * 2**30}), "")
+
+    monkeypatch.setattr(large.subprocess, "run", process)
+    assert cli.main(["decode-4k", "--output", str(tmp_path)]) == 0
+    assert asked[0][0].endswith("large.py") and asked[0][1] == "4096"
+    assert "25 tiles, peak 3.00 GiB" in capsys.readouterr().out
+    row, = json.loads((tmp_path / "sana_memory.json").read_text())
+    assert row["name"] == "DC-AE decode, 4096 px, in tiles" and row["conditions"]["dtype"] == "bfloat16"
+
+
+def test_a_process_that_fails_is_told(monkeypatch):
+    monkeypatch.setattr(large.subprocess, "run", lambda command, **kw: subprocess.CompletedProcess(command, 1, "", "out of memory"))
+    with pytest.raises(RuntimeError, match="4096 px failed:\nout of memory"):
+        large.on_cpu(4096)
