@@ -84,15 +84,15 @@ def check_base(model, control: SanaParams) -> None:
         raise ValueError("This ControlNet is Sana's, and the model that it should guide is not: use a model from Load Sana "
                          "Model, or this model's own ControlNet.")
     base = model.model_config.params
-    for name, ours, theirs in (("width", control.width, base.width), ("text width", control.caption_channels, base.caption_channels),
-                               ("latent channels", control.in_channels, base.in_channels)):
+    for name in ("width", "caption_channels", "in_channels", "patch_size"):
+        ours, theirs = getattr(control, name), getattr(base, name)
         if ours != theirs:
             sizes = {1152: " (Sana 0.6B)", 2240: " (Sana 1.6B)"} if name == "width" else {}
             raise ValueError(f"This ControlNet was made for another Sana: its {name} is {ours}{sizes.get(ours, '')}, the "
-                             f"model's is {theirs}{sizes.get(theirs, '')}. Take the ControlNet of that size.")
+                             f"model's is {theirs}{sizes.get(theirs, '')}. Take a ControlNet that was made for this model.")
     if control.num_layers >= base.num_layers:
-        raise ValueError(f"This ControlNet has {control.num_layers} copied blocks, and the model only {base.num_layers} blocks, "
-                         "of which it can guide all but one. Take a ControlNet that was made for this model.")
+        raise ValueError(f"This ControlNet has {control.num_layers} copied blocks, and the model only {base.num_layers} "
+                         "blocks, of which it can guide all but one. Take a ControlNet that was made for this model.")
 
 
 def check_hint(picture, vae, control: SanaParams) -> None:

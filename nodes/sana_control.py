@@ -24,8 +24,8 @@ class LoadSanaControlNet(io.ComfyNode):
                                tooltip="What the weights are kept as. The fp8 types halve the memory and cost some quality; "
                                        "default is right otherwise."),
                 io.Combo.Input("wiring", options=list(control.WIRING_CHOICES), default="auto",
-                               tooltip="How it is joined to the model. auto: as the file says. native is NVlabs' way, diffusers "
-                                       "that of diffusers: try the other one only with a file that was converted."),
+                               tooltip="How it is joined to the model. auto: as the file says. native is NVlabs' way, "
+                                       "diffusers that of diffusers: try the other one only with a file that was converted."),
             ],
             outputs=[io.ControlNet.Output(tooltip="For Apply ControlNet, whose vae input must be connected too.")])
 
@@ -35,7 +35,8 @@ class LoadSanaControlNet(io.ComfyNode):
 
     @classmethod
     def execute(cls, control_net_name, weight_dtype="default", wiring="auto"):
-        return io.NodeOutput(control.load_sana_controlnet(files.model_path("controlnet", control_net_name), weight_dtype, wiring))
+        path = files.model_path("controlnet", control_net_name)
+        return io.NodeOutput(control.load_sana_controlnet(path, weight_dtype, wiring))
 
 
 NODES = [LoadSanaControlNet]

@@ -82,6 +82,13 @@ def test_sampling_equals_the_bare_cores(host, control, model, vae, by_hand, file
     assert torch.equal(sample(host, model, **apply(net, vae, strength=0)), sample(host, model))
 
 
+def test_the_control_picture_is_encoded_once(host, control, model, vae, files, monkeypatch):
+    calls, encode = [], type(vae).encode
+    monkeypatch.setattr(type(vae), "encode", lambda self, pixels: calls.append(pixels.shape) or encode(self, pixels))
+    sample(host, model, **apply(control.load_sana_controlnet(files["native"]), vae))
+    assert calls == [(1, *SIDES, 3)]
+
+
 def test_nvlabs_file_and_the_base_in_it(host, control, model, vae, by_hand, tmp_path):
     base, net = tiny.sana().state_dict(), tiny.controlnet().state_dict()
     net |= {key: base[key] for key in net if key in base and not key.startswith("transformer_blocks.")}
@@ -141,7 +148,7 @@ def test_thin_lines_stay_where_the_control_picture_gets_smaller(host, control, m
     net = control.load_sana_controlnet(files["native"])
     lines = torch.zeros(1, 2 * SIDES[0], 2 * SIDES[1], 3)
     nothing = sample(host, model, steps=1, **apply(net, vae, lines))
-    for first in range(2):  # every second pixel, so that picking pixels would lose all of one of these
+    for first in range(2):  # picking every second pixel would lose all lines of one of these
         lined = lines.clone()
         lined[:, first::8, :] = 1
         assert apart(sample(host, model, steps=1, **apply(net, vae, lined)), nothing) > 1e-3
@@ -239,7 +246,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(host, control,
     refused("connect the VAE from Load DC-AE to the vae input of Apply ControlNet", vae=None)
     refused("makes latents of 4 channels, Sana's have 32", vae=other)
     refused("its width is 96, the model's is 64", net=made(num_attention_heads=3))
-    refused("its text width is 48, the model's is 64", net=made(caption_channels=48))
+    refused("its caption_channels is 48, the model's is 64", net=made(caption_channels=48))
     refused("3 copied blocks, and the model only 3 blocks", net=made(layers=3))
     refused("The control picture is 1 x 1 x 160 x 224", image=picture()[..., :1])
     assert control.check_base(model.model, made().params) is None
@@ -253,8 +260,9 @@ def test_files_that_are_none(control, files, weights, tmp_path):
     with pytest.raises(ValueError, match="not a Sana transformer: this is a Sana ControlNet: use Load Sana ControlNet"):
         from sanacog.host.sana import load_sana
         load_sana(files["native"])
-    with pytest.raises(ValueError, match="missing controlnet_blocks.1.weight"):
-        control.load_sana_controlnet(tiny.save_controlnet(tmp_path / "cut.safetensors", **{"controlnet_blocks.1.weight": None}))
+    cut = tiny.save_controlnet(tmp_path / "cut.safetensors", **{"controlnet_blocks.1.weight": None})
+    with pytest.raises(ValueError, match="cut.safetensors: .*missing controlnet_blocks.1.weight"):
+        control.load_sana_controlnet(cut)
     with pytest.raises(ValueError, match="weight_dtype"):
         control.load_sana_controlnet(files["native"], "int3")
 
@@ -269,7 +277,8 @@ def test_lists_offer_pipelines_that_have_one(host, control, vae, by_hand, model,
         (folder / "model_index.json").write_text("{}")
     (pipeline / "controlnet" / "diffusion_pytorch_model.safetensors").write_bytes(files["native"].read_bytes())
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", {
-        **folder_paths.folder_names_and_paths, "controlnet": ([str(files["native"].parent)], folder_paths.supported_pt_extensions),
+        **folder_paths.folder_names_and_paths,
+        "controlnet": ([str(files["native"].parent)], folder_paths.supported_pt_extensions),
         "diffusers": ([str(tmp_path / "diffusers")], ["folder"])})
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     assert host.files.choices("controlnet") == ["diffusers.safetensors", "native.safetensors", "SanaControl"]
