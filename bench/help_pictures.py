@@ -21,7 +21,7 @@ import io
 import json
 import shutil
 
-from PIL import Image, ImageDraw, ImageFont, ImageSequence
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageSequence
 
 from .. import demo, installation
 from ..client import Client
@@ -44,13 +44,18 @@ class Studio:
         return self.client.file(entry)
 
     def made(self, name, ending=".png", **inputs):
-        """The same for a shipped workflow. inputs: "class.input" -> value; a text is the prompt's, not the negative's."""
-        workflow = json.loads((demo.WORKFLOWS / f"{name}.json").read_text("utf-8"))
-        for node in workflow.values():
-            for key, old in node["inputs"].items():
-                if old != "":
-                    node["inputs"][key] = inputs.get(f"{node['class_type']}.{key}", old)
-        return self.run(workflow, ending)
+        """The same for a shipped workflow and its `changed` inputs."""
+        return self.run(changed(name, **inputs), ending)
+
+
+def changed(name, **inputs):
+    """A shipped workflow. inputs: "class.input" -> value; a text is the prompt's, not the negative's."""
+    workflow = json.loads((demo.WORKFLOWS / f"{name}.json").read_text("utf-8"))
+    for node in workflow.values():
+        for key, old in node["inputs"].items():
+            if old != "":
+                node["inputs"][key] = inputs.get(f"{node['class_type']}.{key}", old)
+    return workflow
 
 
 def text_to_image(studio):
@@ -74,6 +79,51 @@ def sprint_steps(studio):
             "SanaCogSanaTextEncode.text": "a large yellow star on a purple background"}
     return sheet([studio.made("sana_sprint", **tiny, **{"SanaCogSanaSprintSampler.steps": n}) for n in steps],
                  [f"{n} step{'s' * (n > 1)}" for n in steps])
+
+
+def perturbed_attention(studio):
+    scales = 0, 2, 4
+
+    def drawn(scale):
+        workflow = changed("sana_quickstart", **{"SanaCogSanaTextEncode.text": "a large yellow star on a purple background"})
+        sampler = next(node["inputs"] for node in workflow.values() if node["class_type"] == "KSampler")
+        workflow["pag"] = {"class_type": "SanaCogSanaPAG", "inputs": {
+            "model": sampler["model"], "scale": scale, "blocks": "auto", "start_percent": 0.0, "end_percent": 1.0}}
+        sampler["model"] = ["pag", 0]
+        return studio.run(workflow)
+    return sheet(map(drawn, scales), [f"scale {scale}" for scale in scales])
+
+
+def controlnet(studio):
+    """The edges of a picture, and what three prompts draw along them."""
+    prompts = ["a green square on a white background", "a red square on a blue background", "a white square on a black background"]
+    aside = Image.new("RGB", (256, 256), "#fd5")
+    ImageDraw.Draw(aside).rectangle((30, 110, 130, 210), fill="#22a")
+    aside.save(studio.server.base / "input" / "aside.png")
+
+    def drawn(prompt):
+        inputs = {"LoadImage.image": "aside.png", "SanaCogSanaTextEncode.text": prompt, "KSampler.seed": 5}
+        files = studio.client.run(changed("sana_controlnet", **inputs), 1200).files()
+        return {entry["type"]: studio.client.file(entry) for entry in files}
+    made = [drawn(prompt) for prompt in prompts]
+    return sheet([made[0]["temp"], *(files["output"] for files in made)], ["the edges, by Canny", *prompts])
+
+
+def sana_tiles(studio):
+    """One latent decoded whole and in tiles, and how far apart they are."""
+    link = {"vae": ["2", 0]}
+
+    def decoded(tile, overlap):
+        return studio.run({
+            "1": {"class_type": "LoadImage", "inputs": {"image": "sanacog_circle.png"}},
+            "2": {"class_type": "SanaCogLoadDCAE", "inputs": {"vae_name": "sanacog_tiny_dcae.safetensors"}},
+            "3": {"class_type": "VAEEncode", "inputs": {"pixels": ["1", 0], **link}},
+            "4": {"class_type": "SanaCogSanaDecode",
+                  "inputs": {"samples": ["3", 0], "tile_size": tile, "overlap": overlap, **link}},
+            "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "help_tiles"}}})
+    whole, tiles = decoded(0, 128), decoded(128, 64)
+    return sheet([whole, tiles, apart(whole, tiles)],
+                 ["256 x 256, decoded whole", "in tiles of 128 x 128 that overlap by 64", "the difference, x 8"])
 
 
 def autoencoder(studio):
@@ -114,14 +164,11 @@ def decode_tiles(studio):
     def decoded(side):
         inputs = {"SanaCogCogVideoXDecode.tile_width": side, "SanaCogCogVideoXDecode.tile_height": side,
                   "CLIPTextEncode.text": "a red circle moving right on a blue background"}
-        return Image.open(io.BytesIO(studio.made("cogvideox_dynamic_guidance", ".webp", **inputs))).convert("RGB")
+        return studio.made("cogvideox_dynamic_guidance", ".webp", **inputs)
 
     whole, tiles = decoded(0), decoded(64)
-    pixels = zip(whole.getdata(), tiles.getdata())
-    apart = Image.new("RGB", whole.size)
-    apart.putdata([tuple(min(255, 8 * abs(a - b)) for a, b in zip(*pair)) for pair in pixels])
-    shown = [as_png(frame.resize((384, 384), Image.Resampling.NEAREST)) for frame in (whole, tiles, apart)]
-    return sheet(shown, ["one frame of 96 x 96, decoded whole", "in tiles of 64 x 64", "the difference, x 8"])
+    return sheet([whole, tiles, apart(whole, tiles)],
+                 ["one frame of 96 x 96, decoded whole", "in tiles of 64 x 64", "the difference, x 8"])
 
 
 def dynamic_guidance(studio):
@@ -147,9 +194,15 @@ def dynamic_guidance(studio):
 
 def sheet(pictures, captions):
     """Pictures beside each other with their captions, WIDTH in all."""
-    side = WIDTH // len(pictures) - 16
-    small = [Image.open(io.BytesIO(data)).convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for data in pictures]
+    side = WIDTH // len(captions) - 16
+    small = [picture(data).resize((side, side), Image.Resampling.LANCZOS) for data in pictures]
     return demo.contact_sheet(map(as_png, small), captions)
+
+
+def apart(one, other):
+    """How far two pictures are apart, eight times as strong."""
+    difference = ImageChops.difference(picture(one), picture(other))
+    return as_png(difference.point(lambda value: min(255, 8 * value)))
 
 
 def strips(clips, captions):
@@ -162,14 +215,19 @@ def strips(clips, captions):
     return demo.film_strips(map(thinned, clips), captions)
 
 
-def as_png(picture):
+def picture(data):
+    """From a file's bytes; of a moving one the first frame."""
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def as_png(image):
     data = io.BytesIO()
-    picture.save(data, "PNG")
+    image.save(data, "PNG")
     return data.getvalue()
 
 
-DRAWN = {draw.__name__: draw for draw in (text_to_image, flow_dpm_steps, sprint_steps, autoencoder, text_to_video,
-                                          image_to_video, decode_tiles, dynamic_guidance)}
+DRAWN = {draw.__name__: draw for draw in (text_to_image, flow_dpm_steps, sprint_steps, perturbed_attention, sana_tiles,
+                                          controlnet, autoencoder, text_to_video, image_to_video, decode_tiles, dynamic_guidance)}
 
 
 def main(names):
@@ -181,7 +239,7 @@ def main(names):
         for file in (installation.ROOT / "workflows" / "input").iterdir():
             shutil.copy(file, server.base / "input")
         for name in names or DRAWN:
-            picture = DRAWN[name](Studio(server, client))
-            picture.convert("RGB").save(PICTURES / f"{name}.jpg", quality=88, optimize=True)
-            print(f"{name}.jpg: {picture.width} x {picture.height}, {(PICTURES / f'{name}.jpg').stat().st_size} bytes")
+            drawn, file = DRAWN[name](Studio(server, client)), PICTURES / f"{name}.jpg"
+            drawn.convert("RGB").save(file, quality=88, optimize=True)
+            print(f"{file.name}: {drawn.width} x {drawn.height}, {file.stat().st_size} bytes")
     return 0
