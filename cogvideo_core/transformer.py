@@ -117,10 +117,14 @@ class AdaLayerNormZero(nn.Module):
     def forward(self, x, context, embedding):
         """-> the joint sequence (B, L + N, D), text first, and the gates of video and text, (B, 1, D) each."""
         shift, scale, gate, text_shift, text_scale, text_gate = self.linear(F.silu(embedding))[:, None].chunk(6, dim=-1)
-        h, length = self.norm(torch.cat([context, x], dim=1)), context.shape[1]
-        # In place: the sequence is the largest tensor there is, and h is nobody else's.
-        h[:, :length].mul_(1 + text_scale).add_(text_shift)
-        h[:, length:].mul_(1 + scale).add_(shift)
+        parts = (text_shift, self.norm(context), 1 + text_scale), (shift, self.norm(x), 1 + scale)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return torch.cat([torch.addcmul(*part) for part in parts], dim=1), gate, text_gate
+        # Right into their places: the sequence is a large tensor to copy.
+        length = context.shape[1]
+        h = x.new_empty(x.shape[0], length + x.shape[1], x.shape[2])
+        for place, part in zip((h[:, :length], h[:, length:]), parts):
+            torch.addcmul(*part, out=place)
         return h, gate, text_gate
 
 
@@ -154,7 +158,10 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([first, nn.Identity(), operations.Linear(4 * width, width, device=device, dtype=dtype)])
 
     def forward(self, h):
-        return self.net[2](F.gelu(self.net[0].proj(h), approximate="tanh"))
+        h = self.net[0].proj(h)
+        # In place where it may be: this is the largest tensor there is.
+        h = F.gelu(h, approximate="tanh") if torch.is_grad_enabled() else torch.ops.aten.gelu_(h, approximate="tanh")
+        return self.net[2](h)
 
 
 class CogVideoBlock(nn.Module):

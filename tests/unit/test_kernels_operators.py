@@ -6,6 +6,8 @@ import importlib
 import pytest
 import torch
 
+from sanacog.cogvideo_core.config import CogVideoParams
+from sanacog.cogvideo_core.transformer import CogVideoTransformer
 from sanacog.kernels import dispatch
 from sanacog.kernels.linear_attention import eager as eager_attention
 from sanacog.sana_core.config import SanaParams
@@ -37,15 +39,12 @@ def test_gated_depthwise(batch, height, width, hidden, dtype):
     assert cases.relative(torch.ops.sanacog.gated_depthwise(*args), cases.gate(*args)) < 1e-6 if dtype == torch.float32 else 1e-2
 
 
-@torch.no_grad()
-def test_a_compiled_sana_is_one_graph_with_both_operators(monkeypatch):
+def graph_of(model, inputs, monkeypatch):
+    """What the nodes call of the one graph that the compiled model is; its output is compared."""
     torch.manual_seed(0)
-    model = SanaTransformer(PARAMS)
     for parameter in model.parameters():
         parameter.normal_(std=0.05)
-    inputs = torch.randn(2, 32, 4, 3), torch.tensor([700.0, 700.0]), torch.randn(2, 6, 24), torch.ones(2, 6)
     want = model(*inputs)
-
     graphs = []
 
     def backend(graph, example):
@@ -56,10 +55,24 @@ def test_a_compiled_sana_is_one_graph_with_both_operators(monkeypatch):
     monkeypatch.setattr(dispatch, "_available", lambda index: True)
     got = torch.compile(model, fullgraph=True, backend=backend, dynamic=False)(*inputs)
     torch.compiler.reset()
-    assert len(graphs) == 1
+    assert len(graphs) == 1 and cases.relative(got, want) < 1e-6
+    return graphs[0]
+
+
+@torch.no_grad()
+def test_a_compiled_sana_is_one_graph_with_both_operators(monkeypatch):
+    inputs = torch.randn(2, 32, 4, 3), torch.tensor([700.0, 700.0]), torch.randn(2, 6, 24), torch.ones(2, 6)
+    graph = graph_of(SanaTransformer(PARAMS), inputs, monkeypatch)
     for name in ("relu_linear_attention", "gated_depthwise"):
-        assert sum(name in target for target in graphs[0]) == PARAMS.num_layers
-    assert cases.relative(got, want) < 1e-6
+        assert sum(name in target for target in graph) == PARAMS.num_layers
+
+
+@torch.no_grad()
+def test_a_compiled_cogvideox_is_one_graph_with_none(monkeypatch):
+    """The compiler fuses norm and rotation itself."""
+    params = CogVideoParams(num_layers=2, num_attention_heads=2, text_embed_dim=24, max_text_seq_length=4)
+    inputs = torch.randn(1, 16, 2, 4, 6), torch.tensor([700.0]), torch.randn(1, 4, 24)
+    assert not any("sanacog" in target for target in graph_of(CogVideoTransformer(params), inputs, monkeypatch))
 
 
 @torch.no_grad()
