@@ -44,9 +44,9 @@ def test_stock_tiled_nodes(vae, core, stock):
     out = stock.VAEDecodeTiled().decode(vae, {"samples": z}, tile_size=128, overlap=32)[0]
     assert out.shape == (2, 224, 288, 3)
     assert apart(out, decoded(core, z, Tiles(4, 4, 1))) < 1e-5
-    again = stock.VAEEncodeTiled().encode(vae, images, tile_size=128, overlap=32)[0]["samples"]
+    again = stock.VAEEncodeTiled().encode(vae, images, tile_size=128, overlap=64)[0]["samples"]
     assert again.shape == (2, 32, 7, 9)
-    assert apart(again, encoded(core, images, Tiles(4, 4, 1))) < 1e-5
+    assert apart(again, encoded(core, images, Tiles(4, 4, 2))) < 1e-5
     # In one piece it is something else: these are tiles indeed.
     assert apart(out, vae.decode(z)) > 1e-4 and apart(again, vae.encode(images)) > 1e-4
 
