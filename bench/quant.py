@@ -14,11 +14,15 @@ from pathlib import Path
 import torch
 
 from ..cogvideo_core import precision as cogvideo_precision
+from ..cogvideo_core.transformer import CogVideoTransformer
 from ..convert import convert
 from ..kernels import quant
 from ..kernels.calibration import LargestInputs
 from ..kernels.quant_layers import quantised, without_layers
 from ..sana_core import precision as sana_precision
+from ..sana_core.transformer import SanaTransformer
+from .cogvideox import VARIANTS
+from .sana import SIZES
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 # Row: (format, whether inputs are quantised too)
@@ -91,6 +95,23 @@ def rows(model, kept, cases, calibrate, evaluate, source, wanted):
     return found
 
 
+def released_sizes():
+    """{model: {"bf16" or format: bytes of its tensors}} of released models, from their shapes alone."""
+    networks = {f"Sana {name}": (SanaTransformer(params, device="meta", dtype=torch.bfloat16), sana_precision.KEPT)
+                for name, params in SIZES.items()}
+    networks |= {f"CogVideoX {name}": (CogVideoTransformer(params, device="meta", dtype=torch.bfloat16), cogvideo_precision.KEPT)
+                 for name, params in VARIANTS.items()}
+    found = {}
+    for name, (network, kept) in networks.items():
+        tensors = network.state_dict()
+        found[name] = {"bf16": _bytes(tensors)} | {kind: _bytes(quantised(tensors, kind, kept)[0]) for kind in quant.FORMATS}
+    return found
+
+
+def _bytes(tensors):
+    return sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors.values())
+
+
 def sana(folder=MODELS, count=64):
     """rows() of the embedded Sana: `count` held-out prompts, 20 steps, CFG 4.5; calibrated on 4 prompts of the training."""
     from ..training import gemma, shapes, transformer
@@ -128,18 +149,23 @@ def cogvideox(folder=MODELS, count=48):
 
 
 def figures(folder=MODELS):
-    """Both families. Returns {"Sana": rows, "CogVideoX": rows, "seconds": float}; raises FileNotFoundError naming the
-    command that makes the models."""
+    """Both families. Returns {"Sana": rows, "CogVideoX": rows, "released": sizes, "seconds": float}; raises
+    FileNotFoundError naming the command that makes the models."""
     if not (folder / "diffusion_models").is_dir():
         raise FileNotFoundError("no embedded models; `python run.py train tiny-sana` and tiny-cogvideox make them")
     start = time.perf_counter()
-    return {"Sana": sana(folder), "CogVideoX": cogvideox(folder), "seconds": round(time.perf_counter() - start, 1)}
+    return {"Sana": sana(folder), "CogVideoX": cogvideox(folder), "released": released_sizes(),
+            "seconds": round(time.perf_counter() - start, 1)}
 
 
 def lines(found):
     """The figures as tables to print."""
     for family, table in found.items():
         if family == "seconds":
+            continue
+        if family == "released":
+            yield "GB of released models  " + "".join(f"{name:>8s}" for name in ("bf16", *quant.FORMATS))
+            yield from (f"{name:23s}" + "".join(f"{size / 1e9:8.2f}" for size in sizes.values()) for name, sizes in table.items())
             continue
         names = [name for name in table["as it is"] if name not in ("one step", "size")]
         yield f"{family:22s}{'one step':>10s}{'MB':>8s}" + "".join(f"{name:>26s}" for name in names) + "    loss (allowed)"

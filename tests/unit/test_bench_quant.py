@@ -49,6 +49,17 @@ def test_one_step_of_the_embedded_sana(embedded, row, low, high):
 def test_tables():
     found = {"Sana": {"as it is": {"one step": 0.003, "size": 3_500_000, "shape": 0.86},
                       "int8": {"one step": 0.01, "size": 2_300_000, "shape": 0.85, "loss": 0.01, "allowed": 0.02},
-                      "nvfp4, weights alone": {"one step": 0.1, "size": 2_000_000}}, "seconds": 3.0}
-    head, first, second, third = bench.lines(found)
+                      "nvfp4, weights alone": {"one step": 0.1, "size": 2_000_000}},
+             "released": {"Sana 9B": dict(bf16=18e9, int8=9e9, fp8=9e9, nvfp4=5e9)}, "seconds": 3.0}
+    head, first, second, third, _, sizes = bench.lines(found)
+    assert sizes.split() == ["Sana", "9B", "18.00", "9.00", "9.00", "5.00"]
     assert "shape" in head and "loss" in head and "0.860" in first and "0.010 (0.02)" in second and "0.1000" in third
+
+
+def test_sizes_of_released_models():
+    sizes = bench.released_sizes()
+    assert sizes["CogVideoX 5B"]["bf16"] == pytest.approx(2 * 5.570e9, rel=1e-3)
+    for name, of in sizes.items():
+        assert of["bf16"] > of["int8"] > of["nvfp4"] > of["bf16"] / 4 and of["fp8"] < of["int8"], name
+    # The row scales of int8 are all that it has more than fp8, which has one scale a layer.
+    assert sizes["Sana 1.6B"]["int8"] - sizes["Sana 1.6B"]["fp8"] < 0.002 * sizes["Sana 1.6B"]["int8"]
