@@ -5,6 +5,8 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from sanacog.sana_core import controlnet_checkpoint
 
@@ -186,6 +188,21 @@ def test_other_types(host, control, model, vae, weights, files, dtype):
     assert torch.isfinite(both).all() and apart(both, sample(host, base, steps=1)) > 0.02
 
 
+def test_computing_in_bf16_beside_a_base_in_fp32(host, control, model, vae, files):
+    """The host rounds its timesteps to the ControlNet's type, 857 to 856; what the base sees, the ControlNet sees too."""
+    net, seen = control.load_sana_controlnet(files["native"], "bf16"), []
+    net.manual_cast_dtype = torch.bfloat16
+    hook = net.control_model.register_forward_pre_hook(lambda _, args, kw: seen.append((kw["x"].dtype, kw["timestep"][0].item())),
+                                                       with_kwargs=True)
+    narrow = sample(host, model, **apply(net, vae))
+    hook.remove()
+    sigmas = host.comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 3)
+    assert [dtype for dtype, _ in seen] == [torch.bfloat16] * 3
+    assert [t for _, t in seen] == pytest.approx([1000 * s for s in sigmas[:3].tolist()], abs=1e-3)
+    wide = sample(host, model, **apply(control.load_sana_controlnet(files["native"]), vae))
+    assert 1e-5 < apart(narrow, wide) < 0.2 * apart(sample(host, model), wide)
+
+
 def test_sprint(host, control, vae, tmp_path):
     params = replace(tiny.SANA, guidance_embeds=True, qk_norm=True)
     base = host.sana.load_sana(tiny.save_sana(tmp_path / "sprint.safetensors", params))
@@ -267,6 +284,18 @@ def test_files_that_are_none(control, files, weights, tmp_path):
         control.load_sana_controlnet(files["native"], "int3")
 
 
+def shard(folder, file):
+    """The same ControlNet as diffusers writes a large one: two files, an index and config.json."""
+    with safe_open(file, "pt") as opened:
+        tensors, config = {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()["config"]
+    (folder / "config.json").write_text(config)
+    names = [f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    index = {key: names[i % 2] for i, key in enumerate(tensors)}
+    for name in names:
+        save_file({key: t for key, t in tensors.items() if index[key] == name}, folder / name)
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+
+
 def test_lists_offer_pipelines_that_have_one(host, control, vae, by_hand, model, files, tmp_path, monkeypatch):
     import folder_paths
 
@@ -275,7 +304,7 @@ def test_lists_offer_pipelines_that_have_one(host, control, vae, by_hand, model,
     (tmp_path / "diffusers" / "Sana" / "transformer").mkdir(parents=True)
     for folder in (pipeline, tmp_path / "diffusers" / "Sana"):
         (folder / "model_index.json").write_text("{}")
-    (pipeline / "controlnet" / "diffusion_pytorch_model.safetensors").write_bytes(files["native"].read_bytes())
+    shard(pipeline / "controlnet", files["native"])
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", {
         **folder_paths.folder_names_and_paths,
         "controlnet": ([str(files["native"].parent)], folder_paths.supported_pt_extensions),

@@ -1,5 +1,7 @@
 """Sana's ControlNet: the diffusers wiring against diffusers, the native one against its equations on diffusers' blocks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import SanaControlNetModel
@@ -12,13 +14,13 @@ from .test_sana_transformer import SMALL, inputs, pair, relative
 LAYERS = 2  # of SMALL's 3
 
 
-def diffusers_net(layers=LAYERS):
-    p = SMALL
+def diffusers_net(layers=LAYERS, p=SMALL):
     net = SanaControlNetModel(
         in_channels=p.in_channels, num_attention_heads=p.num_attention_heads, attention_head_dim=p.attention_head_dim,
         num_layers=layers, num_cross_attention_heads=p.num_cross_attention_heads,
         cross_attention_head_dim=p.cross_attention_head_dim, cross_attention_dim=p.width,
-        caption_channels=p.caption_channels, mlp_ratio=p.mlp_ratio, sample_size=p.sample_size).eval()
+        caption_channels=p.caption_channels, mlp_ratio=p.mlp_ratio, sample_size=p.sample_size,
+        interpolation_scale=p.interpolation_scale).eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for weight in net.parameters():
@@ -26,16 +28,13 @@ def diffusers_net(layers=LAYERS):
     return net
 
 
-def ours_of(net, wiring, base_block=None):
-    ours = SanaControlNet(SMALL, len(net.transformer_blocks), wiring, device="meta")
-    state_dict = to_canonical(net.state_dict(), "diffusers")
-    if base_block is not None:
-        state_dict |= {f"base_block.{key}": value for key, value in base_block.state_dict().items()}
-    ours.load_state_dict(state_dict, assign=True)
+def ours_of(net, wiring, p=SMALL):
+    ours = SanaControlNet(p, len(net.transformer_blocks), wiring, device="meta")
+    ours.load_state_dict(to_canonical(net.state_dict(), "diffusers"), assign=True)
     return ours.eval()
 
 
-def with_residuals(base, residuals):
+def with_residuals(residuals):
     def run_block(i, call, x, context, modulation):
         x, context = call(x, context, modulation)
         if i < len(residuals) and residuals[i] is not None:
@@ -65,7 +64,7 @@ def test_diffusers_wiring(case, layers):
     expected = theirs(x, context, timestep, encoder_attention_mask=mask, controlnet_block_samples=samples,
                       return_dict=False)[0]
     plain = theirs(x, context, timestep, encoder_attention_mask=mask, return_dict=False)[0]
-    found = base(x, timestep, context, mask, **with_residuals(base, residuals))
+    found = base(x, timestep, context, mask, **with_residuals(residuals))
     assert relative(found, expected) < 1e-5 < relative(plain, expected)
 
 
@@ -99,11 +98,46 @@ def test_native_wiring(case):
     ours = ours_of(net, "native")
     residuals = ours(x, timestep, context, mask, control=control, base_block=base.transformer_blocks[0])
     assert len(residuals) == LAYERS
-    assert relative(base(x, timestep, context, mask, **with_residuals(base, residuals)), expected) < 1e-5
+    assert relative(base(x, timestep, context, mask, **with_residuals(residuals)), expected) < 1e-5
     swapped = ours_of(net, "diffusers")(x, timestep, context, mask, control=control)
-    assert relative(base(x, timestep, context, mask, **with_residuals(base, swapped)), expected) > 1e-2
+    assert relative(base(x, timestep, context, mask, **with_residuals(swapped)), expected) > 1e-2
 
 
-def test_unknown_wiring():
-    with pytest.raises(ValueError, match="wiring"):
+@torch.no_grad()
+def test_position_code_of_the_large_models(case):
+    """diffusers gives it to the control picture, too; NVlabs does not."""
+    base, _, x, timestep, context, mask, control = case
+    large = replace(SMALL, interpolation_scale=1.0)
+    net = diffusers_net(p=large)
+    samples = net(x, context, timestep, control, encoder_attention_mask=mask, return_dict=False)[0]
+    inputs = dict(attention_mask=mask, control=control, base_block=base.transformer_blocks[0])
+    found = ours_of(net, "diffusers", large)(x, timestep, context, **inputs)
+    for mine, reference in zip(found[1:], samples):
+        assert relative(mine, reference) < 1e-5
+
+    seen = []
+    native = ours_of(net, "native", large)
+    native.input_block.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    native(x, timestep, context, **inputs)
+    assert relative(seen[0], net.patch_embed.proj(control).flatten(2).transpose(1, 2)) < 1e-6
+
+
+@pytest.mark.parametrize("wiring", ["native", "diffusers"])
+@torch.no_grad()
+def test_training_starts_without_an_effect(case, wiring):
+    base, _, x, timestep, context, mask, control = case
+    net = SanaControlNet(SMALL, LAYERS, wiring)
+    net.start_from(base)
+    residuals = net(x, timestep, context, mask, control=control, base_block=base.transformer_blocks[0])
+    assert all(r is None or not r.any() for r in residuals)
+    assert torch.equal(net.transformer_blocks[1].attn1.to_q.weight, base.transformer_blocks[1].attn1.to_q.weight)
+    net.controlnet_blocks[0].weight.add_(torch.eye(SMALL.width))
+    assert net(x, timestep, context, mask, control=control, base_block=base.transformer_blocks[0])[wiring == "diffusers"].any()
+
+
+def test_what_is_missing_is_named(case):
+    _, _, x, timestep, context, mask, control = case
+    with pytest.raises(ValueError, match="native, diffusers"):
         SanaControlNet(SMALL, 1, "hed")
+    with pytest.raises(ValueError, match="needs `base_block`"):
+        SanaControlNet(SMALL, 1)(x, timestep, context, mask, control=control)
