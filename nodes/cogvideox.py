@@ -24,7 +24,8 @@ class LoadCogVideoXModel(io.ComfyNode):
                                        "models/diffusers."),
                 io.Combo.Input("weight_dtype", options=list(loading.WEIGHT_DTYPES), default="default",
                                tooltip="What the weights are kept as. The fp8 types halve the memory and cost some "
-                                       "quality; default is right otherwise."),
+                                       "quality; default is right otherwise, and for quantised files, which the other "
+                                       "types turn back."),
                 io.Combo.Input("conditioning", options=list(cogvideox.CONDITIONING_CHOICES), default="auto",
                                tooltip="What the model takes besides text. auto is right for released files; some models "
                                        "with 32 input channels show only by their name whether they take a start picture "

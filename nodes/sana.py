@@ -23,7 +23,8 @@ class LoadSanaModel(io.ComfyNode):
                                        "models/diffusers."),
                 io.Combo.Input("weight_dtype", options=list(loading.WEIGHT_DTYPES), default="default",
                                tooltip="What the weights are kept as. The fp8 types halve the memory and cost some "
-                                       "quality; default is right otherwise."),
+                                       "quality; default is right otherwise, and for quantised files, which the other "
+                                       "types turn back."),
             ],
             outputs=[io.Model.Output(tooltip="For KSampler and every other node that takes a MODEL.")])
 
