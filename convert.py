@@ -110,7 +110,8 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
     lines = [f"{path.name}: {identity.variant}"]
     if quantize:
         lines += summary({name: tuple(t.shape) for name, t in canonical.items()}, entries, family.precision.KEPT)
-    return lines + [f"{output}: {output.stat().st_size / 1e6:,.1f} MB, of {sum(f.stat().st_size for f in checkpoint.files) / 1e6:,.1f}"]
+    before = sum(file.stat().st_size for file in checkpoint.files)
+    return lines + [f"{output}: {output.stat().st_size / 1e6:,.1f} MB, of {before / 1e6:,.1f}"]
 
 
 def blocks(canonical: dict) -> list[dict]:

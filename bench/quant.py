@@ -114,7 +114,7 @@ def _bytes(tensors):
 
 def sana(folder=MODELS, count=64):
     """rows() of the embedded Sana: `count` held-out prompts, 20 steps, CFG 4.5; calibrated on 4 prompts of the training."""
-    from ..training import gemma, shapes, transformer
+    from ..training import gemma, transformer
     from ..training import sana as recipe
 
     text, tokenizer, pictures, model = recipe.load_models(folder)

@@ -91,9 +91,10 @@ def patched(entry, tensor, key):
     patches = entry[1:]
     if tensor.device.type == "meta":
         return tensor
-    if patches:
-        return comfy.lora.calculate_weight(patches, tensor.to(mm.get_torch_device(), torch.float32, copy=True), key).to(tensor.dtype)
-    return tensor.to(mm.get_torch_device())
+    weight = tensor.to(mm.get_torch_device())
+    if not patches:
+        return weight
+    return comfy.lora.calculate_weight(patches, weight.to(torch.float32, copy=True), key).to(tensor.dtype)
 
 
 def interruptible(parts):

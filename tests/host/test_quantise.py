@@ -11,7 +11,7 @@ from sanacog.kernels.quant import FORMATS
 from sanacog.storage import open_checkpoint
 
 from . import tiny, tiny_cogvideox
-from .sana_model import apart, conditioning, host, model, noise, sample, weights  # noqa: F401
+from .sana_model import apart, conditioning, host, model, sample, weights  # noqa: F401
 from .video_model import noise as video_noise
 from .video_model import text
 
