@@ -30,7 +30,7 @@ BATCH = 32
 SHIFT = 3.0
 NO_CAPTION = 0.1
 BLOCKS = 3
-THICKNESS = (1.0, 3.0)  # pixels
+THICKNESS = (1.0, 3.0)  # pixels; half of the edges are of the thinnest and hard, like Canny's
 REACH, SMALLEST, LARGEST = 50.0, 38.0, 76.0  # pixels: of centres around the picture's, and radii, of free layouts
 WANTED = 0.7  # intersection over union from which a shape counts as one that follows the edges
 CASES = 32
@@ -87,7 +87,7 @@ class ControlNet(Recipe):
             lines.append(f"| {row} | {found['follows']:.3f} | {found['mean']:.3f} | {found['colour+background']:.3f} |")
         return lines + [
             "", "Each picture is a held-out combination of colour, shape and background at a place and in a size of its own; the",
-            "edges are drawn along its outline, 1.5 pixels wide, and the prompt, such as `a red circle on a blue background`, tells neither place",
+            "edges are drawn along its outline, a pixel wide, and the prompt, such as `a red circle on a blue background`, tells neither place",
             "nor size. IoU is that of the drawn shape's mask with the given one's. Without control: the same prompts and seeds. Reconstructions:",
             "the given pictures through the autoencoder, which is what could be reached at most.", "",
             self.history(), "", "![loss](controlnet_loss.png)", "",
@@ -96,7 +96,7 @@ class ControlNet(Recipe):
 
 def edges(distance: torch.Tensor, thickness: torch.Tensor, hard: torch.Tensor | None = None) -> torch.Tensor:
     """Control pictures (B, 3, H, W) in [-1, 1], white lines of `thickness` (B,) pixels on black, of signed distances
-    (B, 1, H, W). hard (B,): lines without soft edges, as edge detectors give them."""
+    (B, 1, H, W). hard (B,): where lines have no soft edges, as Canny's, which are a pixel wide."""
     line = (thickness[:, None, None, None] / 2 + 0.5 - distance.abs()).clamp(0, 1)
     if hard is not None:
         line = torch.where(hard[:, None, None, None], (line >= 0.5).float(), line)
@@ -138,7 +138,8 @@ def make_cache(autoencoder, text, tokenizer, count: int, seed: int, device) -> d
     free = torch.rand(count, generator=generator) < 0.5
     centre, radius = layouts(scenes, free, generator)
     low, high = THICKNESS
-    thickness, hard = low + (high - low) * torch.rand(count, generator=generator), torch.rand(count, generator=generator) < 0.5
+    hard = torch.rand(count, generator=generator) < 0.5
+    thickness = torch.where(hard, low, low + (high - low) * torch.rand(count, generator=generator))
     parts = []
     for rows in tqdm(torch.arange(count).split(16), desc="pictures and edges", mininterval=5):
         distance = shapes.distances(scenes[rows, shapes.SHAPE], centre[rows], radius[rows])
@@ -205,7 +206,7 @@ def cases(count: int = CASES) -> tuple[torch.Tensor, torch.Tensor]:
 def evaluate(network, text, tokenizer, autoencoder, base, *, count: int = CASES) -> tuple[dict, torch.Tensor]:
     """Draw the cases with control and without, case i from seed i -> (figures, for contact_sheet)."""
     scenes, distance = cases(count)
-    control, given = edges(distance, torch.full((count,), 1.5)), paint(scenes, distance)
+    control, given = edges(distance, torch.ones(count), torch.ones(count, dtype=torch.bool)), paint(scenes, distance)
     masks = [judge.shape_mask(p) for p in to_numpy(given)]
     states, mask = gemma.encode_prompts(text, tokenizer, [bare_prompt(s) for s in scenes], False)
     empty = gemma.encode_prompts(text, tokenizer, [""], False)

@@ -8,24 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sanacog import demo, installation
+from sanacog import demo
 from sanacog.training import clip_judge, clips
 
+from .figures import at_least, measured
+
 COUNT = 8
-
-
-def measured(kind):
-    """{attribute: share} of the row `kind` of the table in models/README.md."""
-    lines = (installation.ROOT / "models" / "README.md").read_text("utf-8").splitlines()
-    row = next(i for i, line in enumerate(lines) if line.startswith(f"| {kind} |"))
-    head = next(i for i in range(row, 0, -1) if lines[i].startswith("|---")) - 1
-    names, values = ([cell.strip() for cell in lines[i].strip("|").split("|")] for i in (head, row))
-    return {name: float(value) for name, value in zip(names[1:], values[1:])}
-
-
-def at_least(share):
-    """How many of COUNT are right in all but one of a thousand such tests, when `share` are on average."""
-    return COUNT * share - 3 * (COUNT * share * (1 - share)) ** 0.5 - 0.5
 
 
 def shipped(name):
@@ -53,7 +41,7 @@ def check(found, kind, name):
     guidance = next(node["inputs"]["cfg"] for node in shipped(name).values() if node["class_type"] == "KSampler")
     shares = measured(f"{kind}, CFG {guidance:g}")
     for name, count in found.items():
-        assert count >= at_least(shares[name]), f"{name}: {count} of {COUNT}, measured {shares[name]}"
+        assert count >= at_least(shares[name], COUNT), f"{name}: {count} of {COUNT}, measured {shares[name]}"
 
 
 @pytest.fixture(scope="module")
