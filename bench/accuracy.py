@@ -34,6 +34,23 @@ def load_tiny_sana(folder):
     return recipe.load_models(folder)
 
 
+def sprint_accuracy(folder=MODELS):
+    """The tiny Sprint in a few steps, guidance 4.5, and its teacher, the tiny Sana, on the prompts and seeds of `accuracy`.
+
+    Returns {"teacher, 20 steps": {attribute: share}, "1 step": {...}, ..., "wanted": {attribute: 0.9 of the teacher's share,
+    in two steps}, "seconds": float}. Raises FileNotFoundError naming the command that makes the files.
+    """
+    from ..training import sprint as recipe
+
+    text, tokenizer, pictures, teacher = load_tiny_sana(folder)
+    if not (folder / recipe.FILE).exists():
+        raise FileNotFoundError(f"{recipe.FILE} not in {folder.name}/; `python run.py train tiny-sprint` makes it")
+    start = time.perf_counter()
+    found, _ = recipe.compare(recipe.load_sprint(folder / recipe.FILE), teacher, pictures, text, tokenizer)
+    wanted = {name: 0.9 * share for name, share in found["teacher, 20 steps"].items()}
+    return found | {"wanted": wanted, "seconds": round(time.perf_counter() - start, 1)}
+
+
 def video_accuracy(folder=MODELS):
     """The same for the tiny CogVideoX: 48 held-out prompts, DDIM, the training's own steps and guidance, seeds 0 to 47.
 

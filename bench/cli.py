@@ -27,7 +27,7 @@ COGVIDEOX_CASES = {
 CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASES), ("cogvideox_cpu.json", COGVIDEOX_CASES))
              for name, case in cases.items()}
 ACCURACY = {"accuracy": accuracy.accuracy, "video-accuracy": accuracy.video_accuracy,
-            "guidance-accuracy": guidance.guidance_accuracy, "quant": quant.figures}
+            "sprint-accuracy": accuracy.sprint_accuracy, "guidance-accuracy": guidance.guidance_accuracy, "quant": quant.figures}
 MEMORY = {"decode-2k": 2048, "decode-4k": 4096}  # pixels a side
 CLOCKS = {"wall": harness.WallClock, "cpu": lambda: harness.WallClock(now=time.process_time)}
 

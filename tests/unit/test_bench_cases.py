@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -182,6 +183,9 @@ def test_accuracy_says_how_to_make_missing_models(tmp_path):
     pytest.importorskip("sentencepiece")
     with pytest.raises(FileNotFoundError, match="run.py train tiny-sana"):
         accuracy.accuracy(tmp_path)
+    shutil.copytree(accuracy.MODELS, tmp_path / "models", ignore=shutil.ignore_patterns("*sprint*", "*.png"))
+    with pytest.raises(FileNotFoundError, match="run.py train tiny-sprint"):
+        accuracy.sprint_accuracy(tmp_path / "models")
     with pytest.raises(FileNotFoundError, match="run.py train tiny-cogvideox"):
         accuracy.video_accuracy(tmp_path)
 
