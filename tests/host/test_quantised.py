@@ -210,3 +210,23 @@ def test_the_host_computes_what_the_bench_reckons_with(host, kind, tmp_path):
     exact = tiny.sana()
     assert apart(network(x, t, context), reckoned(x, t, context)) < (2e-3 if kind == "int8" else 1e-5)
     assert apart(network(x, t, context), exact(x, t, context)) > 4e-3
+
+
+def test_lazily_loaded_weights(host, kind, monkeypatch):
+    """Hosts with dynamic VRAM make layers without weights and assign the file's tensors."""
+    memory = pytest.importorskip("comfy.memory_management", reason="this host has no dynamic VRAM")
+    if not hasattr(memory, "aimdo_enabled"):
+        pytest.skip("this host has no dynamic VRAM")
+    from sanacog.bench.quant import as_kept
+    from sanacog.host.compat import hand_over_layers
+
+    monkeypatch.setattr(memory, "aimdo_enabled", True)
+    monkeypatch.setattr(host.comfy.model_management, "WINDOWS", True, raising=False)  # elsewhere some hosts allocate
+    config = host.sana.SanaConfig(tiny.SANA)
+    config.set_inference_dtype(torch.float32, torch.float32)
+    state_dict = hand_over_layers(config, *quantised_sana(kind))
+    model = config.get_model({})
+    model.load_model_weights(state_dict, "", assign=True)
+    x, t, context = torch.randn(1, 32, 4, 6), torch.tensor([500.0]), torch.randn(1, 7, tiny.CAPTION)
+    reckoned = as_kept(tiny.sana(), kind, sana_precision.KEPT, inputs=kind == "int8")
+    assert apart(model.diffusion_model(x, t, context), reckoned(x, t, context)) < (2e-3 if kind == "int8" else 1e-5)
