@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ..host.tiny import save_lora
+from ..host.tiny_cogvideox import save_fun_models
 from .canvas import Canvas
+from .shipped import WORKFLOWS
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -38,6 +41,15 @@ def browser():
 
 
 @pytest.fixture(scope="session")
-def canvas(browser, server):
-    """The frontend of the running ComfyUI, open in the browser."""
+def files(server):
+    """What workflows load: the pictures and videos, and random models of the kinds that the pack does not carry."""
+    for file in (WORKFLOWS / "input").iterdir():
+        shutil.copy(file, server.base / "input")
+    save_fun_models(server.base / "models" / "diffusion_models")
+    save_lora(server.base / "models" / "loras" / "random_sana_lora.safetensors")
+
+
+@pytest.fixture(scope="session")
+def canvas(browser, server, files):
+    """The frontend of the running ComfyUI, open in the browser: it asks what files there are when it starts."""
     return Canvas(browser, server.url)

@@ -6,30 +6,12 @@ way to refresh them after a workflow was changed in the browser.
 
 import json
 import os
-import shutil
 
 import pytest
 
 from ..comfy import default, frames_of
-from ..host.tiny import save_lora, save_sprint
-from ..host.tiny_cogvideox import save_fun_models
 from .canvas import read
 from .shipped import FRAMES, NAMES, SIDE, WORKFLOWS, graph, shipped, with_embedded_models
-
-
-@pytest.fixture(scope="module", autouse=True)
-def input_files(server):
-    """The pictures and videos that workflows load, where LoadImage and LoadVideo look for them."""
-    for file in (WORKFLOWS / "input").iterdir():
-        shutil.copy(file, server.base / "input")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def random_models(server):
-    """Random models of the kinds that the pack does not carry, and a random LoRA."""
-    save_fun_models(server.base / "models" / "diffusion_models")
-    save_sprint(server.base / "models" / "diffusion_models" / "random_sana_sprint.safetensors")
-    save_lora(server.base / "models" / "loras" / "random_sana_lora.safetensors")
 
 
 def test_workflows_are_shipped():
