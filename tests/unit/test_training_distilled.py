@@ -2,11 +2,12 @@
 pack loads."""
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
-from sanacog.sana_core import checkpoint
+from sanacog.sana_core import checkpoint, controlnet_checkpoint
 from sanacog.sana_core.config import identify
 from sanacog.sana_core.sampling import sprint_sigmas
 from sanacog.training import cli, controlnet, judge, sana, shapes, sprint, transformer
@@ -49,14 +50,16 @@ def test_written_file(trained):
     tensors, config = read_file(folder / "models" / module.FILE)
     assert all(t.dtype == torch.float16 for t in tensors.values())
     assert (folder / "models" / module.FILE).stat().st_size < 8e6
+    shapes_of = {k: tuple(v.shape) for k, v in tensors.items()}
     if stage == "sprint":
-        shapes_of = {k: tuple(v.shape) for k, v in tensors.items()}
         found = identify(shapes_of, config, module.FILE)
         assert found.params == sprint.PARAMS and found.params.guidance_embeds
         checkpoint.check_shapes(shapes_of, found)
     else:
-        assert controlnet.load_controlnet(folder / "models" / module.FILE).wiring == "diffusers"
-        assert config["num_layers"] == controlnet.BLOCKS
+        found = controlnet_checkpoint.identify_controlnet(shapes_of, config, module.FILE)
+        assert found.params == replace(transformer.PARAMS, num_layers=controlnet.BLOCKS)
+        assert (found.layout, found.wiring) == ("diffusers", "diffusers")
+        controlnet_checkpoint.check_shapes(shapes_of, found)
 
 
 def test_chapter_says_what_was_measured(trained):
