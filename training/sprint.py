@@ -85,8 +85,8 @@ class Sprint(Recipe):
         for row, found in figures.items():
             lines.append(f"| {row} | " + " | ".join(f"{found[n]:.3f}" for n in names) + " |")
         return lines + [
-            "", "The prompts and the judge are those of the tiny Sana, whose own row is the first. In one step, pictures whose prompt names no",
-            "place come out ragged: noise decides the place there, and the student reads it less surely than the teacher's twenty steps.", "",
+            "", "The prompts and the judge are those of the tiny Sana, whose own row is the first. Shapes that come out ragged are",
+            "of prompts that name no place, as a rule: the noise decides it there, and this is the harder half for the teacher too.", "",
             self.history(), "", "![loss](sprint_loss.png)", "", "![held-out prompts, one step](sprint_1.png)", "", "![held-out prompts, two steps](sprint_2.png)"]
 
 
