@@ -3,7 +3,7 @@
 import io
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -137,14 +137,6 @@ def save_gemma(path, prefix="model.", tokenizer=True, weights=None, **changes):
         state_dict["spiece_model"] = torch.frombuffer(bytearray(sentencepiece_model()), dtype=torch.uint8)
     save_file({key: t.contiguous() for key, t in (state_dict | changes).items() if t is not None}, path)
     return Path(path)
-
-
-def save_sprint(path):
-    """A random Sprint that goes with the embedded text encoder and DC-AE."""
-    from sanacog.training.transformer import PARAMS
-
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return save_sana(path, replace(PARAMS, num_layers=2, guidance_embeds=True, interpolation_scale=None))
 
 
 def save_lora(path):
