@@ -7,10 +7,10 @@ import re
 
 from PIL import Image
 
-from .canvas import read
-from .shipped import WORKFLOWS, shipped, with_embedded_models
+from sanacog.bench.help_pictures import DRAWN, PICTURES
 
-PICTURES = WORKFLOWS.parent / "web" / "docs" / "pictures"
+from .canvas import read
+from .shipped import shipped, with_embedded_models
 
 
 def nodes(server) -> dict:
@@ -62,4 +62,4 @@ def test_pictures_are_served_and_small(server):
             data = read(f"{docs(server, node)}/{address}")
             assert words and len(data) < 60_000 and Image.open(io.BytesIO(data)).width <= 640, f"{address} in {name}.md"
             shown.add(address)
-    assert shown == {f"pictures/{file.name}" for file in PICTURES.iterdir()}
+    assert shown == {f"pictures/{file.name}" for file in PICTURES.iterdir()} == {f"pictures/{name}.jpg" for name in DRAWN}
