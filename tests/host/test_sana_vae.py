@@ -19,6 +19,13 @@ def test_vae_equals_the_core(vae):
     assert apart(decoded, wanted) < 1e-5
 
 
+@pytest.mark.parametrize("layout", ["efficientvit", "extramodels"])
+def test_files_in_other_layouts(host, vae, layout, tmp_path):
+    other = host.vae.load_dcae(tiny.save_dcae(tmp_path / "dcae.safetensors", layout))
+    latent = torch.randn(1, 32, 2, 3, generator=torch.Generator().manual_seed(6))
+    assert torch.equal(other.decode(latent), vae.decode(latent))
+
+
 def test_process_output_is_in_place_and_returned(vae):
     picture = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0])
     out = vae.process_output(picture)

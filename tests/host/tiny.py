@@ -82,10 +82,10 @@ def dcae():
     return randomise(AutoencoderDC(DCAE), seed=1).eval()
 
 
-def save_dcae(path):
+def save_dcae(path, layout="diffusers"):
     from sanacog.sana_core.autoencoder_checkpoint import from_canonical as dcae_from_canonical
 
-    state_dict = {key: t.contiguous() for key, t in dcae_from_canonical(dcae().state_dict(), "diffusers").items()}
+    state_dict = {key: t.contiguous() for key, t in dcae_from_canonical(dcae().state_dict(), layout).items()}
     save_file(state_dict, path, metadata={"config": json.dumps(asdict(DCAE))})
     return Path(path)
 
