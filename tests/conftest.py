@@ -28,6 +28,8 @@ LOG_AT_START = pytest.StashKey[int]()
 
 # pytest tidies up on Ctrl-C only: let a SIGTERM end it in the same way, and the server with it.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+# xdist's workers ignore SIGINT, and so would every program that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
