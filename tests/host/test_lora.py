@@ -142,6 +142,20 @@ def test_stock_loaders_read_these_too(host, request, family, prefix):
     assert list(patched.patches) == [f"diffusion_model.{name}.weight"]
 
 
+@pytest.mark.parametrize("family, name, load", [("sana", SANA_Q, "load_sana"), ("video", VIDEO_Q, "load_cogvideox")])
+def test_a_saved_model_keeps_it(host, request, tmp_path, family, name, load):
+    model, key = request.getfixturevalue(family), f"diffusion_model.{name}.weight"
+    lora = {f"transformer.{name}": matrices(*dict(model.model.named_parameters())[key].shape)}
+    with_lora, _ = host.lora.apply_lora(saved(tmp_path / "lora.safetensors", lora), model, strength_model=0.5)
+    wanted, before = changed(host, with_lora, key)
+    path = tmp_path / "model.safetensors"
+    host.comfy.sd.save_checkpoint(str(path), with_lora, None, None)
+    again = getattr({"sana": host.sana, "video": host.cogvideox}[family], load)(path)
+    kept = dict(again.model.named_parameters())[key].float()
+    torch.testing.assert_close(kept, wanted, rtol=1e-4, atol=1e-5)
+    assert (kept - before).abs().max() > 0.1
+
+
 def test_two_loras_add_up(host, sana, tmp_path):
     pairs = [matrices(64, 64, seed=i) for i in range(2)]
     model = sana
