@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import accuracy, cogvideox, guidance, harness, large, quant, record, sana
+from . import accuracy, cogvideox, guidance, harness, large, memory, quant, record, sana
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,13 +29,14 @@ CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASE
 ACCURACY = {"accuracy": accuracy.accuracy, "video-accuracy": accuracy.video_accuracy,
             "sprint-accuracy": accuracy.sprint_accuracy, "guidance-accuracy": guidance.guidance_accuracy, "quant": quant.figures}
 MEMORY = {"decode-2k": 2048, "decode-4k": 4096}  # pixels a side
+FIGURES = [*CPU_CASES, *ACCURACY, "memory", *MEMORY]
 CLOCKS = {"wall": harness.WallClock, "cpu": lambda: harness.WallClock(now=time.process_time)}
 
 
 def arguments(args):
     parser = argparse.ArgumentParser(prog="run.py bench", description="Ours beside diffusers: times, memory, accuracy.")
     parser.add_argument("figures", nargs="*", metavar="FIGURE",
-                        help=f"any of {', '.join([*CPU_CASES, *ACCURACY, *MEMORY])}; when none is named, all but the last "
+                        help=f"any of {', '.join(FIGURES)}; when none is named, all but the last "
                              f"{len(MEMORY)}, which take up to half an hour")
     parser.add_argument("--gpu", action="store_true", help="the figures of a GPU instead (bench/gpu.py)")
     parser.add_argument("--minutes", type=float, default=7.0, help="with --gpu: start no figure after this time")
@@ -45,8 +46,8 @@ def arguments(args):
                         help="cpu counts this process's time on the processor: for a machine with other work, --threads 1")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "bench", help="folder for the JSON files")
     options = parser.parse_args(args)
-    if unknown := set(options.figures) - {*CPU_CASES, *ACCURACY, *MEMORY}:
-        parser.error(f"no figure is called {', '.join(sorted(unknown))}; there are {', '.join([*CPU_CASES, *ACCURACY, *MEMORY])}")
+    if unknown := set(options.figures) - {*FIGURES}:
+        parser.error(f"no figure is called {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
     if options.pairs is not None and options.pairs < 2:
         parser.error("--pairs: a spread needs at least 2")
     if options.clock == "cpu" and options.threads != 1:
@@ -62,7 +63,7 @@ def main(args):
     if options.gpu:
         from . import gpu
         return gpu.measure_all(options.output, options.minutes)
-    figures = options.figures or [*CPU_CASES, *ACCURACY]
+    figures = options.figures or [name for name in FIGURES if name not in MEMORY]
     status = 0
     if cases := [name for name in CPU_CASES if name in figures]:
         status = measure_cpu(cases, options)
@@ -71,6 +72,12 @@ def main(args):
             found = ACCURACY[name]()
             print("\n".join((quant if name == "quant" else accuracy).lines(found)), flush=True)
             record.write(options.output / f"{name.replace('-', '_')}.json", {"conditions": record.conditions(dtype="float32"), **found})
+    if "memory" in figures:
+        for row in memory.rows():
+            print(memory.line(row), flush=True)
+            record.put_row(options.output / "memory.json", row)
+        print("From shapes, in bf16, with fused kernels: weights + widest activations", *(
+            memory.total_line(*total) for total in memory.totals()), sep="\n")
     for name in [name for name in MEMORY if name in figures]:
         row = large.on_cpu(MEMORY[name])
         print(large.line(row), flush=True)

@@ -59,25 +59,6 @@ def _halved(frames):
     return frames // 2 + frames % 2
 
 
-def encode_bytes(height, width, itemsize):
-    """Peak of the tensors alive while encoding, in bytes; height and width of the clip, or of one tile, in pixels.
-
-    Counted for the released model: 64 tensors of 128 channels of one full-size frame, in the first level, of which 21
-    are the history; the clip itself and its latents come on top. A tile of 240 x 360 takes 1.3 GiB in 16 bits,
-    480 x 720 untiled 5.3 GiB, and what the convolutions' library takes for itself (a GPU's workspace) more.
-    """
-    return 64 * 128 * height * width * itemsize
-
-
-def decode_bytes(height, width, itemsize):
-    """Peak of the tensors alive while decoding, in bytes; as `encode_bytes`.
-
-    92 tensors of 128 channels of one full-size frame, in the last level's first block, which has 256 channels. A tile
-    of 240 x 360 takes 1.9 GiB in 16 bits, 480 x 720 untiled 7.6 GiB. (diffusers: 3 times as much.)
-    """
-    return 92 * 128 * height * width * itemsize
-
-
 class CausalConv3d(nn.Module):
     """3 x 3 x 3 convolution whose time padding is the past. `history` is where each such layer leaves its last two
     frames for the next chunk: a dict, empty before the first chunk of a clip."""
@@ -283,7 +264,7 @@ class CogVideoVAE(nn.Module):
 
         x (B, 3, T, H, W) in [-1, 1]; T of 4n + 1 or 8n frames (others are taken as they come, see encoded_length), H
         and W multiples of 8 (what is over at the right and the bottom is not seen). tiles: work in pieces of that size
-        where the clip is larger; memory as encode_bytes says.
+        where the clip is larger; memory as memory.encode_bytes says.
         Returns (B, 16, encoded_length(T), H/8, W/8).
         """
         return self.moments(x, tiles)[0]
@@ -298,7 +279,7 @@ class CogVideoVAE(nn.Module):
         """Pixels of a latent.
 
         z (B, 16, t, h, w), unscaled; t odd for a clip that starts with a single frame, as the encoder makes it.
-        tiles: as for `encode`; memory as decode_bytes says.
+        tiles: as for `encode`; memory as memory.decode_bytes says.
         Returns (B, 3, decoded_length(t), 8 h, 8 w), about [-1, 1], not clipped.
         """
         return self._run(self.decoder, z, LATENTS_A_CHUNK, tiles, 1, SPATIAL)

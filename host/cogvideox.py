@@ -20,6 +20,7 @@ from ..cogvideo_core import schedule
 from ..cogvideo_core.checkpoint import check_shapes, to_canonical
 from ..cogvideo_core.config import CONDITIONING, CONFIG_KEY, CogVideoParams, identify
 from ..cogvideo_core.lookalikes import strip_prefix
+from ..cogvideo_core.memory import numbers_a_latent_pixel
 from ..cogvideo_core.transformer import CogVideoTransformer
 from .blocks import host_hooks
 from .cogvideox_channels import condition_channels
@@ -61,6 +62,7 @@ class CogVideoXConfig(comfy.supported_models_base.BASE):
         # The 2B was trained in fp16, told by its position code; all others in bf16, and 1.5 overflows in fp16.
         half = [torch.bfloat16] if params.use_rotary_positional_embeddings else [torch.float16, torch.bfloat16]
         self.supported_inference_dtypes = half + [torch.float32]
+        # The host reckons latent pixels * bytes a number * factor * 0.01 MiB for activations.
         self.memory_usage_factor = numbers_a_latent_pixel(params) / (0.01 * 1024**2)
 
     def model_type(self, state_dict, prefix=""):
@@ -77,16 +79,6 @@ class CogVideoXConfig(comfy.supported_models_base.BASE):
         text = json.dumps(dataclasses.asdict(self.params)).encode()
         state_dict[CONFIG_KEY] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         return super().process_unet_state_dict_for_saving(layers_for_saving(state_dict))
-
-
-def numbers_a_latent_pixel(params: CogVideoParams) -> float:
-    """Activations that are alive at once, in numbers for each pixel of the latent (B, 16, T, H, W), at the widest place.
-
-    That is the feed-forward network: the residual and its normalised copy, the inner layer of 4 D before GELU and after
-    it -> 10 D a token, and a token is patch_size^2 * patch_size_t pixels. The host reckons pixels * bytes a number *
-    memory_usage_factor * 0.01 MiB, hence the factor in CogVideoXConfig.
-    """
-    return 10 * params.width / (params.patch_size**2 * (params.patch_size_t or 1))
 
 
 class CogVideoXSchedule(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):

@@ -17,6 +17,7 @@ from ..cogvideo_core.autoencoder import CogVideoVAE, Tiles
 from ..cogvideo_core.checkpoint import autoencoder_to_canonical
 from ..cogvideo_core.config import VAE_PREFIXES, CogVideoVAEParams, identify_autoencoder
 from ..cogvideo_core.lookalikes import strip_prefix
+from ..cogvideo_core.memory import decode_bytes, encode_bytes
 from ..kernels.state_dict import check_state_dict
 from ..storage import open_checkpoint
 from .compat import on_device, vae_output_dtype
@@ -162,32 +163,6 @@ def one_by_one(batch, function):
     for i in range(1, len(batch)):
         out[i : i + 1] = function(batch[i : i + 1])
     return out
-
-
-def decode_bytes(params: CogVideoVAEParams, shape, itemsize: int, tiles: Tiles | None = None) -> int:
-    """Least peak on the device while one clip of latents of `shape` (B, 16, t, h, w) is decoded: the network's, and the
-    frames. itemsize: bytes of a number."""
-    frames, height, width = core.decoded_length(shape[2]), shape[3] * PIXELS, shape[4] * PIXELS
-    at_once = max(core.decoded_length(end - start) for start, end in core.chunks(shape[2], core.LATENTS_A_CHUNK))
-    return (_network_bytes(core.decode_bytes, params, at_once, height, width, itemsize, tiles)
-            + frames * height * width * 3 * itemsize)
-
-
-def encode_bytes(params: CogVideoVAEParams, shape, itemsize: int, tiles: Tiles | None = None) -> int:
-    """Least peak on the device while one clip of `shape` (B, 3, T, H, W) is encoded: the network's, and the clip."""
-    at_once = max(end - start for start, end in core.chunks(shape[2], core.FRAMES_A_CHUNK))
-    return (_network_bytes(core.encode_bytes, params, at_once, *shape[3:], itemsize, tiles)
-            + shape[2] * shape[3] * shape[4] * 3 * itemsize)
-
-
-def _network_bytes(of_frame, params, frames, height, width, itemsize, tiles):
-    """The core's figures are for nine frames at once and for 128 channels at full size. About a third of the tensors
-    is history, always two frames; the others grow with the frames. Of the released model's live tensors, counted at 1
-    to 49 frames, this is 0.97 to 1.3 times as much."""
-    if tiles is not None:
-        height, width = min(height, tiles.height * PIXELS), min(width, tiles.width * PIXELS)
-    share = (1 + 2 * frames / 9) / 3 * params.block_out_channels[0] / 128
-    return int(of_frame(height, width, itemsize) * share)
 
 
 def check_latent(z, channels: int) -> None:

@@ -15,9 +15,11 @@ import comfy.supported_models_base
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
+from ..kernels import dispatch
 from ..sana_core.checkpoint import check_shapes, to_canonical
 from ..sana_core.config import CONFIG_KEY, SanaParams, identify
 from ..sana_core.lookalikes import strip_prefix
+from ..sana_core.memory import numbers_a_token
 from ..sana_core.text import token_mask
 from ..sana_core.transformer import SanaTransformer
 from . import areas
@@ -57,7 +59,14 @@ class SanaConfig(comfy.supported_models_base.BASE):
         latents.latent_rgb_factors, latents.latent_rgb_factors_bias = rgb_factors(params.caption_channels)
         self.sampling_settings = {"shift": params.flow_shift, "multiplier": params.timestep_multiplier}
         self.supported_inference_dtypes = inference_dtypes(params)
-        self.memory_usage_factor = memory_usage_factor(params)
+
+    def set_inference_dtype(self, dtype, manual_cast_dtype, *args, **kwargs):
+        super().set_inference_dtype(dtype, manual_cast_dtype, *args, **kwargs)
+        # The host reckons tokens * bytes a number * factor * 0.01 MiB for activations.
+        device = mm.get_torch_device()
+        fused = device.type == dispatch.DEVICE and dispatch.available(device.index)
+        itemsize = (manual_cast_dtype or dtype).itemsize
+        self.memory_usage_factor = numbers_a_token(self.params, itemsize, fused) / (0.01 * 1024**2)
 
     def model_type(self, state_dict, prefix=""):
         return comfy.model_base.ModelType.FLOW
@@ -75,15 +84,6 @@ def inference_dtypes(params: SanaParams) -> list:
     """What the network may compute in, best first."""
     # Only the checkpoints trained in fp16, with its clip as a part of the model, stay finite in fp16.
     return [torch.bfloat16] + [torch.float16] * params.clamp_fp16 + [torch.float32]
-
-
-def memory_usage_factor(params: SanaParams) -> float:
-    """The host reckons tokens * bytes a number * factor * 0.01 MiB for activations: solved for the widest place.
-
-    That is the feed-forward network: the residual, its normalised copy, and the gate's input (2 * hidden) in three
-    forms (before, inside and after the depthwise convolution) -> 2 D + 6 hidden numbers a token.
-    """
-    return (2 * params.width + 6 * params.hidden) / (0.01 * 1024**2)
 
 
 class SanaModel(ReadsDiffusersLoras):

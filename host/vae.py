@@ -12,6 +12,7 @@ import torch
 
 from ..sana_core.autoencoder import AutoencoderDC, DCAEParams
 from ..sana_core.autoencoder_checkpoint import check_shapes, identify_autoencoder, to_canonical
+from ..sana_core.memory import picture_bytes
 from ..sana_core.tiles import Tiles, blend
 from ..storage import open_checkpoint
 from .compat import on_device, vae_output_dtype
@@ -192,20 +193,11 @@ def dcae(params: DCAEParams, state_dict: dict, disable_dynamic: bool = False) ->
     vae.downscale_ratio = vae.upscale_ratio = params.compression
     vae.latent_channels, vae.latent_dim, vae.output_channels = params.latent_channels, 2, 3
     vae.memory_used_encode = lambda shape, dtype: picture_bytes(
-        params.encoder_block_out_channels[0], shape[2] * shape[3], mm.dtype_size(dtype))
+        params.encoder_block_out_channels[0], shape[2] * shape[3], mm.dtype_size(dtype), mm.is_device_cpu(vae.device))
     vae.memory_used_decode = lambda shape, dtype: picture_bytes(
-        params.decoder_block_out_channels[0], shape[2] * shape[3] * params.compression**2, mm.dtype_size(dtype))
+        params.decoder_block_out_channels[0], shape[2] * shape[3] * params.compression**2, mm.dtype_size(dtype),
+        mm.is_device_cpu(vae.device))
     return vae
-
-
-def picture_bytes(channels: int, pixels: int, itemsize: int) -> int:
-    """Peak on the device while one picture is encoded or decoded; channels: of the stage of full size, itemsize: bytes of
-    a number.
-
-    That stage is the widest place: 3 tensors of `channels` numbers a pixel are alive in it. The fourth is for the
-    upsampling's folded weights and for what the convolutions' library takes for itself.
-    """
-    return max(1, 4 * channels * pixels * itemsize)  # hosts divide by it
 
 
 def _patcher(path, disable_dynamic=False):
