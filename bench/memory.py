@@ -177,7 +177,8 @@ def totals():
     yield "Gemma-2-2B", gemma_2b() * 2, None
     yield "T5-XXL encoder", t5_xxl() * 2, None
     for size, pixels in (("0.6B", 1024), ("1.6B", 1024), ("1.6B", 4096)):
-        yield f"Sana {size} step, {pixels} px, batch 2", weights(SanaTransformer, sana.SIZES[size]), sana_step_bytes(size, pixels, 2, True)
+        yield (f"Sana {size} step, {pixels} px, batch 2", weights(SanaTransformer, sana.SIZES[size]),
+               sana_step_bytes(size, pixels, 2, True))
     for pixels in (1024, 4096):
         yield (f"DC-AE decode, {pixels} px at once", weights(AutoencoderDC, DCAE),
                sana_memory.picture_bytes(128, pixels**2, 2, False))

@@ -114,6 +114,20 @@ def test_memory_estimate(host, model):
     assert model.model.memory_required([2, 32, 8, 8]) / (2 * 64 * numbers) == pytest.approx(15, rel=1e-3)
 
 
+@pytest.mark.parametrize("fused, dtype, numbers", [(True, torch.bfloat16, "3 D + 3 h"), (False, torch.bfloat16, "16 D"),
+                                                   (False, torch.float32, "3 D + 4 h")])
+def test_memory_estimate_on_a_gpu(host, model, monkeypatch, fused, dtype, numbers):
+    """Counted, not measured: eager linear attention keeps fp32 copies, the fused kernels leave tensors out."""
+    params = model.model.model_config.params
+    config = host.sana.SanaConfig(params)
+    monkeypatch.setattr("sanacog.host.sana.mm.get_torch_device", lambda: torch.device("cuda", 0))
+    monkeypatch.setattr("sanacog.kernels.dispatch.available", lambda index: fused)
+    config.set_inference_dtype(torch.bfloat16, dtype)
+    D, h = params.width, params.hidden
+    wanted = {"3 D + 3 h": 3 * D + 3 * h, "16 D": 16 * D, "3 D + 4 h": 3 * D + 4 * h}[numbers]
+    assert config.memory_usage_factor * 0.01 * 2**20 == pytest.approx(wanted)
+
+
 # Samplers and previews
 
 def test_flow_dpm_solver_is_the_stochastic_solver_without_noise(host, model):
