@@ -19,6 +19,7 @@ from ..kernels.linear_attention import relu_linear_attention
 from .config import SanaParams
 
 FP16_MAX = 65504.0
+MASKED = -10000.0  # finite, so that an empty prompt's row is uniform and not NaN
 
 
 def sdpa(q, k, v, heads, mask=None):
@@ -67,10 +68,34 @@ def drop_padding(context, mask):
     Exact, as such a token's weight is exactly zero, and a tenth of a CPU's step at 512 px. Elsewhere the mask's
     content is not looked at: that would make a GPU wait, and a compiled graph depend on the prompt.
     """
-    if mask is None or mask.device.type != "cpu" or torch.compiler.is_compiling():
+    if mask is None or not readable(mask):
         return context, mask
     used = mask.bool().any(dim=0)
     return (context[:, used], mask[:, used]) if used.any() else (context, mask)
+
+
+def attended(mask):
+    """Which text tokens count, where that saves work: additive mask (B, 1, 1, T) -> (B, T) in bool, or None for all.
+
+    In a batch of prompts of different length (with CFG, the prompt and an empty one) drop_padding leaves the shorter
+    ones' padding. A sample that attends to nothing takes the mean of all its tokens: then they all count.
+    """
+    if mask is None or not readable(mask):
+        return None
+    used = mask[:, 0, 0] > MASKED / 2  # not == 0: a weight of exp(-5000) is zero too
+    return None if used.all() or not used.any(dim=1).all() else used
+
+
+def readable(mask):
+    """Whether one may look at what is in a mask: drop_padding says why not."""
+    return mask.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def spread(tokens, used):
+    """tokens (M, D) -> (B, T, D): to the M places where used (B, T) is True, zeros elsewhere."""
+    out = tokens.new_zeros(*used.shape, tokens.shape[-1])
+    out[used] = tokens
+    return out
 
 
 def modulate(x, shift, scale):
@@ -182,7 +207,13 @@ class CrossAttention(Attention):
         super().__init__(params, params.num_cross_attention_heads, params.cross_attention_head_dim, True, **kw)
 
     def forward(self, x, context, mask, attention):
-        return self.to_out[0](attention(*self.qkv(x, context), self.heads, mask))
+        used = attended(mask)
+        if used is None:
+            q, k, v = self.qkv(x, context)
+        else:
+            q, k, v = self.qkv(x, context[used])
+            k, v = spread(k, used), spread(v, used)
+        return self.to_out[0](attention(q, k, v, self.heads, mask))
 
 
 class GLUMBConv(nn.Module):
@@ -237,8 +268,8 @@ class SanaInputs(nn.Module):
         context, attention_mask = drop_padding(context, attention_mask)
         context = self.caption_norm(self.caption_projection(context.to(x.dtype)))
         mask = None
-        if attention_mask is not None:  # finite, so that an empty prompt's row is uniform and not NaN
-            mask = ((1 - attention_mask.to(x.dtype)) * -10000.0)[:, None, None]
+        if attention_mask is not None:
+            mask = ((1 - attention_mask.to(x.dtype)) * MASKED)[:, None, None]
         return x, context, modulation, embedding, mask
 
 

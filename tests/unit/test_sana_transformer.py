@@ -64,6 +64,28 @@ def test_padding_changes_nothing():
 
 
 @torch.no_grad()
+def test_text_is_projected_without_padding():
+    net = model()
+    x, t, c, m = inputs()
+    out, seen = net(x, t, c, m), []
+    hook = net.transformer_blocks[0].attn2.to_k.register_forward_hook(lambda module, args, out: seen.append(args[0].shape[:-1]))
+    net(x, t, c, m)
+    net(x, t, c)                       # no mask: all count
+    net(x, t, c, torch.ones(2, 7))
+    assert seen == [(int(m.sum()),), (2, 7), (2, 7)] and m.sum() < 14
+    hook.remove()
+
+    def whole(q, k, v, heads, mask):   # keys and values of the padding as they were, were it projected
+        at = mask[:, 0, 0] < 0
+        assert (k[at] == 0).all() and (v[at] == 0).all() and (k[~at] != 0).any()
+        return sdpa(q, torch.where(at[..., None], 7.0, k), torch.where(at[..., None], 1e3, v), heads, mask)
+
+    assert torch.equal(net(x, t, c, m, attention=whole), out)
+    half = net.to(torch.bfloat16)(x.bfloat16(), t, c.bfloat16(), m)  # -10000 is -9984 there
+    assert relative(half.float(), out) < 5e-2
+
+
+@torch.no_grad()
 def test_a_sample_without_text_sees_all_of_the_padding():
     net = model()
     x, t, c, _ = inputs()
