@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from . import installation
 from .cogvideo_core import checkpoint as cogvideo_checkpoint
 from .cogvideo_core import config as cogvideo_config
 from .cogvideo_core import lookalikes as cogvideo_names
@@ -56,24 +57,34 @@ def parser():
                              "comfy (ComfyUI's own CogVideoX)")
     parser.add_argument("--dtype", choices=tuple(DTYPES), help="number type of what is not quantised; as it is by default")
     parser.add_argument("--quantize", choices=tuple(FORMATS),
-                        help="int8: least loss, ComfyUI 0.27 and newer. fp8: any ComfyUI; here without calibration, so it "
-                             "saves memory and no time (the node Quantize Sana / CogVideoX calibrates). nvfp4: smallest, for "
-                             "Blackwell GPUs")
+                        help="int8: least loss, ComfyUI 0.27 and newer. fp8: any ComfyUI, calibrated with --text-encoder; "
+                             "without, it saves memory and no time. nvfp4: smallest, for Blackwell GPUs")
+    parser.add_argument("--text-encoder", type=Path, help="calibrate fp8: the model's Gemma-2 or T5, for the prompts that a "
+                        "few steps are sampled of. Needs ComfyUI, as run.py demo does")
+    parser.add_argument("--prompts", type=Path, help="a file of prompts to calibrate with, one a line; else four of ours")
     return parser
 
 
 def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dtype | None = None,
-            quantize: str | None = None, progress=lambda parts: parts) -> list[str]:
+            quantize: str | None = None, progress=lambda parts: parts, text_encoder: Path | None = None,
+            prompts: Path | None = None) -> list[str]:
     """Write `output`, a block of the model at a time; returns lines that say what was done.
 
     layout: a name in Family.layouts. dtype: of floating point tensors that are not quantised; None keeps theirs.
-    quantize: a name of FORMATS; names are then diffusers'. Raises ValueError and FileExistsError before anything is written.
+    quantize: a name of FORMATS; names are then diffusers'. text_encoder: what fp8 is calibrated with, on the lines of the
+    file `prompts` where there is one. Raises ValueError and OSError before anything is written.
     """
     path, output = Path(path), Path(output)
     if output.suffix != ".safetensors":
         raise ValueError(f"{output.name}: the output is a safetensors file, and its name has to end so.")
     if quantize and layout != "diffusers":
         raise ValueError("a quantised file has diffusers' names: leave --layout away.")
+    if text_encoder and quantize != "fp8":
+        raise ValueError("only fp8 is calibrated: leave --text-encoder away.")
+    if prompts and not text_encoder:
+        raise ValueError("prompts are read by the model's text encoder: give it with --text-encoder.")
+    if output.exists():
+        raise FileExistsError(f"{output} is there already, and nothing is overwritten: give another name.")
     pipeline = (path / "model_index.json").is_file()
     checkpoint = open_checkpoint(path, **({"subfolder": "transformer"} if pipeline else {}))
     sana = any(part in key for key in checkpoint.shapes for part in ("ff.conv_inverted.", "mlp.inverted_conv."))
@@ -92,10 +103,12 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
     family.checkpoint.check_shapes(shapes, identity, path.name)
     canonical = family.checkpoint.to_canonical(tensors, identity.layout)
 
+    largest = calibrated(path, family, text_encoder, prompts) if text_encoder else {}
+
     def change(part):
         part = {name: t.to(dtype) if dtype and t.is_floating_point() else t for name, t in part.items()}
         if quantize:
-            return quantised(part, quantize, family.precision.KEPT)
+            return quantised(part, quantize, family.precision.KEPT, largest)
         return family.checkpoint.from_canonical(part, family.layouts[layout]), {}
 
     entries = {}
@@ -110,8 +123,28 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
     lines = [f"{path.name}: {identity.variant}"]
     if quantize:
         lines += summary({name: tuple(t.shape) for name, t in canonical.items()}, entries, family.precision.KEPT)
+    if quantize == "fp8":
+        lines.append(f"calibrated: {len(largest)} layers have an input_scale" if largest else
+                     "weights only, no input_scale: --text-encoder FILE calibrates")
     before = sum(file.stat().st_size for file in checkpoint.files)
     return lines + [f"{output}: {output.stat().st_size / 1e6:,.1f} MB, of {before / 1e6:,.1f}"]
+
+
+def calibrated(path, family, text_encoder, prompts):
+    """{layer: largest magnitude of its inputs}, measured in ComfyUI, which is started in this process if it was not yet."""
+    given = {}
+    if prompts:
+        given = {"prompts": [line.strip() for line in Path(prompts).read_text("utf-8").splitlines() if line.strip()]}
+        if not given["prompts"]:
+            raise ValueError(f"{Path(prompts).name}: there is no prompt in it.")
+    if not Path(text_encoder).exists():
+        raise FileNotFoundError(f"{text_encoder}: no such file or folder")
+    from .host import process  # here: nothing else in this file needs ComfyUI
+
+    process.start(installation.host())
+    from .host.calibration import largest_inputs_of_file
+
+    return largest_inputs_of_file(path, "sana" if family is SANA else "cogvideox", text_encoder, **given)
 
 
 def blocks(canonical: dict) -> list[dict]:
@@ -127,8 +160,8 @@ def main(arguments):
     options = parser().parse_args(arguments)
     try:
         lines = convert(options.input, options.output, options.layout, DTYPES.get(options.dtype), options.quantize,
-                        lambda parts: tqdm(parts, desc="blocks", mininterval=1))
-    except (ValueError, OSError) as error:
+                        lambda parts: tqdm(parts, desc="blocks", mininterval=1), options.text_encoder, options.prompts)
+    except (ValueError, OSError, installation.SetupError) as error:
         print(error, file=sys.stderr)
         return 1
     print("\n".join(lines))

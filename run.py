@@ -151,6 +151,7 @@ def main(arguments):
         return 0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2
     name, rest = arguments[0], arguments[1:]
     command, extras, needs_host = COMMANDS[name]
+    needs_host |= name == "convert" and any(option.startswith("--text") for option in rest)  # it calibrates in ComfyUI
     # The pack is a package; with its folder on the path, ComfyUI's module `nodes` would be looked for in nodes/.
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]
     if "--here" in rest:

@@ -40,11 +40,10 @@ def save_quantised(model, kind: str, filename_prefix: str, positive=None, negati
     if (positive is None) != (latent is None):
         raise ValueError("Calibration needs a prompt and a latent: connect both positive and latent, or neither.")
     weights = model.get_key_patches(PREFIX)
-    shapes = {key.removeprefix(PREFIX): tuple(entry[0][0].shape) for key, entry in weights.items()}
-    names = [layer for key, shape in shapes.items() if (layer := key.removesuffix(".weight")) != key and fits(shape, kind)
-             and reason_to_keep(layer, kept) is None]
+    shapes = shapes_of(model)
     largest = {}
     if kind == "fp8" and positive is not None:
+        names = layers_to_quantise(shapes, kind, kept)
         largest = largest_inputs(model, names, positive, positive if negative is None else negative, latent, steps, cfg)
 
     def change(part):
@@ -74,6 +73,17 @@ def kept_layers(model) -> tuple:
         raise ValueError("This model is quantised already: load the file that it was made from, or choose weight_dtype bf16 in "
                          "its loader.")
     return sana_precision.KEPT if isinstance(model.model, SanaModel) else cogvideo_precision.KEPT
+
+
+def shapes_of(model) -> dict[str, tuple]:
+    """{canonical key: shape} of a MODEL's weights."""
+    return {key.removeprefix(PREFIX): tuple(entry[0][0].shape) for key, entry in model.get_key_patches(PREFIX).items()}
+
+
+def layers_to_quantise(shapes: dict[str, tuple], kind: str, kept) -> list[str]:
+    """Names of the Linear layers that `quantised` would turn into the format `kind`."""
+    return [layer for key, shape in shapes.items() if (layer := key.removesuffix(".weight")) != key and fits(shape, kind)
+            and reason_to_keep(layer, kept) is None]
 
 
 def largest_inputs(model, names, positive, negative, latent, steps, cfg) -> dict[str, float]:

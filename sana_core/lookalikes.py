@@ -5,8 +5,8 @@ from __future__ import annotations
 # Wrappings that savers put around a model's own names. Longest first.
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "module.", "model.")
 
-INSTEAD_OF_SVDQUANT = ("take Sana_1600M_1024px_BF16, which it was made from, and for less memory the weight_dtype "
-                       "fp8_e4m3fn")
+INSTEAD_OF_SVDQUANT = ("take Sana_1600M_1024px_BF16, which it was made from, and for less memory make an int8 or "
+                       "fp8 file of it with Quantize Sana / CogVideoX")
 
 # What it is, then what shows it: any one group of key fragments, of which every one must occur in some key.
 # The order matters: an adapter names layers of its model, a video model contains the image model's names.

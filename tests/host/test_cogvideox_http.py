@@ -387,8 +387,11 @@ def test_interrupt(server, plain):
 def test_free_and_again(server, plain):
     status, _ = server.post("/free", {"unload_models": True, "free_memory": True})
     assert status == 200
-    time.sleep(1.5)  # the server frees between prompts
-    result = server.run_prompt(graph())
+    for _ in range(4):  # the server frees between prompts, when its worker next looks
+        time.sleep(1.5)
+        result = server.run_prompt(graph())
+        if not result.cached:
+            break
     assert not result.cached
     assert apart(np.stack(result.images) / 255.0, plain) < 1e-6
 

@@ -112,8 +112,8 @@ KEYS = [  # files in layouts of their authors or of ComfyUI
                    "blocks.0.mlp.gate_proj.weight attn_res.attn_proj.weight"),  # 2.0
     ("SANA-WM", "x_embedder.proj.weight t_block.1.weight y_embedder.y_proj.fc1.weight attention_y_norm.weight "
                 "blocks.0.attn.A_log blocks.0.attn.dt_bias blocks.0.cross_attn.q_linear.weight"),
-    ("quantised by Nunchaku .SVDQuant., which is not supported yet: take Sana_1600M_1024px_BF16", NUNCHAKU_WHOLE),
-    ("quantised by Nunchaku .SVDQuant., which is not supported yet: take Sana_1600M_1024px_BF16", NUNCHAKU_BLOCKS),
+    ("quantised by Nunchaku .SVDQuant., .*: take Sana_1600M_1024px_BF16.*with Quantize Sana / CogVideoX", NUNCHAKU_WHOLE),
+    ("quantised by Nunchaku .SVDQuant., .*: take Sana_1600M_1024px_BF16.*with Quantize Sana / CogVideoX", NUNCHAKU_BLOCKS),
     ("unquantised half of one by Nunchaku .SVDQuant., which is not supported yet: take Sana_1600M_1024px_BF16",
      NUNCHAKU_REST),
     ("other than Gemma 2", "model.layers.0.self_attn.qkv_proj.qweight model.layers.0.mlp.gate_up_proj.qweight"),
