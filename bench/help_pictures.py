@@ -109,6 +109,21 @@ def controlnet(studio):
     return sheet([made[0]["temp"], *(files["output"] for files in made)], ["the edges, by Canny", *prompts])
 
 
+def lora(studio):
+    """Three prompts without the embedded LoRA and with it, under each other."""
+    prompts = ["a large red circle on a blue background", "a large green triangle on a white background",
+               "a large yellow square on a black background"]
+
+    def row(strength, captions):
+        return sheet([studio.made("sana_lora", **{"SanaCogSanaTextEncode.text": prompt, "SanaCogLoadLoRA.strength_model": strength})
+                      for prompt in prompts], captions)
+    without, with_it = row(0.0, ["strength 0"] * len(prompts)), row(1.0, prompts)
+    both = Image.new("RGB", (without.width, without.height + with_it.height), "white")
+    both.paste(without, (0, 0))
+    both.paste(with_it, (0, without.height))
+    return both
+
+
 def sana_tiles(studio):
     """One latent decoded whole and in tiles, and how far apart they are."""
     link = {"vae": ["2", 0]}
@@ -227,7 +242,7 @@ def as_png(image):
 
 
 DRAWN = {draw.__name__: draw for draw in (text_to_image, flow_dpm_steps, sprint_steps, perturbed_attention, sana_tiles,
-                                          controlnet, autoencoder, text_to_video, image_to_video, decode_tiles, dynamic_guidance)}
+                                          controlnet, lora, autoencoder, text_to_video, image_to_video, decode_tiles, dynamic_guidance)}
 
 
 def main(names):

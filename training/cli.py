@@ -8,11 +8,12 @@ import torch
 
 from .cogvideox import CogVideoX
 from .controlnet import ControlNet
+from .lora import Lora
 from .sana import Sana
 from .sprint import Sprint
 
 FAMILIES = {"tiny-sana": Sana, "tiny-cogvideox": CogVideoX, "tiny-sprint": Sprint,
-            "tiny-controlnet": ControlNet}
+            "tiny-controlnet": ControlNet, "tiny-lora": Lora}
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
 
@@ -37,7 +38,7 @@ def arguments(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs; without it, training goes on where it stopped")
     parser.add_argument("--resume", action="store_true", help="go on where training stopped; this is what happens anyway")
     parser.add_argument("--work", type=Path, help="folder of checkpoints, curves and sheets; output/train/FAMILY unless given")
-    parser.add_argument("--source", type=Path, default=MODELS, help="folder of the tiny Sana that the Sprint and the ControlNet start from")
+    parser.add_argument("--source", type=Path, default=MODELS, help="folder of the tiny Sana that Sprint, ControlNet and LoRA start from")
     parser.add_argument("--output", type=Path, default=MODELS, help="folder that gets the trained files")
     options = parser.parse_args(args)
     if options.stage not in (*stages[options.model], "all", "export"):

@@ -17,6 +17,8 @@ GRID = 64  # pictures are averaged down to this before anything is measured, whi
 MIN_CONTRAST = 0.15  # RGB distance below which a pixel cannot belong to a shape
 MIN_AREA, MAX_AREA = 0.008, 0.7  # share of the picture
 MIN_OVERLAP = 0.72  # below it, the blob is none of the shapes
+OUTLINE = 2  # cells: how far around the body its outline is looked for, beyond the cell next to it, where colours mix
+MIN_OUTLINE = 0.4  # share of those cells in its colour: at least 0.5 after the autoencoder, 0 without an outline
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,16 @@ def shape_mask(picture: np.ndarray) -> np.ndarray:
     return np.zeros((GRID, GRID)) if mask is None else mask
 
 
+def outlined(picture: np.ndarray, colour: int, line: int) -> bool:
+    """Whether a (H, W, 3) picture in [0, 1] shows a body of one colour with an outline of another around it; both are
+    indices into shapes.COLOURS."""
+    small = _checked(picture)
+    nearest = ((small[:, :, None] - shapes.RGB.numpy()) ** 2).sum(axis=3).argmin(axis=2)
+    body = nearest == colour
+    around = _grown(body, 1 + OUTLINE) & ~_grown(body, 1)
+    return bool(body.mean() >= MIN_AREA and around.any() and (nearest[around] == line).mean() >= MIN_OUTLINE)
+
+
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
     """Intersection over union of two soft masks; 0 where both are empty."""
     return float(np.minimum(one, other).sum() / max(np.maximum(one, other).sum(), 1e-9))
@@ -114,6 +126,12 @@ def _shrink(picture: np.ndarray) -> np.ndarray:
         tensor = torch.from_numpy(picture).permute(2, 0, 1)[None]
         return torch.nn.functional.adaptive_avg_pool2d(tensor, GRID)[0].permute(1, 2, 0).numpy()
     return picture.reshape(GRID, picture.shape[0] // GRID, GRID, picture.shape[1] // GRID, 3).mean(axis=(1, 3))
+
+
+def _grown(cells: np.ndarray, steps: int) -> np.ndarray:
+    """The cells and all that are at most so many steps, diagonal ones too, from one."""
+    padded = torch.from_numpy(cells)[None, None].float()
+    return torch.nn.functional.max_pool2d(padded, 2 * steps + 1, 1, steps)[0, 0].bool().numpy()
 
 
 def _colour_name(rgb: np.ndarray) -> str:

@@ -44,17 +44,18 @@ def build() -> SanaTransformer:
 
 
 @torch.no_grad()
-def make_cache(autoencoder, text: gemma.Gemma2, tokenizer: gemma.Tokenizer, count: int, device) -> dict[str, torch.Tensor]:
+def make_cache(autoencoder, text: gemma.Gemma2, tokenizer: gemma.Tokenizer, count: int, device,
+               sample_scenes=shapes.sample_scenes, draw=shapes.draw) -> dict[str, torch.Tensor]:
     """Everything the loop reads: latents (N, 32, 8, 8) times LATENT_SCALE and, for each, one or two prompts' states.
 
     -> latents, states (M, T, 96), mask (M, T), picture (M,) telling whose prompt it is; the last prompt is the empty one.
     Floating point tensors are fp16.
     """
     generator, rng = torch.Generator().manual_seed(1), random.Random(1)
-    scenes = shapes.sample_scenes(count, generator)
+    scenes = sample_scenes(count, generator)
     latents = []
     for part in tqdm(scenes.split(16), desc="latents", mininterval=5):
-        pictures = shapes.draw(part, generator).to(device).contiguous(memory_format=torch.channels_last)
+        pictures = draw(part, generator).to(device).contiguous(memory_format=torch.channels_last)
         latents.append((autoencoder.encode(pictures) * LATENT_SCALE).half().cpu())
     plain = [(i, shapes.any_prompt(s, rng)[0]) for i, s in enumerate(scenes.tolist())]
     instructed = [(i, shapes.any_prompt(s, rng)[0]) for i, s in enumerate(scenes[: int(count * WITH_INSTRUCTION)].tolist())]
@@ -75,9 +76,9 @@ def make_cache(autoencoder, text: gemma.Gemma2, tokenizer: gemma.Tokenizer, coun
 class Flow(nn.Module):
     """Network and cache, with the flow matching loss of one step: v = noise - latent, x = (1 - sigma) latent + sigma noise."""
 
-    def __init__(self, cache: dict[str, torch.Tensor], device=torch.device("cpu")):
+    def __init__(self, cache: dict[str, torch.Tensor], device=torch.device("cpu"), model: nn.Module | None = None):
         super().__init__()
-        self.model = build()
+        self.model = build() if model is None else model
         self.cache, self.device = {k: v.to(device) for k, v in cache.items()}, device
         self.velocity = self.model
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from ..host.tiny import save_lora
 from ..host.tiny_cogvideox import save_fun_models
 from .canvas import Canvas
 from .shipped import WORKFLOWS
@@ -46,7 +45,6 @@ def files(server):
     for file in (WORKFLOWS / "input").iterdir():
         shutil.copy(file, server.base / "input")
     save_fun_models(server.base / "models" / "diffusion_models")
-    save_lora(server.base / "models" / "loras" / "random_sana_lora.safetensors")
 
 
 @pytest.fixture(scope="session")

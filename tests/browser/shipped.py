@@ -13,7 +13,6 @@ EMBEDDED = {
     "SanaCogLoadDCAE": "sanacog_tiny_dcae.safetensors",
     "SanaCogSanaResolution": "512",  # the least; the embedded model is made for 256
     "SanaCogLoadSanaControlNet": "sanacog_tiny_sana_controlnet.safetensors",
-    "SanaCogLoadLoRA": "random_sana_lora.safetensors",
     "SanaCogLoadCogVideoXModel": "sanacog_tiny_cogvideox.safetensors",
     "SanaCogLoadCogVideoXTextEncoder": "sanacog_tiny_t5.safetensors",
     "SanaCogLoadCogVideoXVAE": "sanacog_tiny_cogvideox_vae.safetensors",

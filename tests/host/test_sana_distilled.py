@@ -1,4 +1,4 @@
-"""The embedded tiny Sprint and the tiny edge ControlNet in the real host: as good as models/README.md says they are."""
+"""The embedded tiny Sprint, the tiny edge ControlNet and the tiny LoRA in the real host: as good as models/README.md says they are."""
 
 import random
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sanacog import installation
-from sanacog.training import controlnet, judge, shapes, sprint
+from sanacog.training import controlnet, judge, lora, shapes, sprint
 from sanacog.training.sana import FILES
 
 from . import stock, tiny
@@ -16,7 +16,7 @@ from .sana_model import host, sample  # noqa: F401
 
 MODELS = installation.ROOT / "models"
 COUNT = 32
-CONTROLLED = 8
+CONTROLLED = OUTLINED = 8
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +91,35 @@ def test_the_outline_follows_the_edges(host, embedded, controlled):
 def test_the_outline_follows_in_enough_of_the_measured_cases():
     name = f"IoU over {controlnet.WANTED:g}"
     assert measured("with control")[name] >= 0.8 and measured("without")[name] <= 0.2
+
+
+def with_our_loader(model):
+    from sanacog.host.lora import apply_lora
+
+    return apply_lora(MODELS / lora.FILE, model)[0]
+
+
+def with_the_stock_loader(model):
+    import comfy.sd
+    import comfy.utils
+
+    return comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(MODELS / lora.FILE)), 1.0, 0.0)[0]
+
+
+@pytest.mark.parametrize("load, row", [(with_our_loader, "with the LoRA"), (with_the_stock_loader, "with the LoRA"),
+                                       (lambda model: model, "without the LoRA")])
+def test_the_lora_draws_outlines(host, embedded, load, row):
+    model, found = load(embedded.sana), []
+    scenes, prompts, _ = shapes.evaluation_scenes()
+    chosen = lora.can_be_outlined(scenes).nonzero()[:OUTLINED, 0].tolist()
+    negative = host.text.encode_prompt(embedded.clip, "", False)
+    for i in chosen:
+        start = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(i))
+        positive = host.text.encode_prompt(embedded.clip, prompts[i], False)
+        drawn = embedded.vae.decode(sample(host, model, positive=positive, negative=negative, steps=20, start=start))[0]
+        found.append(judge.outlined(drawn.numpy(), int(scenes[i, shapes.COLOUR]), int(lora.outline_colours(scenes)[i])))
+    share = measured(row)["outlined, in the right colours"]
+    if row == "without the LoRA":
+        assert not any(found) and share == 0
+    else:
+        assert sum(found) >= at_least(share, OUTLINED) > 2, f"{sum(found)} of {OUTLINED}, measured {share}"

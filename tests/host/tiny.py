@@ -137,16 +137,3 @@ def save_gemma(path, prefix="model.", tokenizer=True, weights=None, **changes):
         state_dict["spiece_model"] = torch.frombuffer(bytearray(sentencepiece_model()), dtype=torch.uint8)
     save_file({key: t.contiguous() for key, t in (state_dict | changes).items() if t is not None}, path)
     return Path(path)
-
-
-def save_lora(path):
-    """A faint random LoRA for the embedded Sana, as diffusers writes one."""
-    generator = torch.Generator().manual_seed(4)
-    state_dict = {}
-    for i in range(2):
-        stem = f"transformer.transformer_blocks.{i}.attn2.to_q"
-        state_dict |= {f"{stem}.lora_A.weight": torch.randn(4, 128, generator=generator) * 0.1,
-                       f"{stem}.lora_B.weight": torch.randn(128, 4, generator=generator) * 0.1}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_file(state_dict, path)
-    return Path(path)

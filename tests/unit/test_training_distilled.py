@@ -1,4 +1,4 @@
-"""A few steps of the trainings that start from the tiny Sana: resumed equals uninterrupted, and what they write is what the
+"""A few steps of the trainings that start from the tiny Sana (Sprint, ControlNet, LoRA): resumed equals uninterrupted, and what they write is what the
 pack loads."""
 import json
 import re
@@ -6,15 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from sanacog.host import lora_keys
 from sanacog.sana_core import checkpoint, controlnet_checkpoint
 from sanacog.sana_core.config import identify
 from sanacog.sana_core.sampling import sprint_sigmas
-from sanacog.training import cli, controlnet, judge, sana, shapes, sprint, transformer
+from sanacog.training import cli, controlnet, judge, lora, sana, shapes, sprint, transformer
 from sanacog.training.autoencoder import to_numpy
-from sanacog.training.recipe import join_prompts, read_file
+from sanacog.training.recipe import half, join_prompts, read_file
 
-FAMILIES = {"tiny-sprint": ("sprint", sprint), "tiny-controlnet": ("controlnet", controlnet)}
+FAMILIES = {"tiny-sprint": ("sprint", sprint), "tiny-controlnet": ("controlnet", controlnet),
+            "tiny-lora": ("lora", lora)}
 
 
 def train(family, folder, *more):
@@ -55,6 +58,11 @@ def test_written_file(trained):
         found = identify(shapes_of, config, module.FILE)
         assert found.params == sprint.PARAMS and found.params.guidance_embeds
         checkpoint.check_shapes(shapes_of, found)
+    elif stage == "lora":
+        base = sana.load_models(cli.MODELS)[3]
+        found = lora_keys.read(tensors, [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)])
+        assert len(found.model) == 6 * 10 and not found.unmatched
+        assert all(part[lora_keys.ALPHA] == len(part[lora_keys.DOWN]) == lora.RANK for part in found.model.values())
     else:
         found = controlnet_checkpoint.identify_controlnet(shapes_of, config, module.FILE)
         assert found.params == replace(transformer.PARAMS, num_layers=controlnet.BLOCKS)
@@ -66,7 +74,8 @@ def test_chapter_says_what_was_measured(trained):
     _, stage, module, folder = trained
     text = (folder / "models" / "README.md").read_text()
     figures = json.loads((folder / "work" / "figures.json").read_text())
-    row, name = ("2 steps", "colour+background+shape") if stage == "sprint" else ("with control", "mean")
+    row, name = {"sprint": ("2 steps", "colour+background+shape"), "controlnet": ("with control", "mean"),
+                 "lora": ("with the LoRA", "background")}[stage]
     assert f"{figures[row][name]:.3f}" in text and module.FILE in text
     pictures = re.findall(r"\]\((\w+\.png)\)", text)
     assert len(pictures) > 1 and all((folder / "models" / picture).stat().st_size > 1000 for picture in pictures)
@@ -94,6 +103,43 @@ def test_sprint_sample_walks_down_its_levels():
     again = sprint.sample(model, states[:1], mask[:1], None, None, steps=2, guidance=4.5, seeds=[2])
     assert seen[:2] == [(float(s), 4.5) for s in sprint_sigmas(2)[:2]]
     assert torch.equal(first[1:], again)  # a picture depends on its own seed alone
+
+
+def test_a_new_lora_changes_nothing_and_a_written_one_is_read_back(tmp_path):
+    base = sana.load_models(cli.MODELS)[3]
+    network, inputs = lora.Adapted(base), (torch.randn(1, 32, 8, 8), torch.full((1,), 500.0), torch.randn(1, 4, 96), torch.ones(1, 4))
+    with torch.no_grad():
+        plain = base(*inputs)
+        assert torch.equal(network(*inputs), plain)
+        for up in network.up:
+            up.normal_(std=0.05)
+        changed = network(*inputs)
+        assert (changed - plain).norm() > 0.05 * plain.norm()
+        save_file(half(network.to_file()), tmp_path / "lora.safetensors", metadata={"config": "{}"})
+        again = lora.load_lora(tmp_path / "lora.safetensors", base)(*inputs)
+    assert (again - changed).norm() < 5e-3 * changed.norm()
+
+
+def test_the_judge_sees_outlines():
+    scenes = shapes.evaluation_scenes()[0]
+    scenes = scenes[lora.can_be_outlined(scenes)][:24]
+    colours = lora.outline_colours(scenes)
+    assert set(colours.tolist()) == {lora.BLACK, lora.WHITE}
+    assert not (scenes[:, [shapes.COLOUR, shapes.BACKGROUND]] == colours[:, None]).any()
+    for width, right in ((lora.WIDTH, 22), (-1.0, 0)):
+        pictures = to_numpy(lora.draw(scenes, torch.Generator().manual_seed(1), width))
+        found = [judge.outlined(p, int(s[shapes.COLOUR]), int(c)) for p, s, c in zip(pictures, scenes, colours)]
+        assert sum(found) >= right if right else not any(found)
+    absent = next(c for c in range(len(shapes.COLOURS)) if c not in (*scenes[0, [shapes.COLOUR, shapes.BACKGROUND]].tolist(), colours[0]))
+    picture = to_numpy(lora.draw(scenes[:1], torch.Generator()))[0]
+    assert not judge.outlined(picture, absent, int(colours[0])) and not judge.outlined(picture, int(scenes[0, shapes.COLOUR]), absent)
+
+
+def test_black_beside_white_is_left_out():
+    scenes = torch.tensor([[lora.BLACK, 0, lora.WHITE, 0, 0], [lora.WHITE, 0, lora.BLACK, 0, 0], [lora.BLACK, 0, 1, 0, 0], [0, 0, 1, 0, 0]])
+    assert lora.can_be_outlined(scenes).tolist() == [False, False, True, True]
+    drawn = lora.sample_scenes(300, torch.Generator().manual_seed(0))
+    assert len(drawn) == 300 and lora.can_be_outlined(drawn).all()
 
 
 def test_edges_lie_on_the_outline():
