@@ -26,6 +26,8 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageSequence
 from .. import demo, installation
 from ..client import Client
 from ..cogvideo_core import schedule
+from ..convert import convert
+from ..kernels.quant import FORMATS
 from ..launcher import Server
 
 PICTURES = installation.ROOT / "web" / "docs" / "pictures"
@@ -122,6 +124,19 @@ def lora(studio):
     both.paste(without, (0, 0))
     both.paste(with_it, (0, without.height))
     return both
+
+
+def quantised(studio):
+    """One picture by the embedded Sana as it is and in each format. The weights are turned back to bf16 when they are
+    loaded, which every ComfyUI can do: what is seen is the weights' share of the loss."""
+    folder, name = studio.server.base / "models" / "diffusion_models", "sanacog_tiny_sana.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"as it is": name} | {kind: f"help_{kind}.safetensors" for kind in FORMATS}
+    for kind in FORMATS:
+        convert(installation.ROOT / "models" / "diffusion_models" / name, folder / files[kind], quantize=kind)
+    return sheet([studio.made("sana_quickstart", **{
+        "SanaCogLoadSanaModel.model_name": file, "SanaCogLoadSanaModel.weight_dtype": "bf16",
+        "SanaCogSanaTextEncode.text": "a large yellow square on a purple background"}) for file in files.values()], files)
 
 
 def sana_tiles(studio):
@@ -242,7 +257,7 @@ def as_png(image):
 
 
 DRAWN = {draw.__name__: draw for draw in (text_to_image, flow_dpm_steps, sprint_steps, perturbed_attention, sana_tiles,
-                                          controlnet, lora, autoencoder, text_to_video, image_to_video, decode_tiles, dynamic_guidance)}
+                                          controlnet, lora, quantised, autoencoder, text_to_video, image_to_video, decode_tiles, dynamic_guidance)}
 
 
 def main(names):
