@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from . import accuracy, cogvideox, guidance, harness, large, memory, quant, record, sana
+from . import accuracy, cogvideox, guidance, harness, large, memory, quant, record, roofline, sana
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -89,12 +90,14 @@ def measure_cpu(names, options):
     """Cases of CPU_CASES -> rows of their files, written after each one; a file's other rows stay. Returns 0, or 1 when
     a parity failed."""
     failed = False
-    print(harness.HEADER, flush=True)
+    clock = CLOCKS[options.clock]()
+    machine = roofline.machine("cpu", torch.float32, clock)
+    print(f"matrix products {machine.flops / 1e9:.0f} GFLOP/s, copies {machine.bytes / 1e9:.1f} GB/s\n{harness.HEADER}", flush=True)
     for name in names:
         make, pairs, warmup, file = CPU_CASES[name]
-        conditions = record.conditions(dtype="float32") | {"clock": options.clock, "baseline": "diffusers, eager"}
+        conditions = record.conditions(dtype="float32") | {"clock": options.clock, "baseline": "diffusers, eager", "machine": asdict(machine)}
         try:
-            row = harness.measure(make(), options.pairs or pairs, warmup, CLOCKS[options.clock]())
+            row = harness.measure(make(), options.pairs or pairs, warmup, clock, machine=machine)
         except harness.ParityError as error:
             print(error, flush=True)
             failed = True

@@ -23,11 +23,11 @@ if __name__ == "__main__":  # as a script: import this very file as part of the 
 import gc
 import re
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
-from . import cogvideox, harness, kernels, large, record, sana, sides
+from . import cogvideox, harness, kernels, large, record, roofline, sana, sides
 
 PAIRS, WARMUP, SETS = 30, 5, 3
 STEPS = [("0.6B", 512), ("0.6B", 1024), ("1.6B", 512), ("1.6B", 1024)]
@@ -102,8 +102,9 @@ class Bench:
         self.path = output / f"gpu_{name}.json"
         self.clock = harness.CudaClock() if self.cuda else harness.WallClock()
         self.bandwidth = kernels.copy_bandwidth(self.clock, device, 2**30 if self.cuda else 2**20)
+        self.machine = roofline.machine(device, torch.bfloat16, self.clock) if self.cuda else None
         self.report = {"baseline": "diffusers" if sides.DIFFUSERS else "ours, eager", "conditions": conditions,
-                       "copied_bytes_a_second": self.bandwidth, "checks": [], "rows": [], "host_rows": [], "kernels": [],
+                       "copied_bytes_a_second": self.bandwidth, "machine": self.machine and asdict(self.machine), "checks": [], "rows": [], "host_rows": [], "kernels": [],
                        "failed": [], "left_out": 0}
         print(f"{conditions['device']}, torch {torch.__version__}, baseline: {self.report['baseline']}", flush=True)
 
@@ -151,7 +152,7 @@ class Bench:
         try:
             case, pairs = make(), pairs or PAIRS
             sync = torch.cuda.synchronize if self.cuda else lambda: None
-            found = harness.measure(case, pairs, min(WARMUP, pairs), self.clock, self.cuda)
+            found = harness.measure(case, pairs, min(WARMUP, pairs), self.clock, self.cuda, self.machine if into == "rows" else None)
             host = harness.measure(replace(case, name=case.name + ", wall clock"), pairs, 1, harness.WallClock(sync=sync), self.cuda)
         except (ValueError, torch.cuda.OutOfMemoryError) as error:
             print(f"FAILED: {error}", flush=True)

@@ -19,6 +19,8 @@ from typing import Callable
 
 import torch
 
+from . import roofline
+
 
 class ParityError(ValueError):
     """The two sides do not compute the same thing, so their times mean nothing."""
@@ -66,6 +68,7 @@ class Row:
     baseline: Spread
     ours_memory: int | None      # peak above what was held before the call; None where it cannot be read
     baseline_memory: int | None
+    floor: float | None = None   # seconds that the baseline's products take at least on this machine (roofline.py)
 
 
 def relative_l2(got, want):
@@ -154,8 +157,8 @@ def resident(field):
 
 
 @torch.inference_mode()
-def measure(case, pairs=20, warmup=5, clock=None, cuda=False):
-    """Parity, then times, then peak memory of a case -> Row.
+def measure(case, pairs=20, warmup=5, clock=None, cuda=False, machine=None):
+    """Parity, then times, then peak memory of a case -> Row, with its floor where the roofline.Machine is given.
 
     Raises ParityError, before anything is timed, when the outputs differ by more than case.limit or are not finite.
     """
@@ -174,6 +177,7 @@ def measure(case, pairs=20, warmup=5, clock=None, cuda=False):
         ours=Spread.of(ours), baseline=Spread.of(baseline),
         ours_memory=peak_memory(lambda: case.ours(*case.inputs[0]), cuda),
         baseline_memory=peak_memory(lambda: case.baseline(*case.inputs[0]), cuda),
+        floor=machine and roofline.floor(roofline.operations(case.baseline, *case.inputs[0]), machine),
     )
 
 
@@ -184,15 +188,16 @@ def row_to_json(row):
 def row_from_json(data):
     """The Row in a JSON object, whatever stands beside it there."""
     spreads = {name: Spread(**data[name]) for name in ("ratio", "noise", "ours", "baseline")}
-    return Row(**{field.name: spreads.get(field.name, data[field.name]) for field in fields(Row)})
+    return Row(**{field.name: spreads.get(field.name, data.get(field.name)) for field in fields(Row)})
 
 
-HEADER = f"{'case':54s} {'rel. L2':>8s} {'ours':>9s} {'baseline':>9s}  {'ratio (quartiles)':22s} {'base/base':>14s}  peak MiB"
+HEADER = f"{'case':54s} {'rel. L2':>8s} {'ours':>9s} {'baseline':>9s}  {'ratio (quartiles)':22s} {'base/base':>14s}  {'peak MiB':13s} roofline"
 
 
 def table_line(row):
     """One printed line: `0.97 (0.96-0.98)` is median and quartiles of ours / baseline."""
     memory = "-" if row.ours_memory is None else f"{row.ours_memory / 2**20:.0f} / {row.baseline_memory / 2**20:.0f}"
+    share = "-" if row.floor is None else f"{row.floor / row.ours.median:.0%}"
     return (f"{row.name:54s} {row.parity:8.1e} {row.ours.median * 1e3:6.1f} ms {row.baseline.median * 1e3:6.1f} ms  "
             f"{row.ratio.median:.3f} ({row.ratio.q1:.3f}-{row.ratio.q3:.3f})   "
-            f"{row.noise.q1:.3f}-{row.noise.q3:.3f}  {memory}")
+            f"{row.noise.q1:.3f}-{row.noise.q3:.3f}  {memory:13s} {share}")
