@@ -30,7 +30,7 @@ CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASE
 ACCURACY = {"accuracy": accuracy.accuracy, "video-accuracy": accuracy.video_accuracy,
             "sprint-accuracy": accuracy.sprint_accuracy, "guidance-accuracy": guidance.guidance_accuracy, "quant": quant.figures}
 MEMORY = {"decode-2k": 2048, "decode-4k": 4096}  # pixels a side
-FIGURES = [*CPU_CASES, *ACCURACY, "memory", *MEMORY]
+FIGURES = [*CPU_CASES, *ACCURACY, "memory", *MEMORY, "pictures"]
 CLOCKS = {"wall": harness.WallClock, "cpu": lambda: harness.WallClock(now=time.process_time)}
 
 
@@ -38,7 +38,7 @@ def arguments(args):
     parser = argparse.ArgumentParser(prog="run.py bench", description="Ours beside diffusers: times, memory, accuracy.")
     parser.add_argument("figures", nargs="*", metavar="FIGURE",
                         help=f"any of {', '.join(FIGURES)}; when none is named, all but the last "
-                             f"{len(MEMORY)}, which take up to half an hour")
+                             f"{len(MEMORY) + 1}: two take up to half an hour, and pictures draws bench/results into docs/")
     parser.add_argument("--gpu", action="store_true", help="the figures of a GPU instead (bench/gpu.py)")
     parser.add_argument("--minutes", type=float, default=7.0, help="with --gpu: start no figure after this time")
     parser.add_argument("--threads", type=int, help="torch's threads, its own choice otherwise")
@@ -64,7 +64,7 @@ def main(args):
     if options.gpu:
         from . import gpu
         return gpu.measure_all(options.output, options.minutes)
-    figures = options.figures or [name for name in FIGURES if name not in MEMORY]
+    figures = options.figures or [name for name in FIGURES if name not in (*MEMORY, "pictures")]
     status = 0
     if cases := [name for name in CPU_CASES if name in figures]:
         status = measure_cpu(cases, options)
@@ -83,6 +83,9 @@ def main(args):
         row = large.on_cpu(MEMORY[name])
         print(large.line(row), flush=True)
         record.put_row(options.output / "sana_memory.json", row)
+    if "pictures" in figures:
+        from . import pictures  # here: matplotlib is for this alone
+        print(*pictures.write_all(), sep="\n")
     return status
 
 
