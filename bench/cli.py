@@ -24,6 +24,7 @@ COGVIDEOX_CASES = {
     "video-step": (lambda: cogvideox.step("5B", 13, 224, 336, layers=2), 4, 0),
     "video-decode": (lambda: cogvideox.decode(17, 240, 360), 4, 0),
     "video-encode": (lambda: cogvideox.encode(17, 160, 240), 4, 0),
+    "still-encode": (lambda: cogvideox.encode(1, 480, 720), 4, 0),
 }
 CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASES), ("cogvideox_cpu.json", COGVIDEOX_CASES))
              for name, case in cases.items()}

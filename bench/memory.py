@@ -103,7 +103,8 @@ FP32 = {
     "cogvideo-5B": partial(cogvideo_step, "5B", 9, 320, 320),
     "cogvideo-1.5-5B": partial(cogvideo_step, "1.5-5B", 18, 320, 320),
     **{f"dcae-{way}-{pixels}": partial(dcae, way, pixels) for way in ("decode", "encode") for pixels in (256, 512)},
-    **{f"vae-{way}-{frames}": partial(video_vae, way, frames, 96, 128) for way in ("decode", "encode") for frames in (5, 9, 17)},
+    **{f"vae-{way}-{frames}": partial(video_vae, way, frames, *size) for way in ("decode", "encode")
+       for frames, *size in ((1, 480, 720), (5, 96, 128), (9, 96, 128), (17, 96, 128))},
 }
 # The causal VAE is left out: a CPU's pooling over time knows no bf16.
 BF16 = {name: case for name, case in FP32.items() if not name.startswith("vae-")}

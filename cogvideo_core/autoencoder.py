@@ -10,6 +10,7 @@ Source: arXiv 2408.06072 §2.1; the rules for chunks and tiles are those of diff
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -59,20 +60,38 @@ def _halved(frames):
     return frames // 2 + frames % 2
 
 
+@functools.cache
+def still(conv3d):
+    """A namespace's Conv3d over time that takes a single frame for a still, before which only copies of it stand. Overridden
+    where the layer computes, after it has cast, moved or patched its weights as it likes."""
+
+    class StillConv3d(conv3d):
+        def _conv_forward(self, x, weight, bias):
+            if x.shape[2] > 1:
+                return super()._conv_forward(x, weight, bias)
+            # All taps in time meet the same frame, so their sum does it at once.
+            return F.conv2d(x.squeeze(2), weight.sum(2), bias, padding=self.padding[1:]).unsqueeze(2)
+
+    return StillConv3d
+
+
 class CausalConv3d(nn.Module):
     """3 x 3 x 3 convolution whose time padding is the past. `history` is where each such layer leaves its last two
     frames for the next chunk: a dict, empty before the first chunk of a clip."""
 
     def __init__(self, in_channels, out_channels, *, device, dtype, operations):
         super().__init__()
-        self.conv = operations.Conv3d(in_channels, out_channels, 3, padding=(0, 1, 1), device=device, dtype=dtype)
+        self.conv = still(operations.Conv3d)(in_channels, out_channels, 3, padding=(0, 1, 1), device=device, dtype=dtype)
 
     def forward(self, x, history):
         return self.conv(self.after_past(x, history))
 
     def after_past(self, x, history):
-        """x with the two frames before it in front; its own last two go to the history."""
+        """x with the two frames before it in front; its own last two go to the history. A clip that is a single frame
+        here comes back alone: no chunk follows it."""
         past = history.get(self)
+        if past is None and x.shape[2] == 1:
+            return x
         x = torch.cat([x[:, :, :1], x[:, :, :1], x] if past is None else [past, x], dim=2)
         history[self] = x[:, :, -2:].clone()  # a copy: a view would keep the whole of x
         return x

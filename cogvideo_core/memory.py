@@ -29,7 +29,7 @@ def decode_bytes(params: CogVideoVAEParams, shape, itemsize: int, tiles: Tiles |
     """
     frames, height, width = decoded_length(shape[2]), shape[3] * SPATIAL, shape[4] * SPATIAL
     at_once = max(decoded_length(end - start) for start, end in chunks(shape[2], LATENTS_A_CHUNK))
-    return _network_bytes(92, params, at_once, height, width, itemsize, tiles) + frames * height * width * 3 * itemsize
+    return _network_bytes(92, 7, params, at_once, height, width, itemsize, tiles) + frames * height * width * 3 * itemsize
 
 
 def encode_bytes(params: CogVideoVAEParams, shape, itemsize: int, tiles: Tiles | None = None) -> int:
@@ -39,15 +39,16 @@ def encode_bytes(params: CogVideoVAEParams, shape, itemsize: int, tiles: Tiles |
     of 240 x 360 takes 1.3 GiB in 16 bits, 480 x 720 untiled 5.3 GiB.
     """
     at_once = max(end - start for start, end in chunks(shape[2], FRAMES_A_CHUNK))
-    return (_network_bytes(64, params, at_once, *shape[3:], itemsize, tiles)
+    return (_network_bytes(64, 5, params, at_once, *shape[3:], itemsize, tiles)
             + shape[2] * shape[3] * shape[4] * 3 * itemsize)
 
 
-def _network_bytes(tensors, params, frames, height, width, itemsize, tiles):
-    """`tensors` of a full-size frame is for nine frames at once and for 128 channels. About a third of them is history,
-    always two frames; the others grow with the frames. Of the released model's live tensors, counted at 1 to 49 frames,
-    this is 0.97 to 1.3 times as much. What a GPU's convolutions take for themselves comes on top."""
+def _network_bytes(clip, still, params, frames, height, width, itemsize, tiles):
+    """`clip` tensors of a full-size frame is for nine frames at once and for 128 channels. About a third of them is history,
+    always two frames; the others grow with the frames. A single frame has no history: `still` tensors. Of the released
+    model's live tensors, counted at 1 to 49 frames, this is 0.97 to 1.3 times as much. What a GPU's convolutions take for
+    themselves comes on top."""
     if tiles is not None:
         height, width = min(height, tiles.height * SPATIAL), min(width, tiles.width * SPATIAL)
-    share = (1 + 2 * frames / 9) / 3 * params.block_out_channels[0] / 128
-    return int(tensors * 128 * height * width * itemsize * share)
+    tensors = still if frames == 1 else clip * (1 + 2 * frames / 9) / 3
+    return int(tensors * params.block_out_channels[0] * height * width * itemsize)

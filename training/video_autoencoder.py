@@ -24,23 +24,9 @@ NOISE = (1.0, 6.0)  # on the latents that the heads read, standard deviations
 PARAMS = CogVideoVAEParams(block_out_channels=(8, 8, 32, 64), layers_per_block=1, norm_num_groups=4)
 
 
-class Operations:
-    """torch.nn's layers, but for a shortcut: of the three frames that a single frame becomes before a causal
-    convolution, all alike, one is enough, with the kernel summed over time."""
-
-    Conv2d, GroupNorm = nn.Conv2d, nn.GroupNorm
-
-    class Conv3d(nn.Conv3d):
-        def forward(self, x):
-            if self.kernel_size[0] == 3 and x.shape[2] == 3:  # a clip of 9 has 11 here
-                return F.conv2d(x[:, :, 0], self.weight.sum(dim=2), self.bias, padding=self.padding[1:]).unsqueeze(2)
-            return super().forward(x)
-
-
-def build(operations=nn) -> CogVideoVAE:
-    """The tiny autoencoder with random weights. operations: `Operations` where it sees whole clips or single frames
-    from the start only, as in training."""
-    model = CogVideoVAE(PARAMS, operations=operations)
+def build() -> CogVideoVAE:
+    """The tiny autoencoder with random weights."""
+    model = CogVideoVAE(PARAMS)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("conv_y.conv.weight"):
@@ -70,7 +56,7 @@ class Autoencoding(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.model, self.heads = build(Operations), LatentHeads()
+        self.model, self.heads = build(), LatentHeads()
 
     def loss(self, step: int, progress: float) -> torch.Tensor:
         generator = torch.Generator().manual_seed(step)
@@ -100,7 +86,7 @@ class Decoding(nn.Module):
 
     def __init__(self, trained: CogVideoVAE):
         super().__init__()
-        self.model = build(Operations)
+        self.model = build()
         self.model.load_state_dict(trained.state_dict())
         self.model.encoder.requires_grad_(False)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import AutoencoderKLCogVideoX
+from torch.utils.flop_counter import FlopCounterMode
 
 from sanacog.cogvideo_core.autoencoder import CogVideoVAE, Tiles, decoded_length, encoded_length
 from sanacog.cogvideo_core.config import CogVideoVAEParams
@@ -52,6 +53,21 @@ def test_decode(pair, latents):
     frames = ours.decode(z)
     assert frames.shape == (1, 3, decoded_length(latents), 16, 24)
     assert relative(frames, theirs.decode(z).sample) < 1e-5
+
+
+@torch.no_grad()
+def test_a_still_is_convolved_once(pair):
+    """Its two frames of past are copies of it, so a convolution over time is done once, not three times; those in
+    space alone stay as they are."""
+    def work(call):
+        with FlopCounterMode(display=False) as counted:
+            call()
+        return counted.get_total_flops()
+
+    ours, theirs = pair
+    still, latent = clip(1, 3, 1, 32, 32), clip(1, 4, 1, 4, 4)
+    assert work(lambda: ours.encode(still)) < 0.45 * work(lambda: theirs.encode(still))
+    assert work(lambda: ours.decode(latent)) < 0.45 * work(lambda: theirs.decode(latent))
 
 
 @torch.no_grad()

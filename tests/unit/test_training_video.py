@@ -99,18 +99,6 @@ def test_chapters_of_a_readme(tmp_path):
     assert path.read_text() == "# One\n\nthird\n\n# Two\n\nsecond\n"
 
 
-def test_shortcut_for_single_frames_changes_nothing():
-    torch.manual_seed(0)
-    plain, quick = vae.build(), vae.build(vae.Operations)
-    quick.load_state_dict(plain.state_dict())
-    for frames in (1, 9):
-        shown = torch.rand(1, 3, frames, 16, 16) * 2 - 1
-        with torch.no_grad():
-            z, ours = plain.encode(shown), quick.encode(shown)
-            assert torch.allclose(ours, z, atol=1e-5)
-            assert torch.allclose(quick.decode(z), plain.decode(z), atol=1e-5)
-
-
 def test_image_to_video_starts_as_the_text_to_video_model():
     torch.manual_seed(0)
     model = video_transformer.build()
