@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from . import accuracy, cogvideox, guidance, harness, large, memory, quant, record, roofline, sana
+from . import accuracy, cogvideox, guidance, harness, large, memory, quant, quant_memory, record, roofline, sana, sana_image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,6 +19,7 @@ SANA_CASES = {
     "step-full": (lambda: sana.step("0.6B", 512, prompt=sana.TOKENS), 8, 0),
     "decode": (lambda: sana.decode(512), 4, 0),
     "encode": (lambda: sana.encode(512), 4, 0),
+    "sprint": (lambda: sana_image.sprint("0.6B", 512), 4, 0),
 }
 COGVIDEOX_CASES = {
     "video-step": (lambda: cogvideox.step("5B", 13, 224, 336, layers=2), 4, 0),
@@ -31,7 +32,7 @@ CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASE
 ACCURACY = {"accuracy": accuracy.accuracy, "video-accuracy": accuracy.video_accuracy,
             "sprint-accuracy": accuracy.sprint_accuracy, "guidance-accuracy": guidance.guidance_accuracy, "quant": quant.figures}
 MEMORY = {"decode-2k": 2048, "decode-4k": 4096}  # pixels a side
-FIGURES = [*CPU_CASES, *ACCURACY, "memory", *MEMORY, "pictures"]
+FIGURES = [*CPU_CASES, *ACCURACY, "memory", "quant-memory", *MEMORY, "pictures"]
 CLOCKS = {"wall": harness.WallClock, "cpu": lambda: harness.WallClock(now=time.process_time)}
 
 
@@ -80,6 +81,10 @@ def main(args):
             record.put_row(options.output / "memory.json", row)
         print("From shapes, in bf16, with fused kernels: weights + widest activations", *(
             memory.total_line(*total) for total in memory.totals()), sep="\n")
+    if "quant-memory" in figures:
+        for row in quant_memory.rows():
+            print(quant_memory.line(row), flush=True)
+            record.put_row(options.output / "quant_memory.json", row)
     for name in [name for name in MEMORY if name in figures]:
         row = large.on_cpu(MEMORY[name])
         print(large.line(row), flush=True)

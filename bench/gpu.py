@@ -27,16 +27,17 @@ from dataclasses import asdict, replace
 
 import torch
 
-from . import cogvideox, harness, kernels, large, record, roofline, sana, sides
+from . import cogvideox, harness, kernels, large, record, roofline, sana, sana_image, sides
 
 PAIRS, WARMUP, SETS = 30, 5, 3
-STEPS = [("0.6B", 512), ("0.6B", 1024), ("1.6B", 512), ("1.6B", 1024)]
+STEPS = [(size, pixels) for size in ("0.6B", "1.6B") for pixels in (512, 1024, 2048)]
+SPRINT = (1, 2)       # steps
 CLIPS = [("5B", 13, 480, 720), ("1.5-5B", 22, 768, 1360)]  # variant, latent frames, height and width: the default sizes
 LAYERS = 4            # of the 42, all alike: the ratio of the whole, in a tenth of the time
-VIDEO = (49, 480, 720)       # frames, height and width that the VAE is timed with
+VIDEO = (49, 480, 720)       # frames, height and width that the VAE is timed with, and a single frame of that size
 VIDEO_CHECK = (9, 64, 96)    # and compared
 LARGE = 4096                 # pixels a side of the picture whose memory is measured
-FEW = 5               # pairs of what takes seconds a call
+FEW = 3               # pairs of what takes up to seconds a call
 FP32_LIMIT = 1e-4  # a GPU's libraries pick other algorithms, so other orders of summation, for each side
 
 
@@ -52,37 +53,40 @@ def measure_all(output, minutes, steps=STEPS, pixels=1024, clips=CLIPS, video=VI
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     bench = Bench(output, minutes, device)
 
-    def step(size, pixels, dtype=torch.bfloat16, **kw):
-        return lambda: sana.step(size, pixels, device, dtype, **kw)
+    def case(make, *sizes, dtype=torch.bfloat16, **kw):
+        return lambda: make(*sizes, device=device, dtype=dtype, **kw)
 
-    def decode(pixels, dtype=torch.bfloat16, **kw):
-        return lambda: sana.decode(pixels, device, dtype, **kw)
-
-    def clip_step(variant, *size, dtype=torch.bfloat16, **kw):
-        return lambda: cogvideox.step(variant, *size, device, dtype, layers=LAYERS, **kw)
-
-    def clip_decode(*size, dtype=torch.bfloat16, **kw):
-        return lambda: cogvideox.decode(*size, device, dtype, **kw)
+    def clip_step(variant, *size, **kw):
+        return case(cogvideox.step, variant, *size, layers=LAYERS, **kw)
 
     dtypes = torch.float32, torch.bfloat16
     for size in dict(steps):
-        bench.check(*(step(size, 512, dtype) for dtype in dtypes))
-    bench.check(*(decode(pixels, dtype) for dtype in dtypes))
+        bench.check(*(case(sana.step, size, 512, dtype=dtype) for dtype in dtypes))
+    bench.check(*(case(sana.decode, pixels, dtype=dtype) for dtype in dtypes))
     for variant, frames, *_ in clips:
         bench.check(*(clip_step(variant, frames, 256, 256, dtype=dtype) for dtype in dtypes))
-    bench.check(*(clip_decode(*VIDEO_CHECK, dtype=dtype) for dtype in dtypes))
+    bench.check(*(case(cogvideox.decode, *VIDEO_CHECK, dtype=dtype) for dtype in dtypes))
 
     if bench.cuda:
         bench.memory(LARGE)
 
     print("\n" + harness.HEADER)
+    largest = steps[-1][0]
     for compiled in (False, True):
         for size, side in steps:
-            bench.row(step(size, side, sets=SETS, compiled=compiled))
-        bench.row(decode(pixels, compiled=compiled))
+            bench.row(case(sana.step, size, side, sets=SETS, compiled=compiled))
+        bench.row(case(sana.decode, pixels, compiled=compiled))
         for clip in clips:
             bench.row(clip_step(*clip, compiled=compiled), FEW)
-    bench.row(clip_decode(*video), FEW)
+        bench.row(case(sana_image.sprint, largest, pixels, sets=SETS, steps=1, compiled=compiled))
+    bench.row(case(sana.encode, pixels))
+    for size, count in [(size, count) for size in dict(steps) for count in SPRINT if (size, count) != (largest, 1)]:
+        bench.row(case(sana_image.sprint, size, pixels, sets=SETS, steps=count))
+    for size in dict(steps):
+        bench.row(case(sana_image.picture, size, pixels), FEW)
+    bench.row(case(cogvideox.encode, 1, *video[1:]))
+    for make in (cogvideox.decode, cogvideox.encode):
+        bench.row(case(make, *video), FEW)
     for what in sizes:
         for size in sizes[what]:
             bench.row(lambda: kernels.kernel(what, size, device, torch.bfloat16, sets=SETS), into="kernels")
@@ -143,25 +147,28 @@ class Bench:
         self.release()
 
     def row(self, make, pairs=None, into="rows"):
-        """One case, timed twice: on the GPU, and by the wall clock, which sees the host when launching takes longer. Where
-        its bytes are known, its speed as a share of a copy's."""
+        """One case, timed on the GPU, and by the wall clock too, which sees the host when launching takes longer; not where
+        `pairs` are counted, since such calls are long. Where its bytes are known, its speed as a share of a copy's."""
         if time.monotonic() > self.end:
             self.report["left_out"] += 1
             self.write()
             return
         try:
-            case, pairs = make(), pairs or PAIRS
+            case, count = make(), pairs or PAIRS
             sync = torch.cuda.synchronize if self.cuda else lambda: None
-            found = harness.measure(case, pairs, min(WARMUP, pairs), self.clock, self.cuda, self.machine if into == "rows" else None)
-            host = harness.measure(replace(case, name=case.name + ", wall clock"), pairs, 1, harness.WallClock(sync=sync), self.cuda)
+            machine = self.machine if into == "rows" else None
+            found = [(into, harness.measure(case, count, min(WARMUP, count), self.clock, self.cuda, machine))]
+            if pairs is None:
+                case = replace(case, name=case.name + ", wall clock")
+                found.append(("host_rows", harness.measure(case, count, 1, harness.WallClock(sync=sync), self.cuda)))
         except (ValueError, torch.cuda.OutOfMemoryError) as error:
             print(f"FAILED: {error}", flush=True)
             self.report["failed"].append(str(error))
         else:
-            share = {"share_of_copy": case.moved / found.ours.median / self.bandwidth} if case.moved else {}
-            for row, rows, more in ((found, into, share), (host, "host_rows", {})):
-                print(harness.table_line(row) + "".join(f"  {value:.0%} of a copy" for value in more.values()), flush=True)
-                self.report[rows].append(harness.row_to_json(row) | more)
+            for rows, row in found:
+                share = {"share_of_copy": case.moved / row.ours.median / self.bandwidth} if case.moved and rows == "kernels" else {}
+                print(harness.table_line(row) + "".join(f"  {value:.0%} of a copy" for value in share.values()), flush=True)
+                self.report[rows].append(harness.row_to_json(row) | share)
         self.write()
         case = None
         self.release()

@@ -20,12 +20,13 @@ SIZES = {
     "0.6B": SanaParams(num_layers=28, num_attention_heads=36, num_cross_attention_heads=16, cross_attention_head_dim=72),
     "1.6B": SanaParams(num_layers=20, num_attention_heads=70, num_cross_attention_heads=20, cross_attention_head_dim=112),
 }
+LATENT_SCALE = DCAEParams().scaling_factor
 TOKENS = 300   # what Sana pads a prompt to
 PROMPT = 120   # tokens of the prompt in these cases; the empty prompt beside it has one
 
 
 def diffusers_transformer(params, device):
-    """diffusers' SanaTransformer2DModel of these parameters (no query-key norm, no guidance), weights at random."""
+    """diffusers' SanaTransformer2DModel of these parameters, weights at random."""
     from diffusers import SanaTransformer2DModel
 
     with torch.device(device):
@@ -33,7 +34,8 @@ def diffusers_transformer(params, device):
             num_layers=params.num_layers, num_attention_heads=params.num_attention_heads,
             attention_head_dim=params.attention_head_dim, num_cross_attention_heads=params.num_cross_attention_heads,
             cross_attention_head_dim=params.cross_attention_head_dim, cross_attention_dim=params.width,
-            caption_channels=params.caption_channels, mlp_ratio=params.mlp_ratio, sample_size=params.sample_size)
+            caption_channels=params.caption_channels, mlp_ratio=params.mlp_ratio, sample_size=params.sample_size,
+            guidance_embeds=params.guidance_embeds, qk_norm="rms_norm_across_heads" if params.qk_norm else None)
 
 
 def random_transformer(params, device):
@@ -112,9 +114,11 @@ def decode(pixels, device="cpu", dtype=torch.float32, compiled=False):
                 sides.first(baseline.decode) if sides.DIFFUSERS else baseline.decode, [(z,)], sides.LIMITS[dtype])
 
 
-def encode(pixels, device="cpu", dtype=torch.float32):
+def encode(pixels, device="cpu", dtype=torch.float32, compiled=False):
     """DC-AE encode of one picture -> Case."""
     ours, baseline = autoencoders(device, dtype)
+    if compiled:
+        sides.compile_blocks([[ours.encoder]] + [[baseline.encoder]] * sides.DIFFUSERS)
     x = (torch.rand(1, 3, pixels, pixels, device=device) * 2 - 1).to(dtype)
-    return Case(f"DC-AE encode, {pixels} px", ours.encode, sides.first(baseline.encode) if sides.DIFFUSERS else baseline.encode,
-                [(x,)], sides.LIMITS[dtype])
+    return Case(f"DC-AE encode, {pixels} px" + ", compiled" * compiled, ours.encode,
+                sides.first(baseline.encode) if sides.DIFFUSERS else baseline.encode, [(x,)], sides.LIMITS[dtype])

@@ -61,18 +61,29 @@ def _halved(frames):
 
 
 @functools.cache
-def still(conv3d):
-    """A namespace's Conv3d over time that takes a single frame for a still, before which only copies of it stand. Overridden
-    where the layer computes, after it has cast, moved or patched its weights as it likes."""
+def starting(conv3d):
+    """A namespace's 3 x 3 x 3 Conv3d that also does the start of a clip, before which only copies of its first frame stand.
+    Overridden where the layer computes, after it has cast, moved or patched its weights as it likes."""
 
-    class StillConv3d(conv3d):
+    class StartingConv3d(conv3d):
+        at_start = False  # set before a call: the layer's own forward takes nothing but the frames
+
         def _conv_forward(self, x, weight, bias):
-            if x.shape[2] > 1:
+            if not self.at_start:
                 return super()._conv_forward(x, weight, bias)
-            # All taps in time meet the same frame, so their sum does it at once.
-            return F.conv2d(x.squeeze(2), weight.sum(2), bias, padding=self.padding[1:]).unsqueeze(2)
+            # Taps that meet the same frame are added up: one convolution for the first frame, two for the second.
+            past, before, now = weight.unbind(2)
+            first = self._frame(x, 0, past + before + now, bias).unsqueeze(2)
+            if x.shape[2] == 1:
+                return first
+            second = self._frame(x, 0, past + before, bias).add_(self._frame(x, 1, now)).unsqueeze(2)
+            others = [super()._conv_forward(x, weight, bias)] if x.shape[2] > 2 else []
+            return torch.cat([first, second, *others], dim=2)
 
-    return StillConv3d
+        def _frame(self, x, i, weight, bias=None):
+            return F.conv2d(x[:, :, i], weight, bias, padding=self.padding[1:])
+
+    return StartingConv3d
 
 
 class CausalConv3d(nn.Module):
@@ -81,19 +92,20 @@ class CausalConv3d(nn.Module):
 
     def __init__(self, in_channels, out_channels, *, device, dtype, operations):
         super().__init__()
-        self.conv = still(operations.Conv3d)(in_channels, out_channels, 3, padding=(0, 1, 1), device=device, dtype=dtype)
+        self.conv = starting(operations.Conv3d)(in_channels, out_channels, 3, padding=(0, 1, 1), device=device, dtype=dtype)
 
     def forward(self, x, history):
         return self.conv(self.after_past(x, history))
 
     def after_past(self, x, history):
-        """x with the two frames before it in front; its own last two go to the history. A clip that is a single frame
-        here comes back alone: no chunk follows it."""
+        """What self.conv takes next: x with the two frames before it in front, or a clip's first x as it is. The last two
+        frames of x go to the history, but for a clip that is a single frame here: no chunk follows it."""
         past = history.get(self)
-        if past is None and x.shape[2] == 1:
-            return x
-        x = torch.cat([x[:, :, :1], x[:, :, :1], x] if past is None else [past, x], dim=2)
-        history[self] = x[:, :, -2:].clone()  # a copy: a view would keep the whole of x
+        self.conv.at_start = past is None
+        if past is not None:
+            x = torch.cat([past, x], dim=2)
+        if x.shape[2] > 1:
+            history[self] = x[:, :, -2:].clone()  # a copy: a view would keep the whole of x
         return x
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sanacog.bench import accuracy, cli, cogvideox, gpu, harness, kernels, sana, sides
+from sanacog.bench import accuracy, cli, cogvideox, gpu, harness, kernels, sana, sana_image, sides
 from sanacog.cogvideo_core.config import CogVideoParams, CogVideoVAEParams
 from sanacog.kernels import dispatch
 from sanacog.sana_core.autoencoder import DCAEParams
@@ -48,6 +48,7 @@ def baseline(request, monkeypatch):
 CASES = {"step": lambda: sana.step("tiny", 128), "decode": lambda: sana.decode(64), "encode": lambda: sana.encode(64),
          "video step": lambda: cogvideox.step("tiny", 3, 48, 64, layers=1, batch=2),
          "1.5 step": lambda: cogvideox.step("tiny 1.5", 4, 64, 48),
+         "picture": lambda: sana_image.picture("tiny", 64, steps=3), "Sprint": lambda: sana_image.sprint("tiny", 64, steps=2),
          "video decode": lambda: cogvideox.decode(9, 32, 48), "video encode": lambda: cogvideox.encode(9, 32, 48)}
 
 
@@ -72,6 +73,28 @@ def test_inputs_are_those_of_one_guided_step():
     x, timestep, context, mask = sana.step("tiny", 512, prompt=7).inputs[0]
     assert (x.shape, timestep.shape, context.shape) == ((2, 32, 16, 16), (2,), (2, 300, 24))
     assert mask.sum(dim=1).tolist() == [7, 1]
+
+
+@torch.inference_mode()
+def test_a_picture_is_sampled_with_guidance_and_decoded(baseline, monkeypatch):
+    """The transformers as functions that are known, the decoder as none: what is left is the sampler and its inputs."""
+    seen = []
+
+    def network(x, t, context, mask, guidance=None):
+        seen.append((t.tolist(), mask.sum(dim=1).tolist(), guidance))
+        return torch.cat([x[:1], torch.zeros_like(x[:1])])[: len(x)]  # for the prompt its noise, for the empty prompt nothing
+    monkeypatch.setattr(sana_image, "networks", lambda *args: [(network, lambda z: z)] * 2)
+    case = sana_image.picture("tiny", 64, steps=2)
+    x = case.inputs[0][0][:1]
+    sigma, middle = (3 * at / (1 + 2 * at) for at in (0.999, 0.4995))
+    guessed = x * (1 - sana_image.CFG * sigma)
+    x = middle / sigma * x + (1 - middle / sigma) * guessed
+    assert torch.allclose(case.ours(*case.inputs[0]) * sana.LATENT_SCALE, x * (1 - sana_image.CFG * middle), rtol=1e-3, atol=1e-5)
+    assert [(*(round(t) for t in times), *tokens) for times, tokens, _ in seen] == [(1000, 1000, 120, 1), (750, 750, 120, 1)]
+
+    case = sana_image.sprint("tiny", 64)
+    assert torch.allclose(case.ours(*case.inputs[0]) * sana.LATENT_SCALE, torch.zeros(1), atol=1e-6)  # all of it is noise
+    assert seen[2:] == [([1.0], [120], torch.tensor([4.5]))]
 
 
 @pytest.fixture
@@ -104,13 +127,16 @@ def test_gpu_figures(baseline, quick_gpu, tmp_path, monkeypatch):
         "Sana tiny step, 512 px, batch 2, 120 tokens", "DC-AE decode, 32 px",
         "CogVideoX tiny step, 1 layers, 524 tokens, batch 1", "CogVideoX VAE decode, 1 frames, 16 x 16 px"]
     assert all(c["fp32"] < 1e-5 < c["ours_bf16"] < 5e-2 for c in report["checks"])
+    both = ["Sana tiny step, 64 px, batch 2, 120 tokens", "DC-AE decode, 32 px",
+            "CogVideoX tiny step, 1 layers, 24 tokens, batch 1", "Sana Sprint tiny picture, 32 px, 1 step and decode"]
+    long = ["Sana tiny picture, 32 px, 20 steps and decode", "CogVideoX VAE decode, 1 frames, 16 x 16 px",
+            "CogVideoX VAE encode, 1 frames, 16 x 16 px"]
     assert [r["name"] for r in report["rows"]] == [
-        "Sana tiny step, 64 px, batch 2, 120 tokens", "DC-AE decode, 32 px",
-        "CogVideoX tiny step, 1 layers, 24 tokens, batch 1",
-        "Sana tiny step, 64 px, batch 2, 120 tokens, compiled", "DC-AE decode, 32 px, compiled",
-        "CogVideoX tiny step, 1 layers, 24 tokens, batch 1, compiled", "CogVideoX VAE decode, 1 frames, 16 x 16 px"]
-    assert len(report["host_rows"]) == 7
-    assert quick_gpu == ([[2, 2], [1, 1], [1, 1]] if sides.DIFFUSERS else [[2], [1], [1]])
+        *both, *(name + ", compiled" for name in both), "DC-AE encode, 32 px", "Sana Sprint tiny picture, 32 px, 2 steps and decode",
+        long[0], long[2], *long[1:]]
+    host = [r["name"].removesuffix(", wall clock") for r in report["host_rows"]]
+    assert host == [r["name"] for r in report["rows"][:-2] if r["name"] not in long[:1] and "step, 1 layers" not in r["name"]]
+    assert quick_gpu == ([[2, 2], [1, 1], [1, 1], [2, 2], [1, 1]] if sides.DIFFUSERS else [[2], [1], [1], [2], [1]])
 
 
 def test_kernels_stand_beside_their_eager_forms(monkeypatch, tmp_path):
@@ -136,7 +162,7 @@ def test_no_kernels_no_rows(quick_gpu, tmp_path):
 
 def test_gpu_figures_stop_at_the_time(quick_gpu, tmp_path):
     status, report = run_gpu(tmp_path, minutes=0)
-    assert (status, report["rows"], report["left_out"], len(report["checks"])) == (0, [], 7, 4)
+    assert (status, report["rows"], report["left_out"], len(report["checks"])) == (0, [], 14, 4)
 
 
 def test_gpu_figures_fail_on_a_wrong_model(quick_gpu, tmp_path, monkeypatch):
@@ -148,8 +174,8 @@ def test_gpu_figures_fail_on_a_wrong_model(quick_gpu, tmp_path, monkeypatch):
         return ours, theirs
     monkeypatch.setattr(sana, "transformers", wrong)
     status, report = run_gpu(tmp_path)
-    assert status == 1 and len(report["failed"]) == 3  # Sana's check and two rows; the others were right
-    assert len(report["rows"]) == 5
+    assert status == 1 and len(report["failed"]) == 6  # Sana's check, two steps, twice Sprint, a picture
+    assert len(report["rows"]) == 9
 
 
 def test_cpu_figures_are_printed_and_written(tmp_path, monkeypatch, capsys):

@@ -25,6 +25,17 @@ def test_products_convolutions_and_attention_are_counted():
     assert sum(flops for flops, _ in attention) == 2 * 2 * (2 * 16 * 16 * 8)
 
 
+def test_compiled_code_counts_as_eager_code_does():
+    class Layer(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    layer, x = Layer(64, 32), torch.randn(10, 64)
+    want = roofline.operations(layer, x)
+    layer.compile(backend=lambda graph, inputs: lambda *args: [torch.zeros(10, 32)])  # code in which no product is to be seen
+    assert layer(x).count_nonzero() == 0 and len(want) == 1 and roofline.operations(layer, x) == want
+
+
 def test_the_floor_is_the_longer_of_both_for_each():
     assert roofline.floor([(100, 1), (1, 100)], roofline.Machine(flops=10.0, bytes=50.0)) == 10 + 2
 
