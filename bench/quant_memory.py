@@ -46,6 +46,7 @@ def write_model(path, kind=None):
     save_file({key: t.contiguous() for key, t in tensors.items()}, path, to_metadata(entries) if entries else None)
 
 
+@torch.inference_mode()  # as the host runs its nodes
 def main(path, threads):
     """This process's memory in bytes: ComfyUI started, the model loaded, and the most until one step was done."""
     from ..host import process
@@ -59,11 +60,10 @@ def main(path, threads):
 
     bare = resident("VmRSS")
     model = host.load_sana(path)
-    with torch.inference_mode():
-        context = torch.randn(1, sana.PROMPT, sana.SIZES[SIZE].caption_channels)
-        conditioning = [[context, {"attention_mask": torch.ones(1, sana.PROMPT)}]]
-        latent = host.empty_latent(PIXELS, PIXELS, 1)["samples"]
-        comfy.sample.sample(model, torch.randn_like(latent), 1, 4.5, "euler", "simple", conditioning, conditioning, latent, seed=0)
+    context = torch.randn(1, sana.PROMPT, sana.SIZES[SIZE].caption_channels)
+    conditioning = [[context, {"attention_mask": torch.ones(1, sana.PROMPT)}]]
+    latent = host.empty_latent(PIXELS, PIXELS, 1)["samples"]
+    comfy.sample.sample(model, torch.randn_like(latent), 1, 4.5, "euler", "simple", conditioning, conditioning, latent, seed=0)
     print(json.dumps({"host": compat.VERSION, "without_model": bare, "peak": resident("VmHWM")}))
 
 
