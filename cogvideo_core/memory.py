@@ -46,7 +46,7 @@ def encode_bytes(params: CogVideoVAEParams, shape, itemsize: int, tiles: Tiles |
 def _network_bytes(clip, still, params, frames, height, width, itemsize, tiles):
     """`clip` tensors of a full-size frame is for nine frames at once and for 128 channels. About a third of them is history,
     always two frames; the others grow with the frames. A single frame has no history: `still` tensors. Of the released
-    model's live tensors, counted at 1 to 49 frames, this is 0.97 to 1.3 times as much. What a GPU's convolutions take for
+    model's live tensors, counted at 1 to 49 frames, this is 0.9 to 1.25 times as much. What a GPU's convolutions take for
     themselves comes on top."""
     if tiles is not None:
         height, width = min(height, tiles.height * SPATIAL), min(width, tiles.width * SPATIAL)
