@@ -29,7 +29,7 @@ def decode_bytes(params: CogVideoVAEParams, shape, itemsize: int, tiles: Tiles |
     """
     frames, height, width = decoded_length(shape[2]), shape[3] * SPATIAL, shape[4] * SPATIAL
     at_once = max(decoded_length(end - start) for start, end in chunks(shape[2], LATENTS_A_CHUNK))
-    return _network_bytes(92, 7, params, at_once, height, width, itemsize, tiles) + frames * height * width * 3 * itemsize
+    return _network_bytes(92, 6, params, at_once, height, width, itemsize, tiles) + frames * height * width * 3 * itemsize
 
 
 def encode_bytes(params: CogVideoVAEParams, shape, itemsize: int, tiles: Tiles | None = None) -> int:

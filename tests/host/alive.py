@@ -17,8 +17,9 @@ class Alive(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}  # out may be a view
         for t in tree_leaves(out):
-            if isinstance(t, torch.Tensor) and t.untyped_storage()._cdata not in self.storages:
+            if isinstance(t, torch.Tensor) and t.untyped_storage()._cdata not in self.storages | given:
                 storage = t.untyped_storage()
                 self.storages.add(storage._cdata)
                 self.now += storage.nbytes()
