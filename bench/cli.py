@@ -19,6 +19,7 @@ SANA_CASES = {
     "step-full": (lambda: sana.step("0.6B", 512, prompt=sana.TOKENS), 8, 0),
     "decode": (lambda: sana.decode(512), 4, 0),
     "encode": (lambda: sana.encode(512), 4, 0),
+    "picture": (lambda: sana_image.picture("0.6B", 512), 3, 0),
     "sprint": (lambda: sana_image.sprint("0.6B", 512), 4, 0),
 }
 COGVIDEOX_CASES = {

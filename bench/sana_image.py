@@ -20,7 +20,10 @@ LIMITS = {dtype: 5 * limit for dtype, limit in sides.LIMITS.items()}
 
 
 def networks(params, device, dtype, compiled):
-    """[(transformer, decode)] of ours and of the baseline; compiled: the transformer's blocks and the decoder."""
+    """[(transformer, decode, read)] of ours and of the baseline; compiled: the transformer's blocks and the decoder.
+
+    read(context, mask): arguments of the transformer that it needs but once a picture; the baseline has none.
+    """
     transformers, autoencoders = sana.transformers(params, device, dtype), sana.autoencoders(device, dtype)
     if compiled:
         count = 1 + sides.DIFFUSERS
@@ -34,7 +37,10 @@ def networks(params, device, dtype, compiled):
             return theirs(x, encoder_hidden_states=context, timestep=timestep, encoder_attention_mask=mask, return_dict=False,
                           guidance=None if guidance is None else guidance * params.guidance_embeds_scale)[0]
         decode = sides.first(decode)
-    return (ours, ours_decode), (baseline, decode)
+
+    def read(context, mask):
+        return {"text": ours.with_pairs(ours.embed_text(context, mask, trim=not compiled))}
+    return (ours, ours_decode, read), (baseline, decode, lambda context, mask: {})
 
 
 def picture(size, pixels, device="cpu", dtype=torch.float32, sets=1, steps=STEPS, compiled=False):
@@ -42,11 +48,13 @@ def picture(size, pixels, device="cpu", dtype=torch.float32, sets=1, steps=STEPS
     params = sana.SIZES[size]
     sigmas = flow_sigmas(steps, params.flow_shift)
 
-    def call(transformer, decode):
+    def call(transformer, decode, read):
         def run(x, _, context, mask):
+            once = read(context, mask)
+
             def denoised(x, sigma):
                 both = sigma.repeat(2)
-                v, empty = transformer(torch.cat([x, x]), both * params.timestep_multiplier, context, mask).chunk(2)
+                v, empty = transformer(torch.cat([x, x]), both * params.timestep_multiplier, context, mask, **once).chunk(2)
                 return x - sigma[:, None, None, None].to(x) * (empty + CFG * (v - empty))
             return decode(sample_flow_dpm_solver(denoised, x[:1], sigmas) / sana.LATENT_SCALE)
         return run
@@ -63,10 +71,12 @@ def sprint(size, pixels, device="cpu", dtype=torch.float32, sets=1, steps=1, com
     guidance = torch.full((1,), CFG, device=device)
     noise = torch.randn(1, params.in_channels, pixels // 32, pixels // 32, device=device).to(dtype)
 
-    def call(transformer, decode):
+    def call(transformer, decode, read):
         def run(x, _, context, mask):
+            once = read(context[:1], mask[:1]) if steps > 1 else {}
+
             def denoised(x, sigma):
-                v = transformer(x, sigma, context[:1], mask[:1], guidance=guidance)
+                v = transformer(x, sigma, context[:1], mask[:1], guidance=guidance, **once)
                 return x - sigma[:, None, None, None].to(x) * v
             return decode(sample_scm(denoised, x[:1], sigmas, noise_sampler=lambda *_: noise) / sana.LATENT_SCALE)
         return run

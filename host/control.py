@@ -17,6 +17,7 @@ from ..sana_core.config import CONFIG_KEY, SanaParams
 from ..sana_core.controlnet import WIRINGS, SanaControlNet
 from ..sana_core.controlnet_checkpoint import check_shapes, identify_controlnet, to_canonical
 from ..sana_core.lookalikes import strip_prefix
+from . import texts
 from .compat import assign_keywords
 from .loading import ModelFile, storage_and_compute, weight_dtype_of
 from .sana import SanaLatent, SanaModel, inference_dtypes
@@ -31,10 +32,12 @@ class SanaControlModel(SanaControlNet):
         super().__init__(params, num_layers, wiring, device=device, dtype=dtype, operations=operations)
         self.dtype = dtype
 
-    def forward(self, x, hint, timesteps, context, timestep, base_block=None, attention_mask=None, guidance=None, **kwargs):
+    def forward(self, x, hint, timesteps, context, timestep, base_block=None, attention_mask=None, guidance=None, run=None,
+                **kwargs):
         # `timesteps` is rounded to the weights' type, `timestep` is what the base sees.
+        text = None if run is None else run.read(self, context, attention_mask)
         residuals = super().forward(x, timestep, context, attention_mask, guidance, control=hint, base_block=base_block,
-                                    attention=optimized_attention)
+                                    text=text, attention=optimized_attention)
         return {"input": residuals}
 
 
@@ -57,7 +60,12 @@ class SanaControl(comfy.controlnet.ControlNet):
 
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
         self.set_extra_arg("timestep", self.model_sampling_current.timestep(t).float())
-        return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+        if not torch.is_grad_enabled():
+            self.set_extra_arg("run", transformer_options.get(texts.KEY))
+        try:
+            return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+        finally:
+            self.extra_args.pop("run", None)  # the host keeps a CONTROL_NET with its arguments
 
     def copy(self):
         c = SanaControl(None, self.params, self.manual_cast_dtype)

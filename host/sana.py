@@ -22,7 +22,7 @@ from ..sana_core.lookalikes import strip_prefix
 from ..sana_core.memory import numbers_a_token
 from ..sana_core.text import token_mask
 from ..sana_core.transformer import SanaTransformer
-from . import areas
+from . import areas, texts
 from .blocks import host_hooks
 from .compat import corrects_empty_latents, layers_for_saving
 from .guidance import replaced_self_attention
@@ -105,6 +105,15 @@ class SanaModel(ReadsDiffusersLoras):
             out["guidance"] = comfy.conds.CONDRegular(torch.tensor([float(kwargs.get("guidance", 4.5))]))
         return out
 
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
+        # Here and not in the network, which may be compiled: looking at what is in a text would break its graph.
+        options = dict(transformer_options)
+        run = options.pop(texts.KEY, None)
+        if run is not None and texts.may_be_kept(self.current_patcher, options):
+            states = mm.cast_to_device(c_crossattn, x.device, self.manual_cast_dtype or self.get_dtype())
+            kwargs["text"] = run.read(self.diffusion_model, states, kwargs["attention_mask"].to(x.device))
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
 
 def check_context(context, params: SanaParams) -> None:
     """Raise ValueError unless context is (B, T, caption_channels)."""
@@ -158,10 +167,10 @@ class SanaDiT(SanaTransformer):
         ).execute(x, timestep, context, attention_mask, guidance, control, transformer_options, **kwargs)
 
     def _forward(self, x, timestep, context, attention_mask=None, guidance=None, control=None, transformer_options={},
-                 **kwargs):
+                 text=None, **kwargs):
         blocks = len(self.transformer_blocks)
         hooks = host_hooks(blocks, control, transformer_options)
-        return super().forward(x, timestep, context, attention_mask, guidance, **hooks,
+        return super().forward(x, timestep, context, attention_mask, guidance, text=text, **hooks,
                                self_attention=replaced_self_attention(blocks, transformer_options))
 
 
@@ -178,6 +187,7 @@ def load_sana(path, weight_dtype: str = "default", disable_dynamic: bool = False
     state_dict, layers = file.read(identity.layout, to_canonical, dtype)
     patcher = diffusion_model(SanaConfig(identity.params), state_dict, dtype, disable_dynamic, layers)
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sanacog_sana", areas.around_sampling)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sanacog_texts", texts.around_sampling)
     patcher.cached_patcher_init = (load_sana, (path, weight_dtype))
     return patcher
 

@@ -62,27 +62,29 @@ class SanaControlNet(SanaInputs):
         ours, theirs = self.state_dict(), base.state_dict()
         self.load_state_dict({key: theirs.get(key, torch.zeros_like(t)) for key, t in ours.items()})
 
-    def forward(self, x, timestep, context, attention_mask=None, guidance=None, *, control, base_block=None,
+    def forward(self, x, timestep, context, attention_mask=None, guidance=None, *, control, base_block=None, text=None,
                 attention=sdpa) -> list:
         """What to add to the base's tokens: entry i, (B, N, D) or None, after its block i.
 
-        x, timestep, context, attention_mask, guidance, attention: as in SanaTransformer.forward. control (B or 1, in_channels,
-        H, W): latent of the control picture times 0.41407, of x's size. base_block(x, context, modulation, mask, height,
-        width, attention) -> x: the base's block 0; the native wiring needs it, else ValueError.
+        x, timestep, context, attention_mask, guidance, attention: as in SanaTransformer.forward, and text too, but of this
+        network. control (B or 1, in_channels, H, W): latent of the control picture times 0.41407, of x's size.
+        base_block(x, context, modulation, mask, height, width, attention) -> x: the base's block 0; the native wiring needs
+        it, else ValueError.
         """
         native = self.wiring == "native"
         if native and base_block is None:
             raise ValueError("The native wiring of a Sana ControlNet needs `base_block`, the base's transformer_blocks[0].")
         height, width = (side // self.params.patch_size for side in x.shape[-2:])
 
-        x, context, modulation, _, mask = self.embed(x, timestep, context, attention_mask, guidance)
+        x, modulation, _ = self.embed(x, timestep, guidance)
+        context, mask, pairs = self.embed_text(context.to(x.dtype), attention_mask) if text is None else text
         if native:
             x = base_block(x, context, modulation, mask, height, width, attention)
         # Only diffusers gives the control picture the position code of the 2K and 4K models.
         x = x + self.input_block(self.patch_embed(control.to(x.dtype), positions=not native))
 
         residuals = [] if native else [None]
-        for block, out in zip(self.transformer_blocks, self.controlnet_blocks):
-            x = block(x, context, modulation, mask, height, width, attention)
+        for i, (block, out) in enumerate(zip(self.transformer_blocks, self.controlnet_blocks)):
+            x = block(x, context, modulation, mask, height, width, attention, pair=pairs[i] if pairs else None)
             residuals.append(out(x))
         return residuals

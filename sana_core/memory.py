@@ -17,7 +17,8 @@ def numbers_a_token(params: SanaParams, itemsize: int, fused: bool) -> int:
     Self-attention: the input and its normalised copy, q, k and v, 5 D. Fused, only the result is added. Eager in 16 bits,
     q, k and v in fp32 (2 D each), the product and the quotient in fp32 (2 D each) and the result: 16 D; in fp32 q and k
     after ReLU, a copy of q for the product, the product and the quotient: 10 D.
-    The text, and what the libraries keep, does not grow with the picture and is left out: 2 to 22 MiB were measured.
+    The text, and what the libraries keep, does not grow with the picture and is left out: 2 to 22 MiB were measured. What a
+    run keeps of the text (host/texts.py, which limits it) is left to the reserve that hosts add.
     """
     D, h = params.width, params.hidden
     if fused:

@@ -9,6 +9,7 @@ Source: arXiv 2410.10629 (Sana), 2501.18427 (Sana 1.5), 2503.09641 (Sprint).
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -62,16 +63,21 @@ def position_code(height, width, channels, base, interpolation_scale, device=Non
     return torch.cat([columns, rows], dim=-1)
 
 
-def drop_padding(context, mask):
-    """Cut the text tokens that no sample attends to, (B, T, C) and (B, T) -> (B, T', C) and (B, T').
+class Text(NamedTuple):
+    """A text as the blocks of one network read it; B texts, T tokens, D width. It holds as long as text and weights do."""
 
-    Exact, as such a token's weight is exactly zero, and a tenth of a CPU's step at 512 px. Elsewhere the mask's
-    content is not looked at: that would make a GPU wait, and a compiled graph depend on the prompt.
-    """
-    if mask is None or not readable(mask):
-        return context, mask
+    context: torch.Tensor       # (B, T, D), embedded
+    mask: torch.Tensor | None   # additive (B, 1, 1, T), or None: all count
+    pairs: tuple = ()           # keys and values (B, T, D) of each block; empty: each block computes its own
+
+
+def drop_padding(context, mask):
+    """Cut the text tokens that no sample attends to, (B, T, C) and (B, T) -> (B, T', C) and (B, T'), or None in place of a
+    mask that keeps all. Exact, as such a token's weight is exactly zero, and a tenth of a CPU's step at 512 px."""
     used = mask.bool().any(dim=0)
-    return (context[:, used], mask[:, used]) if used.any() else (context, mask)
+    if used.any():
+        context, mask = context[:, used], mask[:, used]
+    return context, None if mask.bool().all() else mask
 
 
 def attended(mask):
@@ -80,15 +86,14 @@ def attended(mask):
     In a batch of prompts of different length (with CFG, the prompt and an empty one) drop_padding leaves the shorter
     ones' padding. A sample that attends to nothing takes the mean of all its tokens: then they all count.
     """
-    if mask is None or not readable(mask):
-        return None
     used = mask[:, 0, 0] > MASKED / 2  # not == 0: a weight of exp(-5000) is zero too
     return None if used.all() or not used.any(dim=1).all() else used
 
 
 def readable(mask):
-    """Whether one may look at what is in a mask: drop_padding says why not."""
-    return mask.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether one may look at what is in a mask at every step: it would make a GPU wait, and a compiled graph depend on the
+    prompt."""
+    return mask is not None and mask.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def spread(tokens, used):
@@ -183,8 +188,11 @@ class Attention(nn.Module):
         self.norm_k = operations.RMSNorm(inner, eps=1e-5, **kw) if params.qk_norm else nn.Identity()
         self.to_out = nn.ModuleList([operations.Linear(inner, D, **kw)])
 
-    def qkv(self, x, context):
-        return self.norm_q(self.to_q(x)), self.norm_k(self.to_k(context)), self.to_v(context)
+    def queries(self, x):
+        return self.norm_q(self.to_q(x))
+
+    def keys_values(self, context):
+        return self.norm_k(self.to_k(context)), self.to_v(context)
 
 
 class SelfAttention(Attention):
@@ -195,7 +203,7 @@ class SelfAttention(Attention):
         self.clamp_fp16 = params.clamp_fp16
 
     def forward(self, x, attention=linear_attention):
-        x = self.to_out[0](attention(*self.qkv(x, x), self.heads))
+        x = self.to_out[0](attention(self.queries(x), *self.keys_values(x), self.heads))
         # The fp16-trained checkpoints reach +-1e6 here and learned with the clip, so it stays in every dtype.
         return x.clamp(-FP16_MAX, FP16_MAX) if self.clamp_fp16 else x
 
@@ -206,14 +214,15 @@ class CrossAttention(Attention):
     def __init__(self, params, **kw):
         super().__init__(params, params.num_cross_attention_heads, params.cross_attention_head_dim, True, **kw)
 
-    def forward(self, x, context, mask, attention):
-        used = attended(mask)
+    def keys_values(self, context, mask=None):
+        used = attended(mask) if readable(mask) else None
         if used is None:
-            q, k, v = self.qkv(x, context)
-        else:
-            q, k, v = self.qkv(x, context[used])
-            k, v = spread(k, used), spread(v, used)
-        return self.to_out[0](attention(q, k, v, self.heads, mask))
+            return super().keys_values(context)
+        return tuple(spread(tokens, used) for tokens in super().keys_values(context[used]))
+
+    def forward(self, x, context, mask, attention, pair=None):
+        k, v = self.keys_values(context, mask) if pair is None else pair
+        return self.to_out[0](attention(self.queries(x), k, v, self.heads, mask))
 
 
 class GLUMBConv(nn.Module):
@@ -239,12 +248,13 @@ class SanaBlock(nn.Module):
         self.ff = GLUMBConv(params, **kw)
         self.scale_shift_table = nn.Parameter(torch.empty(6, params.width, device=device, dtype=dtype))
 
-    def forward(self, x, context, modulation, mask, height, width, attention=sdpa, self_attention=linear_attention):
-        """x (B, N, D), context (B, T, D), modulation (B, 6, D), mask (B, 1, 1, T) or None -> (B, N, D)."""
+    def forward(self, x, context, modulation, mask, height, width, attention=sdpa, self_attention=linear_attention, pair=None):
+        """x (B, N, D), context (B, T, D), modulation (B, 6, D), mask (B, 1, 1, T) or None, pair: context's keys and values, if
+        at hand -> (B, N, D)."""
         table = self.scale_shift_table.to(device=x.device, dtype=x.dtype)
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (table + modulation).chunk(6, dim=1)
         x = torch.addcmul(x, gate_a, self.attn1(modulate(x, shift_a, scale_a), self_attention))
-        x = x + self.attn2(x, context, mask, attention)
+        x = x + self.attn2(x, context, mask, attention, pair)
         return torch.addcmul(x, gate_f, self.ff(modulate(x, shift_f, scale_f), height, width))
 
 
@@ -260,17 +270,27 @@ class SanaInputs(nn.Module):
         self.caption_projection = MLPEmbedder(params.caption_channels, params.width, gelu_tanh, **kw)
         self.caption_norm = operations.RMSNorm(params.width, eps=1e-5, device=device, dtype=dtype)
 
-    def embed(self, x, timestep, context, attention_mask=None, guidance=None):
-        """SanaTransformer.forward's arguments -> x (B, N, D), context (B, T', D), modulation (B, 6, D), embedding of the
-        time (B, D), additive mask (B, 1, 1, T') or None."""
+    def embed(self, x, timestep, guidance=None):
+        """SanaTransformer.forward's arguments -> x (B, N, D), modulation (B, 6, D), embedding of the time (B, D)."""
         x = self.patch_embed(x)
-        modulation, embedding = self.time_embed(timestep, guidance, x.dtype)
-        context, attention_mask = drop_padding(context, attention_mask)
-        context = self.caption_norm(self.caption_projection(context.to(x.dtype)))
+        return x, *self.time_embed(timestep, guidance, x.dtype)
+
+    def embed_text(self, context, attention_mask=None, trim=None) -> Text:
+        """SanaTransformer.forward's arguments, context in the dtype to compute in -> Text without pairs.
+
+        trim: whether padding is left out, for which the mask is looked at; None: where that costs nothing.
+        """
+        if readable(attention_mask) if trim is None else trim and attention_mask is not None:
+            context, attention_mask = drop_padding(context, attention_mask)
+        context = self.caption_norm(self.caption_projection(context))
         mask = None
         if attention_mask is not None:
-            mask = ((1 - attention_mask.to(x.dtype)) * MASKED)[:, None, None]
-        return x, context, modulation, embedding, mask
+            mask = ((1 - attention_mask.to(context.dtype)) * MASKED)[:, None, None]
+        return Text(context, mask)
+
+    def with_pairs(self, text: Text) -> Text:
+        """The same text with all blocks' keys and values, for the steps of one sampling to share."""
+        return text._replace(pairs=tuple(block.attn2.keys_values(text.context, text.mask) for block in self.transformer_blocks))
 
 
 class SanaTransformer(SanaInputs):
@@ -289,14 +309,15 @@ class SanaTransformer(SanaInputs):
         self.scale_shift_table = nn.Parameter(torch.empty(2, D, device=device, dtype=dtype))
         self.proj_out = operations.Linear(D, params.patch_size**2 * params.out_channels, device=device, dtype=dtype)
 
-    def forward(self, x, timestep, context, attention_mask=None, guidance=None, *, attention=sdpa, self_attention={},
-                run_block=None):
+    def forward(self, x, timestep, context, attention_mask=None, guidance=None, *, text=None, attention=sdpa,
+                self_attention={}, run_block=None):
         """Velocity at x.
 
         x (B, in_channels, H, W): latent times 0.41407 plus noise; H and W multiples of patch_size, any shape.
         timestep (B,): sigma * params.timestep_multiplier, fractional allowed (Sprint: sigma itself).
         context (B, T, caption_channels): states of the text encoder. attention_mask (B, T): 1 for a token, 0 for
         padding; None keeps all. guidance (B,): guidance scale as people say it (4.5); Sprint only, unused elsewhere.
+        text: Text of context and attention_mask from this network as it is now, instead of computing it.
         attention(q, k, v, heads, mask): replaces sdpa in cross-attention.
         self_attention {i: call(q, k, v, heads) -> (B, N, D)}: replaces linear_attention in block i.
         run_block(i, call, x, context, modulation) -> x, context: stands around block i and runs it by
@@ -306,11 +327,14 @@ class SanaTransformer(SanaInputs):
         p = self.params.patch_size
         height, width = x.shape[-2] // p, x.shape[-1] // p
 
-        x, context, modulation, embedding, mask = self.embed(x, timestep, context, attention_mask, guidance)
+        x, modulation, embedding = self.embed(x, timestep, guidance)
+        text = self.embed_text(context.to(x.dtype), attention_mask) if text is None else text
+        context = text.context
 
         for i, block in enumerate(self.transformer_blocks):
-            def call(x, context, modulation, block=block, own=self_attention.get(i, linear_attention)):
-                return block(x, context, modulation, mask, height, width, attention, own), context
+            def call(x, context, modulation, i=i, block=block, own=self_attention.get(i, linear_attention)):
+                pair = text.pairs[i] if text.pairs and context is text.context else None  # run_block may change the text
+                return block(x, context, modulation, text.mask, height, width, attention, own, pair), context
             x, context = call(x, context, modulation) if run_block is None else run_block(i, call, x, context, modulation)
 
         table = self.scale_shift_table.to(device=x.device, dtype=x.dtype)

@@ -83,7 +83,7 @@ def test_a_picture_is_sampled_with_guidance_and_decoded(baseline, monkeypatch):
     def network(x, t, context, mask, guidance=None):
         seen.append((t.tolist(), mask.sum(dim=1).tolist(), guidance))
         return torch.cat([x[:1], torch.zeros_like(x[:1])])[: len(x)]  # for the prompt its noise, for the empty prompt nothing
-    monkeypatch.setattr(sana_image, "networks", lambda *args: [(network, lambda z: z)] * 2)
+    monkeypatch.setattr(sana_image, "networks", lambda *args: [(network, lambda z: z, lambda *_: {})] * 2)
     case = sana_image.picture("tiny", 64, steps=2)
     x = case.inputs[0][0][:1]
     sigma, middle = (3 * at / (1 + 2 * at) for at in (0.999, 0.4995))

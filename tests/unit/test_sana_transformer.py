@@ -210,3 +210,29 @@ def test_one_graph():
     with torch.no_grad():
         compiled = torch.compile(net, backend="eager", fullgraph=True)
         assert relative(compiled(x, t, c, m), net(x, t, c, m)) < 1e-6
+
+
+@torch.no_grad()
+def test_a_text_read_before_gives_the_same():
+    net = model()
+    x, t, c, m = inputs()
+    for mask in (m, None, torch.ones(2, 7)):
+        text = net.with_pairs(net.embed_text(c, mask))
+        assert (text.mask is None) == (mask is not m) and len(text.pairs) == 2
+        assert relative(net(x, t, None, text=text), net(x, t, c, mask)) < 1e-6
+    text = net.with_pairs(net.embed_text(c, m))
+    expected = net(x, t, c, m)
+    net.transformer_blocks[1].attn2.to_k.weight.fill_(float("nan"))
+    assert torch.equal(net(x, t, None, text=text), expected)          # not computed again
+    other = lambda i, call, x, context, modulation: call(x, context + 0.0, modulation)
+    assert net(x, t, None, text=text, run_block=other).isnan().any()  # of another text it is
+
+
+@torch.no_grad()
+def test_padding_is_cut_where_asked():
+    net = model()
+    _, _, c, m = inputs()
+    wide, mask = torch.cat([c, c], 1), torch.cat([m, 0 * m], 1)
+    assert net.embed_text(wide, mask).context.shape[1] == net.embed_text(wide, mask, trim=True).context.shape[1] == 7
+    assert net.embed_text(wide, mask, trim=False).context.shape[1] == 14
+    assert net.embed_text(wide, None, trim=True).context.shape[1] == 14
