@@ -111,7 +111,8 @@ class SanaModel(ReadsDiffusersLoras):
         run = options.pop(texts.KEY, None)
         if run is not None and texts.may_be_kept(self.current_patcher, options):
             states = mm.cast_to_device(c_crossattn, x.device, self.manual_cast_dtype or self.get_dtype())
-            kwargs["text"] = run.read(self.diffusion_model, states, kwargs["attention_mask"].to(x.device))
+            mask = kwargs.get("attention_mask")
+            kwargs["text"] = run.read(self.diffusion_model, states, mask if mask is None else mask.to(x.device))
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
 

@@ -166,6 +166,13 @@ def test_changed_mask_counts(host, model, each_step_anew):
     assert apart(sample(host, model), expected) < 1e-5 and apart(expected, plain) > 1e-3
 
 
+def test_without_a_mask_all_tokens_count(host, model, each_step_anew):
+    plain = sample(host, model)
+    model.set_model_unet_function_wrapper(lambda apply_model, args: apply_model(
+        args["input"], args["timestep"], **{key: value for key, value in args["c"].items() if key != "attention_mask"}))
+    assert apart(agrees(host, each_step_anew, model, 1), plain) > 1e-3
+
+
 def test_it_is_gone_with_the_run(host, texts, model, monkeypatch):
     made, start = [], texts.Texts.__init__
     monkeypatch.setattr(texts.Texts, "__init__", lambda self: made.append(weakref.ref(self)) or start(self))
