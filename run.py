@@ -15,11 +15,9 @@ then has to have what the command imports. Standard library only.
 import importlib
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import webbrowser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -41,90 +39,19 @@ def room(name):
     return importlib.import_module(f"sanacog.{name}")
 
 
-# --- the commands, inside the environment ---
-
-
-def demo(arguments):
-    return room("demo").main(arguments, room("installation").host())
-
-
-def serve(arguments):
-    launcher = room("launcher")
-    host = room("installation").host()
-    port = 8188
-    if "--port" in arguments:
-        at = arguments.index("--port")
-        try:
-            port = int(arguments[at + 1])
-        except (IndexError, ValueError):
-            raise launcher.LaunchError("--port needs a number.") from None
-        arguments = arguments[:at] + arguments[at + 2:]
-    elif not launcher.is_free(port):
-        port = launcher.free_port()
-    base = launcher.make_base(ROOT / "output" / "comfyui")
-    for picture in (ROOT / "workflows" / "input").glob("*"):  # what the shipped workflows load
-        shutil.copy(picture, base / "input")
-    server = launcher.Server(host, base, port, ["--preview-method", "auto", *arguments], log="terminal")
-    try:
-        with server:
-            print(f"\nComfyUI runs at {server.url}; models go to {base / 'models'}. Ctrl-C ends it.", flush=True)
-            webbrowser.open(server.url)
-            return server.process.wait()
-    except KeyboardInterrupt:
-        return 0
-
-
-def test(arguments):
-    os.chdir(ROOT)
-    os.environ["COMFYUI_PATH"] = str(room("installation").host())
-    if os.environ.get("CI") == "true":
-        install_chromium()
-    if not arguments:
-        arguments = side_by_side()
-    import pytest
-    return int(pytest.main(arguments))
-
-
-def side_by_side():
-    """pytest's arguments for the whole suite: a process a core, up to four. A file's tests stay together, since
-    they share what was expensive to make."""
-    workers = max(1, min(4, os.cpu_count() or 1))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))  # they would fight for cores
-    return ["-n", str(workers), "--dist", "loadfile"]
-
-
-def install_chromium():
-    """For the browser tests in CI: from the system's packages, where a root may install them."""
-    if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))) or not shutil.which("apt-get"):
-        return
-    print("Installing Chromium ...", flush=True)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "chromium"]):
-        # A failure shows in the browser tests, which say what is missing.
-        subprocess.run(["apt-get", *command], env=environment, stdout=subprocess.DEVNULL)
-
-
-def bench(arguments):
-    return room("bench.cli").main(arguments)
-
-
-def train(arguments):
-    return room("training.cli").main(arguments)
-
-
-def convert(arguments):
-    return room("convert").main(arguments)
-
-
-# {name: (function, names of requirements files, whether it needs ComfyUI)}
+# {name, also of its file in commands/: (names of requirements files, whether it needs ComfyUI)}
 COMMANDS = {
-    "demo": (demo, (), True),
-    "serve": (serve, (), True),
-    "test": (test, ("dev",), True),
-    "bench": (bench, ("dev",), True),
-    "train": (train, ("train",), False),
-    "convert": (convert, ("train",), False),
+    "demo": ((), True),
+    "serve": ((), True),
+    "test": (("dev",), True),
+    "bench": (("dev",), True),
+    "train": (("train",), False),
+    "convert": (("train",), False),
 }
+
+
+def command(name):
+    return room(f"commands.{name}")
 
 
 # --- from the Python that was called to the environment's ---
@@ -150,16 +77,16 @@ def main(arguments):
         print(__doc__.strip())
         return 0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2
     name, rest = arguments[0], arguments[1:]
-    command, extras, needs_host = COMMANDS[name]
+    extras, needs_host = COMMANDS[name]
     needs_host |= name == "convert" and any(option.startswith("--text") for option in rest)  # it calibrates in ComfyUI
     # The pack is a package; with its folder on the path, ComfyUI's module `nodes` would be looked for in nodes/.
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]
     if "--here" in rest:
         rest.remove("--here")
-        return command(rest)
+        return command(name).main(rest)
     if name == "demo":
-        room("demo").parser().parse_args(rest)  # a mistyped option shows before minutes of setting up
-    python, _ = room("installation").prepare(extras, needs_host)
+        command(name).parser().parse_args(rest)  # a mistyped option shows before minutes of setting up
+    python, _ = room("headless.installation").prepare(extras, needs_host)
     return rerun(python, [name, "--here", *rest])
 
 
@@ -171,8 +98,9 @@ if __name__ == "__main__":
     for signal_name in ("SIGTERM", "SIGHUP"):  # end as on Ctrl-C, with what was started
         if hasattr(signal, signal_name):
             signal.signal(getattr(signal, signal_name), interrupt)
-    expected = (room("installation").SetupError, room("launcher").LaunchError, room("client").Refused,
-                room("client").Failed, OSError)
+    client = room("headless.client")
+    expected = (room("headless.installation").SetupError, room("headless.launcher").LaunchError, client.Refused,
+                client.Failed, OSError)
     try:
         status = main(sys.argv[1:])
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@ def accuracy(folder=MODELS):
     Returns {"prompt alone": {attribute: share}, "with the instruction": {...}, "wanted": {...}, "seconds": float}.
     Raises FileNotFoundError naming the command that makes the files.
     """
-    from ..training import transformer
+    from ..training.embedded import transformer
 
     text, tokenizer, pictures, sana = load_tiny_sana(folder)
     start = time.perf_counter()
@@ -27,7 +27,7 @@ def accuracy(folder=MODELS):
 
 def load_tiny_sana(folder):
     """(text encoder, tokenizer, autoencoder, transformer). Raises FileNotFoundError naming the command that makes them."""
-    from ..training import sana as recipe  # here: it needs sentencepiece, which no other figure does
+    from ..training.embedded import sana as recipe  # here: it needs sentencepiece, which no other figure does
 
     if missing := [name for name in recipe.FILES.values() if not (folder / name).exists()]:
         raise FileNotFoundError(f"{', '.join(missing)} not in {folder.name}/; `python run.py train tiny-sana` makes them")
@@ -40,7 +40,7 @@ def sprint_accuracy(folder=MODELS):
     Returns {"teacher, 20 steps": {attribute: share}, "1 step": {...}, ..., "wanted": {attribute: 0.9 of the teacher's share,
     in two steps}, "seconds": float}. Raises FileNotFoundError naming the command that makes the files.
     """
-    from ..training import sprint as recipe
+    from ..training.embedded import sprint as recipe
 
     text, tokenizer, pictures, teacher = load_tiny_sana(folder)
     if not (folder / recipe.FILE).exists():
@@ -57,7 +57,7 @@ def video_accuracy(folder=MODELS):
     Returns {"text to video": {attribute: share}, "image to video": {...; "first frame": PSNR in dB to the picture that
     was given}, "wanted": {...}, "seconds": float}. Raises FileNotFoundError naming the command that makes the files.
     """
-    from ..training import cogvideox as recipe, video_transformer
+    from ..training.embedded import cogvideox as recipe, video_transformer
 
     if missing := [name for name in recipe.FILES.values() if not (folder / name).exists()]:
         raise FileNotFoundError(f"{', '.join(missing)} not in {folder.name}/; `python run.py train tiny-cogvideox` makes them")

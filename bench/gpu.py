@@ -16,7 +16,7 @@ if __name__ == "__main__":  # as a script: import this very file as part of the 
     import run
 
     run.import_pack()
-    from sanacog.bench.cli import main
+    from sanacog.commands.bench import main
 
     sys.exit(main(["--gpu", *sys.argv[1:]]))
 

@@ -49,7 +49,7 @@ def guidance_accuracy(folder=MODELS):
     Returns {variant: {attribute: share}, "wanted": {}, "seconds": float}. Raises FileNotFoundError naming the command that
     makes the files.
     """
-    from ..training import transformer
+    from ..training.embedded import transformer
 
     text, tokenizer, pictures, sana = load_tiny_sana(folder)
     start, found = time.perf_counter(), {}

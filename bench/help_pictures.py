@@ -23,12 +23,13 @@ import shutil
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageSequence
 
-from .. import demo, installation
-from ..client import Client
+from ..commands import demo
+from ..headless import installation
+from ..headless.client import Client
 from ..cogvideo_core import schedule
-from ..convert import convert
+from ..commands.convert import convert
 from ..kernels.quant import FORMATS
-from ..launcher import Server
+from ..headless.launcher import Server
 
 PICTURES = installation.ROOT / "web" / "docs" / "pictures"
 WIDTH = 640  # px of a sheet, at most

@@ -15,7 +15,7 @@ import torch
 
 from ..cogvideo_core import precision as cogvideo_precision
 from ..cogvideo_core.transformer import CogVideoTransformer
-from ..convert import convert
+from ..commands.convert import convert
 from ..kernels import quant
 from ..kernels.calibration import LargestInputs
 from ..kernels.quant_layers import quantised, without_layers
@@ -114,8 +114,8 @@ def _bytes(tensors):
 
 def sana(folder=MODELS, count=64):
     """rows() of the embedded Sana: `count` held-out prompts, 20 steps, CFG 4.5; calibrated on 4 prompts of the training."""
-    from ..training import gemma, transformer
-    from ..training import sana as recipe
+    from ..training.embedded import gemma, transformer
+    from ..training.embedded import sana as recipe
 
     text, tokenizer, pictures, model = recipe.load_models(folder)
     prompts = [f"a large {colour} {shape} on a {ground} background" for colour, shape, ground in
@@ -131,8 +131,8 @@ def sana(folder=MODELS, count=64):
 
 def cogvideox(folder=MODELS, count=48):
     """rows() of the embedded CogVideoX, text to video: `count` held-out prompts, the training's own steps and guidance."""
-    from ..training import cogvideox as recipe
-    from ..training import t5, video_autoencoder, video_transformer
+    from ..training.embedded import cogvideox as recipe
+    from ..training.embedded import t5, video_autoencoder, video_transformer
 
     text, tokenizer, autoencoder, models = recipe.load_models(folder)
     model = models["transformer"]

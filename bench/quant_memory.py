@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from .. import installation
+from ..headless import installation
 from ..kernels import quant
 from ..kernels.quant_layers import quantised, to_metadata
 from ..sana_core import precision
@@ -54,7 +54,7 @@ def main(path, threads):
     torch.set_num_threads(threads or torch.get_num_threads())
     process.start(installation.host())
     from ..host import compat
-    from ..host import sana as host
+    from ..host.sana import model as host
 
     import comfy.sample
 

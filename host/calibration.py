@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
-from . import cogvideox, sana
+from .cogvideox import model as cogvideox
+from .sana import model as sana
 from .quantise import kept_layers, largest_inputs, layers_to_quantise, shapes_of
-from .t5 import load_t5
-from .text import encode_prompt, load_text_encoder
+from .cogvideox.text import load_t5
+from .sana.text import encode_prompt, load_text_encoder
 
 FRAMES = 17  # of a CogVideoX clip: the size of the inputs hardly depends on the length, the time does
 PROMPTS = ("a red fox in the snow at sunrise, photograph", "a crowded market street at night, neon signs, rain",

@@ -20,9 +20,9 @@ from ..kernels.quant import FORMATS, fits
 from ..kernels.quant_layers import quantised, reason_to_keep, summary, to_metadata
 from ..sana_core import precision as sana_precision
 from ..storage import write_converted
-from .cogvideox import CogVideoXModel
+from .cogvideox.model import CogVideoXModel
 from .compat import has_quantised_layers
-from .sana import SanaModel
+from .sana.model import SanaModel
 
 FOLDER = "diffusion_models"  # in the output folder, where the host's loaders look too
 PREFIX = "diffusion_model."

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host import cogvideox, files, loading
-from ..host.cogvideox_vae import decode_frames, load_cogvideox_vae
+from ..host.cogvideox import model as cogvideox
+from ..host import files, loading
+from ..host.cogvideox.vae import decode_frames, load_cogvideox_vae
 from ..host.compat import schema
-from ..host.t5 import load_t5
+from ..host.cogvideox.text import load_t5
 
 
 class LoadCogVideoXModel(io.ComfyNode):

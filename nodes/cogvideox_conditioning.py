@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.cogvideox_conditioning import fun_control, fun_inpaint, image_to_video
+from ..host.cogvideox.conditioning import fun_control, fun_inpaint, image_to_video
 from ..host.compat import schema
 
 _FIT = "Another size is scaled until it covers width x height, and cropped on both sides."

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..host.compat import schema
 from ..host.samplers import flow_dpm_solver
-from ..host.resolution import ASPECT_RATIOS, BASES, resolution
+from ..host.sana.resolution import ASPECT_RATIOS, BASES, resolution
 
 
 class FlowDPMSolver(io.ComfyNode):

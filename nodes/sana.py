@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host import files, loading, sana, vae
+from ..host import files, loading
+from ..host.sana import model as sana, vae
 from ..host.compat import schema
-from ..host.text import encode_prompt, load_text_encoder
+from ..host.sana.text import encode_prompt, load_text_encoder
 
 
 class LoadSanaModel(io.ComfyNode):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host import control, files, loading
+from ..host.sana import control
+from ..host import files, loading
 from ..host.compat import schema
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host import guidance
+from ..host.sana import guidance
 from ..host.compat import schema
-from ..host.text import encode_nvlabs_negative
+from ..host.sana.text import encode_nvlabs_negative
 
 CATEGORY = "Sana/guidance"
 

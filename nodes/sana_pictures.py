@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host import vae as dcae
+from ..host.sana import vae as dcae
 from ..host.compat import schema
-from ..host.resolution import fitted
+from ..host.sana.resolution import fitted
 
 
 def _tile_inputs(verb):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host import sprint
+from ..host.sana import sprint
 from ..host.compat import schema
 
 CATEGORY = "Sana/sampling"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageSequence
 
-from sanacog.client import Client, Failed, Refused, reasons
+from sanacog.headless.client import Client, Failed, Refused, reasons
 
 # What ComfyUI 0.3.75 and newer print when a pack does not load; the process goes on without it.
 BROKEN_PACK = ("IMPORT FAILED", "Error while calling comfy_entrypoint", "Cannot import")

@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def comfyui_path():
     """The folder of the ComfyUI that the tests run on."""
-    from sanacog import installation
+    from sanacog.headless import installation
 
     try:
         return installation.host()
@@ -59,7 +59,7 @@ def comfyui_path():
 @pytest.fixture(scope="session")
 def server(comfyui_path, tmp_path_factory):
     """A running ComfyUI with the pack and the embedded models: a `Comfy`."""
-    from sanacog.launcher import Server
+    from sanacog.headless.launcher import Server
 
     from .comfy import BROKEN_PACK, Comfy
 

@@ -1,6 +1,6 @@
 """What models/README.md says the embedded models reach, and how much of it a test with few cases may ask for."""
 
-from sanacog import installation
+from sanacog.headless import installation
 
 
 def measured(row_name):

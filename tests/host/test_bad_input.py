@@ -12,7 +12,7 @@ from .test_stock_nodes import TINY, graph, node, sampler
 @pytest.fixture(scope="module")
 def tiny(server):
     """The embedded transformer's tensors."""
-    from sanacog import installation
+    from sanacog.headless import installation
 
     return load_file(installation.ROOT / "models" / "diffusion_models" / TINY)
 
@@ -64,7 +64,7 @@ def test_missing_and_extra_keys(server, tiny):
 
 
 def test_wrong_model_in_each_loader(server, tiny):
-    from sanacog import installation
+    from sanacog.headless import installation
 
     models = installation.ROOT / "models"
     for kind, name, source, said in (
@@ -81,7 +81,7 @@ def test_wrong_model_in_each_loader(server, tiny):
 
 
 def test_missing_tokenizer(server):
-    from sanacog import installation
+    from sanacog.headless import installation
 
     tensors = load_file(installation.ROOT / "models" / "text_encoders" / "sanacog_tiny_gemma2.safetensors")
     path = offered(server, "text_encoders", "bare.safetensors")
@@ -112,7 +112,7 @@ def test_latents(server, name, tensor, said):
 
 
 def test_stock_empty_latent_of_an_old_host(server):
-    from sanacog import installation
+    from sanacog.headless import installation
 
     latent = node("EmptyLatentImage", width=256, height=256, batch_size=1)
     version = (installation.host() / "comfyui_version.py").read_text().split('"')[1]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sanacog.bench import cli, quant_memory, sana
+from sanacog.commands import bench as cli
+from sanacog.bench import quant_memory, sana
 from sanacog.storage import open_checkpoint
 
 ROOT = Path(quant_memory.__file__).resolve().parents[1]

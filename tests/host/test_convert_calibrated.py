@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from sanacog import installation
-from sanacog.convert import main
+from sanacog.headless import installation
+from sanacog.commands.convert import main
 from sanacog.kernels import quant_layers
 from sanacog.storage import open_checkpoint
 
-from .sana_model import host  # noqa: F401
+from .sana.sana_model import host  # noqa: F401
 
 MODELS = installation.ROOT / "models"
 PAIRS = [("sanacog_tiny_sana", "sanacog_tiny_gemma2"), ("sanacog_tiny_cogvideox", "sanacog_tiny_t5"),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sanacog import demo
-from sanacog.training.judge import judge
+from sanacog.commands import demo
+from sanacog.training.embedded.judge import judge
 
 from ..comfy import frames_of
 

@@ -11,7 +11,7 @@ from sanacog.kernels import dispatch, glumbconv, linear_attention, rms_norm, rop
 from sanacog.sana_core.autoencoder import RMSNorm2d
 
 from . import tiny, tiny_cogvideox
-from .sana_model import apart, host, model, noise, sample, vae, weights  # noqa: F401
+from .sana.sana_model import apart, host, model, noise, sample, vae, weights  # noqa: F401
 from .test_lora import saved
 
 EAGER = {"relu_linear_attention": linear_attention.eager, "gated_depthwise": glumbconv.eager, "rms_norm": rms_norm.eager,

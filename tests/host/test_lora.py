@@ -20,7 +20,9 @@ def host(comfyui_path):
     import comfy.lora
     import comfy.sd
 
-    from sanacog.host import cogvideox, lora, sana, text
+    from sanacog.host.cogvideox import model as cogvideox
+    from sanacog.host import lora
+    from sanacog.host.sana import model as sana, text
 
     with torch.inference_mode():
         yield SimpleNamespace(comfy=comfy, cogvideox=cogvideox, lora=lora, sana=sana, text=text)

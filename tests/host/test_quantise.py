@@ -11,9 +11,9 @@ from sanacog.kernels.quant import FORMATS
 from sanacog.storage import open_checkpoint
 
 from . import tiny, tiny_cogvideox
-from .sana_model import apart, conditioning, host, model, sample, weights  # noqa: F401
-from .video_model import noise as video_noise
-from .video_model import text
+from .sana.sana_model import apart, conditioning, host, model, sample, weights  # noqa: F401
+from .cogvideox.video_model import noise as video_noise
+from .cogvideox.video_model import text
 
 LAYER = "transformer_blocks.1.ff.conv_inverted"
 
@@ -73,7 +73,7 @@ def test_fp8_is_calibrated_by_sampling(host, model, save):
 
 
 def test_cogvideox(host, save, tmp_path):
-    from sanacog.host.cogvideox import load_cogvideox
+    from sanacog.host.cogvideox.model import load_cogvideox
 
     model = load_cogvideox(tiny_cogvideox.save_transformer(tmp_path / "x.safetensors"))
     path, _ = save(model, "fp8", positive=text(), latent={"samples": torch.zeros_like(video_noise())}, steps=2)

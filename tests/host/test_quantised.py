@@ -11,8 +11,8 @@ from sanacog.kernels import quant_layers
 from sanacog.sana_core import precision as sana_precision
 
 from . import tiny, tiny_cogvideox
-from .sana_model import apart, host, sample, saved, weights  # noqa: F401
-from .video_model import sample as sample_video
+from .sana.sana_model import apart, host, sample, saved, weights  # noqa: F401
+from .cogvideox.video_model import sample as sample_video
 
 LAYER = "transformer_blocks.1.ff.conv_inverted"
 # Relative L2 of three steps with a random model, whose errors grow as no trained one's do.
@@ -88,7 +88,7 @@ def test_computing_in_bf16(host, plain, kind, tmp_path, monkeypatch):
 
 
 def test_cogvideox(host, kind, tmp_path):
-    from sanacog.host.cogvideox import load_cogvideox
+    from sanacog.host.cogvideox.model import load_cogvideox
 
     network = tiny_cogvideox.transformer()
     tensors, entries = quant_layers.quantised(network.state_dict(), kind, cogvideo_precision.KEPT)
@@ -104,7 +104,7 @@ def test_cogvideox(host, kind, tmp_path):
 def test_comfys_names(host, tmp_path):
     """A quantised file of ComfyUI's own CogVideoX: its scales are renamed with its weights."""
     from sanacog.cogvideo_core.checkpoint import from_canonical
-    from sanacog.host.cogvideox import load_cogvideox
+    from sanacog.host.cogvideox.model import load_cogvideox
 
     tensors, entries = quant_layers.quantised(tiny_cogvideox.transformer().state_dict(), "fp8", cogvideo_precision.KEPT)
     named = from_canonical(tensors | {f"{layer}.comfy_quant": as_bytes(entry) for layer, entry in entries.items()}, "comfy")

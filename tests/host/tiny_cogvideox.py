@@ -75,7 +75,7 @@ def save_t5(path, **changes):
 def save_fun_models(folder):
     """Fun models, inpaint and control, with random weights: otherwise as the embedded transformer, so that they go with
     the embedded text encoder and VAE."""
-    from sanacog import installation
+    from sanacog.headless import installation
     from sanacog.cogvideo_core.config import identify
     from sanacog.storage import open_checkpoint
 

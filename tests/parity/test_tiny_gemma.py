@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from sanacog.training import gemma
+from sanacog.training.embedded import gemma
 
 PROMPTS = ["a large red circle on the left on a blue background", "", "no such words: 日本 😀"]
 

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from sanacog.training import t5
+from sanacog.training.embedded import t5
 
 PROMPTS = ["a red circle moving left on a blue background", "", "no such words: 日本 😀", "a " * 60]
 

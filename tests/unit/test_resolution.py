@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sanacog.host.resolution import ASPECT_RATIOS, BASES, fitted, resolution, sizes
+from sanacog.host.sana.resolution import ASPECT_RATIOS, BASES, fitted, resolution, sizes
 
 
 @pytest.mark.parametrize("base", BASES)

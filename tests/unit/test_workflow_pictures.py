@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sanacog.training import clips, shapes
+from sanacog.training.embedded import clips, shapes
 
 INPUT = Path(__file__).resolve().parents[2] / "workflows" / "input"
 CLIP = ("yellow", "square", "purple", "right")

@@ -1,0 +1,168 @@
+"""python run.py convert: a Sana or CogVideoX transformer's file in another naming or number type, or quantised."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from ..headless import installation
+from ..cogvideo_core import checkpoint as cogvideo_checkpoint
+from ..cogvideo_core import config as cogvideo_config
+from ..cogvideo_core import lookalikes as cogvideo_names
+from ..cogvideo_core import precision as cogvideo_precision
+from ..kernels.quant import FORMATS
+from ..kernels.quant_layers import float_shapes, quantised, summary, to_metadata
+from ..sana_core import checkpoint as sana_checkpoint
+from ..sana_core import config as sana_config
+from ..sana_core import lookalikes as sana_names
+from ..sana_core import precision as sana_precision
+from ..storage import open_checkpoint, write_converted
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class Family(NamedTuple):
+    """Where a family's knowledge of its files is, and what its layouts are called there."""
+
+    config: ModuleType
+    checkpoint: ModuleType
+    names: ModuleType
+    precision: ModuleType
+    layouts: dict[str, str]
+
+
+SANA = Family(sana_config, sana_checkpoint, sana_names, sana_precision, {"diffusers": "diffusers", "native": "nvlabs"})
+COGVIDEOX = Family(cogvideo_config, cogvideo_checkpoint, cogvideo_names, cogvideo_precision,
+                   {"diffusers": "diffusers", "native": "sat", "comfy": "comfy"})
+
+
+def parser():
+    parser = argparse.ArgumentParser(
+        prog="run.py convert", description="A Sana or CogVideoX transformer's file in another naming or number type, or "
+        "quantised. The input stays as it is; the output is one safetensors file that Load Sana Model and Load CogVideoX "
+        "Model read.")
+    parser.add_argument("input", type=Path, help="a file, a sharded folder, or a diffusers pipeline folder")
+    parser.add_argument("--output", type=Path, required=True, help="the file to write, *.safetensors; never overwritten")
+    parser.add_argument("--layout", choices=("diffusers", "native", "comfy"), default="diffusers",
+                        help="names of the tensors: diffusers' (default), native (NVlabs' for Sana, SAT's for CogVideoX), "
+                             "comfy (ComfyUI's own CogVideoX)")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), help="number type of what is not quantised; as it is by default")
+    parser.add_argument("--quantize", choices=tuple(FORMATS),
+                        help="int8: least loss, ComfyUI 0.27 and newer. fp8: any ComfyUI, calibrated with --text-encoder; "
+                             "without, it saves memory and no time. nvfp4: smallest, for Blackwell GPUs")
+    parser.add_argument("--text-encoder", type=Path, help="calibrate fp8: the model's Gemma-2 or T5, for the prompts that a "
+                        "few steps are sampled of. Needs ComfyUI, as run.py demo does")
+    parser.add_argument("--prompts", type=Path, help="a file of prompts to calibrate with, one a line; else four of ours")
+    return parser
+
+
+def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dtype | None = None,
+            quantize: str | None = None, progress=lambda parts: parts, text_encoder: Path | None = None,
+            prompts: Path | None = None) -> list[str]:
+    """Write `output`, a block of the model at a time; returns lines that say what was done.
+
+    layout: a name in Family.layouts. dtype: of floating point tensors that are not quantised; None keeps theirs.
+    quantize: a name of FORMATS; names are then diffusers'. text_encoder: what fp8 is calibrated with, on the lines of the
+    file `prompts` where there is one. Raises ValueError and OSError before anything is written.
+    """
+    path, output = Path(path), Path(output)
+    if output.suffix != ".safetensors":
+        raise ValueError(f"{output.name}: the output is a safetensors file, and its name has to end so.")
+    if quantize and layout != "diffusers":
+        raise ValueError("a quantised file has diffusers' names: leave --layout away.")
+    if text_encoder and quantize != "fp8":
+        raise ValueError("only fp8 is calibrated: leave --text-encoder away.")
+    if prompts and not text_encoder:
+        raise ValueError("prompts are read by the model's text encoder: give it with --text-encoder.")
+    if output.exists():
+        raise FileExistsError(f"{output} is there already, and nothing is overwritten: give another name.")
+    pipeline = (path / "model_index.json").is_file()
+    checkpoint = open_checkpoint(path, **({"subfolder": "transformer"} if pipeline else {}))
+    sana = any(part in key for key in checkpoint.shapes for part in ("ff.conv_inverted.", "mlp.inverted_conv."))
+    family = SANA if sana else COGVIDEOX
+    if layout not in family.layouts:
+        raise ValueError(f"there is no layout {layout} of this model, only {', '.join(family.layouts)}.")
+
+    strip, key = family.names.strip_prefix, family.config.CONFIG_KEY
+    shapes, tensors, config = strip(checkpoint.shapes), strip(checkpoint.load()), checkpoint.config
+    if len(float_shapes(shapes, strip(checkpoint.dtypes))) != len(shapes):
+        raise ValueError(f"{path.name}: this file is quantised already. Convert the file that it was made from.")
+    if key in tensors:
+        config = json.loads(tensors.pop(key).numpy().tobytes())
+        shapes = {name: shape for name, shape in shapes.items() if name != key}
+    identity = family.config.identify(shapes, config, str(path))
+    family.checkpoint.check_shapes(shapes, identity, path.name)
+    canonical = family.checkpoint.to_canonical(tensors, identity.layout)
+
+    largest = calibrated(path, family, text_encoder, prompts) if text_encoder else {}
+
+    def change(part):
+        part = {name: t.to(dtype) if dtype and t.is_floating_point() else t for name, t in part.items()}
+        if quantize:
+            return quantised(part, quantize, family.precision.KEPT, largest)
+        return family.checkpoint.from_canonical(part, family.layouts[layout]), {}
+
+    entries = {}
+
+    def metadata(found):
+        entries.update(found)
+        told = {"format": "pt", "config": json.dumps(dataclasses.asdict(identity.params))}
+        return told | (to_metadata(found) if found else {})
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_converted(output, blocks(canonical), change, metadata, progress)
+    lines = [f"{path.name}: {identity.variant}"]
+    if quantize:
+        lines += summary({name: tuple(t.shape) for name, t in canonical.items()}, entries, family.precision.KEPT)
+    if quantize == "fp8":
+        lines.append(f"calibrated: {len(largest)} layers have an input_scale" if largest else
+                     "weights only, no input_scale: --text-encoder FILE calibrates")
+    before = sum(file.stat().st_size for file in checkpoint.files)
+    return lines + [f"{output}: {output.stat().st_size / 1e6:,.1f} MB, of {before / 1e6:,.1f}"]
+
+
+def calibrated(path, family, text_encoder, prompts):
+    """{layer: largest magnitude of its inputs}, measured in ComfyUI, which is started in this process if it was not yet."""
+    given = {}
+    if prompts:
+        given = {"prompts": [line.strip() for line in Path(prompts).read_text("utf-8").splitlines() if line.strip()]}
+        if not given["prompts"]:
+            raise ValueError(f"{Path(prompts).name}: there is no prompt in it.")
+    if not Path(text_encoder).exists():
+        raise FileNotFoundError(f"{text_encoder}: no such file or folder")
+    from ..host import process  # here: nothing else in this file needs ComfyUI
+
+    process.start(installation.host())
+    from ..host.calibration import largest_inputs_of_file
+
+    return largest_inputs_of_file(path, "sana" if family is SANA else "cogvideox", text_encoder, **given)
+
+
+def blocks(canonical: dict) -> list[dict]:
+    """Canonical tensors by block, what stands around the blocks first: no layout stacks tensors of different parts."""
+    parts = {}
+    for name, tensor in canonical.items():
+        match = re.match(r"transformer_blocks\.(\d+)\.", name)
+        parts.setdefault(int(match[1]) if match else -1, {})[name] = tensor
+    return [parts[number] for number in sorted(parts)]
+
+
+def main(arguments):
+    options = parser().parse_args(arguments)
+    try:
+        lines = convert(options.input, options.output, options.layout, DTYPES.get(options.dtype), options.quantize,
+                        lambda parts: tqdm(parts, desc="blocks", mininterval=1), options.text_encoder, options.prompts)
+    except (ValueError, OSError, installation.SetupError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("\n".join(lines))
+    return 0

@@ -1,0 +1,100 @@
+"""What is done around every sampling of a CogVideoX model: bad latents refused, and the first latent of 1.5 added.
+
+The 1.5 models take latent frames in pairs, and were trained on clips whose first latent is thrown away. Users have an
+odd number of latents, as the VAE makes them of 4 n + 1 frames: one is put in front here and taken off the result.
+"""
+
+from __future__ import annotations
+
+import comfy.model_management as mm
+import comfy.sampler_helpers
+import torch
+
+from ...cogvideo_core.config import CogVideoParams
+from ..memory import check_fits
+
+LATENT_CHANNELS = 16
+
+
+def around_sampling(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,
+                    disable_pbar=False, seed=None, **kwargs):
+    """The host's OUTER_SAMPLE wrapper. noise, latent_image (B, 16, T, h, w)."""
+    guider = executor.class_obj
+    model = guider.model_patcher.model
+    params = model.model_config.params
+    check_latent(noise, latent_image)
+    check_size(noise.shape, guider.model_options.get("context_handler"), model, guider.model_patcher.load_device)
+    front = -noise.shape[2] % (params.patch_size_t or 1)
+    if not front:
+        return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
+
+    if denoise_mask is not None:  # older hosts bring it to the latent's size only later
+        denoise_mask = _repeated(comfy.sampler_helpers.prepare_mask(denoise_mask, noise.shape, noise.device))
+    for conds in guider.conds.values():
+        for cond in conds:  # copies of this run
+            _pad_condition(cond, params)
+    if "latent_shapes" in kwargs:
+        kwargs["latent_shapes"] = [torch.Size([*noise.shape[:2], noise.shape[2] + front, *noise.shape[3:]])]
+    inner = None
+    if callback is not None:
+        def inner(step, x0, x, total_steps):
+            return callback(step, x0[:, :, front:], x[:, :, front:], total_steps)
+    noise = torch.cat([front_noise(noise, seed), noise], dim=2)
+    samples = executor(noise, _repeated(latent_image), sampler, sigmas, denoise_mask, inner, disable_pbar, seed, **kwargs)
+    return samples[:, :, front:]
+
+
+def front_noise(noise, seed: int | None):
+    """Standard normal noise (B, 16, 1, h, w) to go before noise (B, 16, T, h, w); none where that is none, as in the
+    second of two stages."""
+    shape = (*noise.shape[:2], 1, *noise.shape[3:])
+    if not noise.any():
+        return noise.new_zeros(shape)
+    # Not the seed itself: the host has drawn `noise` with it, and the numbers would be the same.
+    generator = torch.Generator().manual_seed(((seed or 0) - 1) % 2**64)
+    return torch.randn(shape, generator=generator).to(noise)
+
+
+def _repeated(x):
+    """x (B, C, T, h, w) with a copy of its first latent before it."""
+    return torch.cat([x[:, :, :1], x], dim=2)
+
+
+def _pad_condition(cond: dict, params: CogVideoParams) -> None:
+    """The same for a condition's latent and mask, in place: a start picture belongs to the latent that is thrown away,
+    and nothing to the one after it."""
+    latent, mask = cond.get("concat_latent_image"), cond.get("concat_mask")
+    if latent is not None and latent.ndim == 5:
+        latent = _repeated(latent)
+        if params.conditioning == "image":
+            latent[:, :, 1:2] = 0.0
+        cond["concat_latent_image"] = latent
+    if mask is not None and mask.ndim == 5:
+        cond["concat_mask"] = _repeated(mask)
+
+
+def check_latent(noise, latent) -> None:
+    """Raise ValueError for a latent that CogVideoX cannot sample."""
+    shape = tuple(noise.shape)
+    if len(shape) != 5 or shape[1] != LATENT_CHANNELS:
+        raise ValueError(f"This latent is of another model: it is {' x '.join(map(str, shape))}, CogVideoX's are batch x "
+                         f"{LATENT_CHANNELS} x (frames + 3) / 4 x height / 8 x width / 8. Make it with Empty CogVideoX "
+                         "Latent, or encode the video with a VAE from Load CogVideoX VAE.")
+    if 0 in shape:
+        raise ValueError(f"This latent is empty: {' x '.join(map(str, shape))}. Batch, frames and sides must be at least 1.")
+    if latent is not None and not latent.isfinite().all():
+        raise ValueError("This latent holds NaN or infinite numbers, from an earlier node: sampling it would give a "
+                         "broken video.")
+
+
+def check_size(shape, context_handler, model, device) -> None:
+    """Raise ValueError when the activations of a latent of `shape` (B, 16, T, h, w) are more than the device's memory."""
+    batch, _, frames, height, width = shape
+    at_once = frames
+    if context_handler is not None and context_handler.dim == 2:
+        at_once = min(frames, context_handler.context_length + 1)  # with a frame before the window, on newer hosts
+    # Not model.memory_required: without fused attention the host adds a margin that a fitting request may do without.
+    numbers = batch * at_once * height * width * model.memory_usage_factor * 0.01 * 1024**2
+    check_fits(int(numbers * mm.dtype_size(model.manual_cast_dtype or model.get_dtype())), device,
+               f"Sampling {batch} x {4 * frames - 3} frames of {8 * width} x {8 * height} px",
+               "Make the video shorter or smaller, or use context windows.")

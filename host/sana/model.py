@@ -1,0 +1,203 @@
+"""Sana as a native MODEL of the host."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.supported_models_base
+import torch
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+
+from ...kernels import dispatch
+from ...sana_core.checkpoint import check_shapes, to_canonical
+from ...sana_core.config import CONFIG_KEY, SanaParams, identify
+from ...sana_core.lookalikes import strip_prefix
+from ...sana_core.memory import numbers_a_token
+from ...sana_core.text import token_mask
+from ...sana_core.transformer import SanaTransformer
+from . import areas, text_cache as texts
+from ..blocks import host_hooks
+from ..compat import corrects_empty_latents, layers_for_saving
+from .guidance import replaced_self_attention
+from ..loading import ModelFile, diffusion_model, weight_dtype_of
+from ..lora import ReadsDiffusersLoras
+from ..previews import rgb_factors
+
+PIXELS = 32           # px a side of one latent pixel
+
+
+class SanaLatent(comfy.latent_formats.LatentFormat):
+    """DC-AE latents: 32 channels, 32 x 32 px each, scaled to unit variance for the transformer."""
+
+    latent_channels = 32
+    latent_dimensions = 2
+    spacial_downscale_ratio = PIXELS
+    temporal_downscale_ratio = 1
+    scale_factor = 0.41407
+
+
+class SanaConfig(comfy.supported_models_base.BASE):
+    """What the host asks about a Sana model."""
+
+    unet_config = {"image_model": "sana"}
+    unet_extra_config = {}
+    latent_format = SanaLatent
+    vae_key_prefix = ["vae."]
+    text_encoder_key_prefix = ["text_encoders."]
+
+    def __init__(self, params: SanaParams):
+        super().__init__({"image_model": "sana", "in_channels": params.in_channels, "params": params})
+        self.params = params
+        latents = self.latent_format
+        latents.latent_rgb_factors, latents.latent_rgb_factors_bias = rgb_factors(params.caption_channels)
+        self.sampling_settings = {"shift": params.flow_shift, "multiplier": params.timestep_multiplier}
+        self.supported_inference_dtypes = inference_dtypes(params)
+
+    def set_inference_dtype(self, dtype, manual_cast_dtype, *args, **kwargs):
+        super().set_inference_dtype(dtype, manual_cast_dtype, *args, **kwargs)
+        # The host reckons tokens * bytes a number * factor * 0.01 MiB for activations.
+        device = mm.get_torch_device()
+        fused = device.type == dispatch.DEVICE and dispatch.available(device.index)
+        itemsize = (manual_cast_dtype or dtype).itemsize
+        self.memory_usage_factor = numbers_a_token(self.params, itemsize, fused) / (0.01 * 1024**2)
+
+    def model_type(self, state_dict, prefix=""):
+        return comfy.model_base.ModelType.FLOW
+
+    def get_model(self, state_dict, prefix="", device=None):
+        return SanaModel(self, device=device)
+
+    def process_unet_state_dict_for_saving(self, state_dict):
+        text = json.dumps(dataclasses.asdict(self.params)).encode()
+        state_dict[CONFIG_KEY] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        return super().process_unet_state_dict_for_saving(layers_for_saving(state_dict))
+
+
+def inference_dtypes(params: SanaParams) -> list:
+    """What the network may compute in, best first."""
+    # Only the checkpoints trained in fp16, with its clip as a part of the model, stay finite in fp16.
+    return [torch.bfloat16] + [torch.float16] * params.clamp_fp16 + [torch.float32]
+
+
+class SanaModel(ReadsDiffusersLoras):
+    """Sana inside the host's sampling: which conditions it takes, and which it refuses."""
+
+    def __init__(self, model_config, model_type=comfy.model_base.ModelType.FLOW, device=None):
+        super().__init__(model_config, model_type, device=device, unet_model=SanaDiT)
+
+    def extra_conds(self, **kwargs):
+        params = self.model_config.params
+        check_latent(kwargs.get("noise"), kwargs.get("latent_image"), params)
+        context = kwargs.get("cross_attn")
+        check_context(context, params)
+        out = super().extra_conds(**kwargs)
+        # CONDCrossAttn would repeat tokens up to a common length, which is wrong under a mask.
+        out["c_crossattn"] = comfy.conds.CONDRegular(context)
+        out["attention_mask"] = comfy.conds.CONDRegular(token_mask(context, kwargs.get("attention_mask")))
+        if params.guidance_embeds:
+            out["guidance"] = comfy.conds.CONDRegular(torch.tensor([float(kwargs.get("guidance", 4.5))]))
+        return out
+
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
+        # Here and not in the network, which may be compiled: looking at what is in a text would break its graph.
+        options = dict(transformer_options)
+        run = options.pop(text_cache.KEY, None)
+        if run is not None and text_cache.may_be_kept(self.current_patcher, options):
+            states = mm.cast_to_device(c_crossattn, x.device, self.manual_cast_dtype or self.get_dtype())
+            mask = kwargs.get("attention_mask")
+            kwargs["text"] = run.read(self.diffusion_model, states, mask if mask is None else mask.to(x.device))
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+
+def check_context(context, params: SanaParams) -> None:
+    """Raise ValueError unless context is (B, T, caption_channels)."""
+    if context is None:
+        raise ValueError("Sana got no text. Connect Sana Text Encode to positive and negative.")
+    if context.ndim != 3 or context.shape[-1] != params.caption_channels:
+        kind = {768: " (CLIP-L, as of Stable Diffusion 1.5)", 1024: " (CLIP-H, as of Stable Diffusion 2)",
+                2048: " (as of SDXL)", 4096: " (T5-XXL, as of FLUX or SD3)"}.get(context.shape[-1], "")
+        raise ValueError(
+            f"This text was encoded for another model: its width is {context.shape[-1]}{kind}, this Sana model reads "
+            f"{params.caption_channels}{' (Gemma-2-2B)' * (params.caption_channels == 2304)}. Load the text encoder "
+            "with Load Sana Text Encoder, and encode with Sana Text Encode.")
+
+
+def check_latent(noise, latent, params: SanaParams) -> None:
+    """Raise ValueError for a latent (B, C, H, W) that Sana cannot sample."""
+    if noise is not None:
+        shape = tuple(noise.shape)
+        if len(shape) != 4 or shape[1] != params.in_channels:
+            raise ValueError(f"This latent is of another model: it is {' x '.join(map(str, shape))}, Sana's are batch x "
+                             f"{params.in_channels} x height/{PIXELS} x width/{PIXELS}. Make it with Empty Sana Latent, "
+                             "or encode the picture with a VAE from Load DC-AE.")
+        if 0 in shape:
+            raise ValueError(f"This latent is empty: {' x '.join(map(str, shape))}. Batch and sides must be at least 1.")
+    if latent is None:
+        return
+    if torch.isnan(latent).any() or torch.isinf(latent).any():
+        raise ValueError("This latent holds NaN or infinite numbers, from an earlier node: sampling it would give a "
+                         "broken picture.")
+    side = (latent.shape[-1] * latent.shape[-2]) ** 0.5
+    # Here a stock empty latent has four times the wanted side, and nothing marks it.
+    if not corrects_empty_latents() and side > 2.5 * params.sample_size and not latent.any():
+        raise ValueError(
+            f"This empty latent makes a picture of {latent.shape[-1] * PIXELS} x {latent.shape[-2] * PIXELS} px, but "
+            f"this model makes about {params.sample_size * PIXELS} x {params.sample_size * PIXELS}. Empty Latent Image "
+            f"of this ComfyUI version reckons with 8 px a latent pixel, Sana has {PIXELS}: use Empty Sana Latent.")
+
+
+class SanaDiT(SanaTransformer):
+    """The transformer with the host's calling convention: wrappers, patches, block replacement, control."""
+
+    def __init__(self, params, device=None, dtype=None, operations=None, **kwargs):
+        super().__init__(params, device=device, dtype=dtype, operations=operations)
+        self.dtype = dtype
+
+    def forward(self, x, timestep, context, attention_mask=None, guidance=None, control=None, transformer_options={},
+                **kwargs):
+        # Caching nodes look for transformer_options at the end of the positional arguments.
+        return WrapperExecutor.new_class_executor(
+            self._forward, self, get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options),
+        ).execute(x, timestep, context, attention_mask, guidance, control, transformer_options, **kwargs)
+
+    def _forward(self, x, timestep, context, attention_mask=None, guidance=None, control=None, transformer_options={},
+                 text=None, **kwargs):
+        blocks = len(self.transformer_blocks)
+        hooks = host_hooks(blocks, control, transformer_options)
+        return super().forward(x, timestep, context, attention_mask, guidance, text=text, **hooks,
+                               self_attention=replaced_self_attention(blocks, transformer_options))
+
+
+def load_sana(path, weight_dtype: str = "default", disable_dynamic: bool = False):
+    """File, sharded folder or diffusers pipeline -> ModelPatcher. Raises ValueError, naming what the file is instead.
+
+    weight_dtype: a name of loading.WEIGHT_DTYPES. disable_dynamic: the host asks so when it needs a plain patcher.
+    """
+    dtype, path = weight_dtype_of(weight_dtype), Path(path)
+    file = ModelFile(path, CONFIG_KEY, strip_prefix)
+    identity = identify(file.shapes, file.config, str(path))
+    check_shapes(file.shapes, identity, path.name)
+    logging.info("%s: %s; %s", path.name, identity.variant, identity.evidence)
+    state_dict, layers = file.read(identity.layout, to_canonical, dtype)
+    patcher = diffusion_model(SanaConfig(identity.params), state_dict, dtype, disable_dynamic, layers)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sanacog_sana", areas.around_sampling)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sanacog_texts", text_cache.around_sampling)
+    patcher.cached_patcher_init = (load_sana, (path, weight_dtype))
+    return patcher
+
+
+def empty_latent(width: int, height: int, batch_size: int) -> dict:
+    """LATENT of zeros for a picture of width x height px. Raises ValueError unless both are multiples of 32."""
+    for name, value, step in (("width", width, PIXELS), ("height", height, PIXELS), ("batch_size", batch_size, 1)):
+        if value < step or value % step:
+            raise ValueError(f"{name} is {value}: it must be a multiple of {step}, at least {step}.")
+    samples = torch.zeros(batch_size, SanaLatent.latent_channels, height // PIXELS, width // PIXELS,
+                          device=mm.intermediate_device())
+    return {"samples": samples, "downscale_ratio_spacial": PIXELS}

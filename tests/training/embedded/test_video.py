@@ -1,0 +1,135 @@
+"""A few steps of every stage of the tiny CogVideoX: resumed equals uninterrupted, the exported files are what the pack
+loads, and the pieces of the recipe do what they say."""
+import json
+
+import pytest
+import torch
+
+from sanacog.cogvideo_core.config import identify, identify_autoencoder
+from sanacog.commands import train as cli
+from sanacog.training.embedded import clips, cogvideox, recipe, t5, video_transformer
+from sanacog.training.embedded import video_autoencoder as vae
+
+SMOKE = ["tiny-cogvideox", "--steps", "2", "--cached", "6", "--cases", "8", "--device", "cpu"]
+STAGES = cogvideox.CogVideoX.stages
+
+
+def train(folder, *more):
+    assert cli.main([*SMOKE, "--work", str(folder / "work"), "--output", str(folder / "models"), *more]) == 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_batches():
+    patch = pytest.MonkeyPatch()
+    patch.setattr(vae, "CLIPS_A_STEP", 1)
+    patch.setattr(vae, "FRAMES_A_STEP", 2)
+    patch.setattr(video_transformer, "BATCH", 4)
+    patch.setattr(cogvideox, "SAMPLED_STEPS", 1)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    train(folder)
+    return folder
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_resumed_equals_uninterrupted(stage, whole, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    for path in (whole / "work").iterdir():
+        if path.suffix == ".safetensors" or path.stem in STAGES[: STAGES.index(stage)]:
+            (work / path.name).write_bytes(path.read_bytes())
+    train(tmp_path, "--stage", stage, "--stop-at", "1")
+    assert torch.load(work / f"{stage}.pt", weights_only=True)["step"] == 1
+    train(tmp_path, "--stage", stage)
+    ours, theirs = (torch.load(folder / "work" / f"{stage}.pt", weights_only=True) for folder in (tmp_path, whole))
+    assert ours["step"] == theirs["step"] == 2
+    for kind in ("model", "average"):
+        assert all(torch.equal(ours[kind][k], theirs[kind][k]) for k in theirs[kind])
+
+
+def test_exported_transformers_are_identified(whole):
+    for stage, params in (("transformer", video_transformer.PARAMS), ("image", video_transformer.IMAGE_PARAMS)):
+        tensors, config = recipe.read_file(whole / "models" / cogvideox.FILES[stage])
+        found = identify({k: tuple(v.shape) for k, v in tensors.items()}, config, "x")
+        assert found.params == params and found.layout == "diffusers"
+        assert all(t.dtype == torch.float16 for t in tensors.values())
+
+
+def test_exported_autoencoder_is_identified(whole):
+    tensors, config = recipe.read_file(whole / "models" / cogvideox.FILES["autoencoder"])
+    found = identify_autoencoder({k: tuple(v.shape) for k, v in tensors.items()}, config, "x")
+    assert found.params == vae.PARAMS and found.layout == "diffusers"
+    assert config["scaling_factor"] == video_transformer.PARAMS.scaling_factor
+
+
+def test_exported_text_encoder_reads_like_the_trained_one(whole):
+    model, tokenizer = t5.from_file(*recipe.read_file(whole / "models" / cogvideox.FILES["text"]))
+    trained = cogvideox.CogVideoX(cli.arguments([*SMOKE, "--work", str(whole / "work")])).done("text").modules
+    prompts = [clips.evaluation_scenes()[1][0]]
+    ours = t5.encode_prompts(model, tokenizer, prompts)
+    theirs = t5.encode_prompts(trained.model, trained.tokenizer, prompts)
+    assert (ours - theirs).norm() / theirs.norm() < 2e-3  # fp16 on disk
+
+
+def test_files_are_small_and_export_says_what_it_measured(whole):
+    text = (whole / "models" / "README.md").read_text()
+    figures = json.loads((whole / "work" / "figures.json").read_text())
+    for row in ("text to video, CFG 3", "text to video, CFG 6", "image to video, CFG 2"):
+        assert f"| {row} | {figures[row]['colour']:.3f} |" in text
+    for stage in ("transformer", "image"):
+        assert (whole / "models" / f"cogvideox_{stage}.png").stat().st_size > 1000
+    assert "PSNR" in text and (whole / "models" / "cogvideox_loss.png").exists()
+    assert all((whole / "models" / name).stat().st_size < 8e6 for name in cogvideox.FILES.values())
+
+
+def test_a_stage_of_the_other_family_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        cli.arguments(["tiny-sana", "--stage", "image"])
+    assert "tiny-sana has no stage 'image'" in capsys.readouterr().err
+
+
+def test_chapters_of_a_readme(tmp_path):
+    path = tmp_path / "README.md"
+    for lines in (["# One", "", "first"], ["# Two", "", "second"], ["# One", "", "third"]):
+        recipe.write_chapter(path, lines)
+    assert path.read_text() == "# One\n\nthird\n\n# Two\n\nsecond\n"
+
+
+def test_image_to_video_starts_as_the_text_to_video_model():
+    torch.manual_seed(0)
+    model = video_transformer.build()
+    torch.nn.init.normal_(model.proj_out.weight)
+    ours = video_transformer.with_picture(model)
+    x, states, start = torch.randn(2, *vae.LATENT), torch.randn(2, 32, 96), torch.randn(2, 16, 1, 12, 12)
+    condition = video_transformer.beside(start)
+    assert torch.equal(condition[:, :, :1], start) and not condition[:, :, 1:].any()
+    at = torch.tensor([999, 3])
+    with torch.no_grad():
+        assert torch.allclose(ours(torch.cat([x, condition], dim=1), at, states), model(x, at, states), atol=1e-5)
+
+
+def test_loss_is_zero_for_the_true_velocity():
+    """What is regressed is the v of the core's own schedule."""
+    latents = torch.randn(1, *vae.LATENT)
+    cache = {"latents": latents, "start": latents[:, :, :1], "states": torch.randn(3, 32, 96)}
+    training = video_transformer.Diffusion(video_transformer.build(), cache)
+
+    class Oracle(torch.nn.Module):
+        def forward(self, x, timesteps, states):
+            alpha = training.alphas[timesteps][:, None, None, None, None]
+            noise = (x - alpha.sqrt() * latents) / (1 - alpha).sqrt()
+            return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+
+    training.predict = Oracle()
+    assert training.loss(0, 0.0) < 1e-4
+
+
+def test_timesteps_lean_to_the_noise():
+    at = video_transformer.pick_timesteps(4000, torch.Generator().manual_seed(0))
+    assert at.min() >= 0 and at.max() == 999
+    assert 0.05 < (at == 999).float().mean() < 0.08 and (at > 500).float().mean() > 0.55

@@ -1,0 +1,164 @@
+"""The training of the embedded tiny CogVideoX: text encoder, causal VAE, transformers from text and from a picture."""
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from . import clips, t5, video_transformer
+from . import video_autoencoder as vae
+from .loop import Fit, contact_sheet
+from .recipe import Recipe, half, read_file, whole, write_chapter
+
+CLIPS = 2048  # cached for each of the two transformers
+GATE = 0.98  # share of reconstructions with the right colours, and with the right direction
+SAMPLED_STEPS = 20  # of the report, DDIM
+GUIDANCE = {"transformer": (3.0, 6.0), "image": (2.0, 3.0, 6.0)}
+KINDS = {"transformer": "text to video", "image": "image to video"}
+FILES = {"text": "text_encoders/sanacog_tiny_t5.safetensors", "autoencoder": "vae/sanacog_tiny_cogvideox_vae.safetensors",
+         "transformer": "diffusion_models/sanacog_tiny_cogvideox.safetensors",
+         "image": "diffusion_models/sanacog_tiny_cogvideox_i2v.safetensors"}
+
+
+class CogVideoX(Recipe):
+    """Text, then autoencoder and its decoder on, then text to video, then image to video from its weights."""
+
+    name = "cogvideox"
+    stages = ("text", "autoencoder", "decoder", "transformer", "image")
+    steps = {"text": 1500, "autoencoder": 2000, "decoder": 2000, "transformer": 10000, "image": 3000}
+    share = {"text": 0.03, "autoencoder": 0.22, "decoder": 0.1, "transformer": 0.5, "image": 0.15}
+    files = FILES
+
+    def text(self) -> Fit:
+        return self.fit("text", t5.TextTraining, average=0.98)
+
+    def autoencoder(self) -> Fit:
+        return self.fit("autoencoder", vae.Autoencoding, lr=2e-3, average=0.99)
+
+    def decoder(self) -> Fit:
+        return self.fit("decoder", lambda: vae.Decoding(self.done("autoencoder").modules.model), lr=1e-3, average=0.99)
+
+    def transformer(self) -> Fit:
+        return self.fit("transformer", lambda: video_transformer.Diffusion(
+            video_transformer.build(), self.cache("narrow", clips.NARROW, 1), self.device), **self.for_transformers(1.5e-3))
+
+    def image(self) -> Fit:
+        def make():
+            model = video_transformer.with_picture(self.done("transformer").modules.model)
+            return video_transformer.Diffusion(model.requires_grad_(True), self.cache("wide", clips.WIDE, 2), self.device)
+        return self.fit("image", make, **self.for_transformers(1e-3))
+
+    def for_transformers(self, lr: float) -> dict:
+        return {"lr": lr, "average": 0.998, "split": lambda modules: video_transformer.matrices(modules.model)}
+
+    def cache(self, name: str, layout: clips.Layout, seed: int) -> dict[str, torch.Tensor]:
+        def make():
+            text = self.done("text").modules
+            return video_transformer.make_cache(self.done("autoencoder").modules.model, text.model, text.tokenizer,
+                                                self.options.cached or CLIPS, layout, seed)
+        return self.cached(name, make)
+
+    def pictures(self):
+        """The autoencoder, with the best decoder that there is."""
+        return self.done("decoder" if self.began("decoder") else "autoencoder").modules.model
+
+    def gate(self, stage: str) -> None:
+        if stage != "transformer":
+            return
+        figures, _, _ = vae.evaluate_autoencoder(self.pictures(), self.options.cases or 48)
+        for name in ("colour+background", "direction"):
+            if figures[name] < GATE:
+                print(f"train: the autoencoder keeps {name} in {figures[name]:.3f} of clips, {GATE} is wanted: the "
+                      f"transformer cannot do better than that. Train it longer if there is time.")
+
+    def export(self) -> None:
+        """Write the files of all stages that have begun, measure what they can do as they are on disk, and write
+        README.md and the sheets."""
+        text = self.done("text").modules
+        self.write("text", *t5.to_file(text.model, text.tokenizer_model))
+        self.write("autoencoder", half(self.pictures()), vae.to_config())
+        for stage in ("transformer", "image"):
+            if self.began(stage):
+                model = self.done(stage).modules.model
+                self.write(stage, half(model), video_transformer.to_config(model.params))
+        self.report()
+
+    def report(self) -> None:
+        output, cases = self.options.output, self.options.cases or 48
+        text, tokenizer, autoencoder, models = load_models(output, self.device)
+        recall, shown, drawn = vae.evaluate_autoencoder(autoencoder, cases)
+        side_by_side(torch.stack([shown[:8], drawn[:8]], dim=1).flatten(0, 1), self.work / "autoencoder.png")
+        factors, bias = vae.preview_factors(autoencoder)
+        (self.work / "preview.json").write_text(json.dumps({"factors": factors.tolist(), "bias": bias.tolist()}))
+        figures, prompts = {"reconstruction": recall}, clips.evaluation_scenes()[1]
+        for stage, model in models.items():
+            for guidance in GUIDANCE[stage][::-1]:  # the sheet shows the first of them
+                figures[f"{KINDS[stage]}, CFG {guidance:g}"], sheet = video_transformer.evaluate(
+                    model, autoencoder, text, tokenizer, count=cases, picture=stage == "image", steps=SAMPLED_STEPS, guidance=guidance)
+            side_by_side(sheet[:10], self.work / f"{stage}.png", prompts)
+        (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
+        write_chapter(output / "README.md", self.chapter(figures, cases))
+        for name in ("transformer", "image", "loss"):
+            if (self.work / f"{name}.png").exists():
+                shutil.copy(self.work / f"{name}.png", output / f"cogvideox_{name}.png")
+        print(json.dumps(figures, indent=1))
+
+    def chapter(self, figures: dict, cases: int) -> list[str]:
+        """Lines for models/README.md: what the files are, their sums, and what was measured."""
+        names = ["colour", "background", "colour+background", "direction", "colours+direction", "shape"]
+        lines = [
+            "# The embedded tiny CogVideoX", "",
+            "Four files in ComfyUI's folder names, fp16, with diffusers' (T5: Hugging Face's) key names. They have the real",
+            "family's architecture and latent geometry (16 channels, 1/8 in space, 1/4 in time) and know one world: one flat",
+            f"shape that moves in a straight line on a flat background, {clips.FRAMES} frames of {clips.PICTURE}x{clips.PICTURE} at {clips.RATE} a second, drawn by",
+            "`training/embedded/clips.py`. `python run.py train tiny-cogvideox` makes them from nothing. Prompts read like",
+            f"`{clips.evaluation_scenes()[1][0]}`.", "",
+            *self.file_table(),
+            "", f"Measured on {datetime.date.today().isoformat()} on the files as they are here, in fp32 on {self.device.type.upper()}:", "",
+            f"| {cases} held-out prompts, DDIM, {SAMPLED_STEPS} steps, seeds 0 to {cases - 1} | " + " | ".join(names) + " |",
+            "|" + "---|" * (len(names) + 1)]
+        rows = {row: found for row, found in figures.items() if row != "reconstruction"}
+        for row, found in rows.items():
+            lines.append(f"| {row} | " + " | ".join(f"{found[n]:.3f}" for n in names) + " |")
+        recall = figures["reconstruction"]
+        lines.append(f"| (reconstructions) | {recall['colour']:.3f} | {recall['background']:.3f} | {recall['colour+background']:.3f} | "
+                     f"{recall['direction']:.3f} | | {recall['shape']:.3f} |")
+        lines += [
+            "", "The prompts are `training.embedded.clips.evaluation_scenes()`: colour, shape and background in combinations that no training",
+            "clip and no training prompt had (the tokenizer's corpus has sentences of both sides), each direction in a quarter of",
+            "them. `training/embedded/clip_judge.py` judges from pixels: colours and shape must be right in two thirds of the frames, the",
+            "direction is that of a line through the shape's centres.", ""]
+        kept = [f"{found['first frame']:.1f} dB ({found['kept']:.3f}) at {row.rpartition(', ')[2]}"
+                for row, found in rows.items() if "kept" in found]
+        if kept:
+            lines += ["Image to video starts from the first frame of a drawn clip of the prompt's scene, of any size and place. Mean PSNR of the",
+                      f"result's first frame to it (share over 20 dB): {'; '.join(kept)}.", ""]
+        lines += [f"Autoencoder, {cases} held-out clips of shapes of all sizes and places: PSNR {recall['psnr']:.1f} dB, spread of the scaled latents "
+                  f"{recall['latent spread']:.2f}.", "", self.history(), "", "![loss](cogvideox_loss.png)"]
+        for stage, kind in KINDS.items():
+            if self.began(stage):
+                lines += ["", f"![held-out prompts, {kind}](cogvideox_{stage}.png)"]
+        return lines
+
+
+def side_by_side(shown: torch.Tensor, path: Path, prompts: list[str] | None = None) -> None:
+    """Clips (N, 3, 9, H, W), one a row, as one PNG, their frames side by side."""
+    captions = None if prompts is None else [text for prompt in prompts[: len(shown)] for text in [prompt] + [""] * 8]
+    contact_sheet(shown.transpose(1, 2).flatten(0, 1), path, columns=shown.shape[2], side=96, captions=captions)
+
+
+def load_models(folder: Path, device=torch.device("cpu")):
+    """The exported files in fp32: (T5, tokenizer, autoencoder, {stage: transformer} of those that are there)."""
+    text, tokenizer = t5.from_file(*read_file(folder / FILES["text"]))
+    autoencoder = vae.build()
+    autoencoder.load_state_dict(whole(read_file(folder / FILES["autoencoder"])[0]))
+    models = {}
+    for stage, params in (("transformer", video_transformer.PARAMS), ("image", video_transformer.IMAGE_PARAMS)):
+        if (folder / FILES[stage]).exists():
+            models[stage] = video_transformer.build(params)
+            models[stage].load_state_dict(whole(read_file(folder / FILES[stage])[0]))
+            models[stage].eval().to(device)
+    return text.to(device), tokenizer, autoencoder.eval().to(device), models

@@ -1,0 +1,143 @@
+"""What the trainings of both families share: stages over one working folder, and writing files and figures."""
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .loop import Fit, loss_curve, pick_device
+
+WORK = Path(__file__).resolve().parents[2] / "output" / "train"
+
+
+class Recipe:
+    """A family's training. A subclass says what its stages are and has a method for each that makes its Fit."""
+
+    name: str                      # of the family, and of its working folder
+    stages: tuple[str, ...]
+    steps: dict[str, int]          # lengths of the schedules when time allows
+    share: dict[str, float]        # of --minutes
+    files: dict[str, str]          # stage to file, below the folder of models
+
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        self.work = options.work or WORK / self.name
+        self.device = pick_device(options.device)
+        if options.fresh and self.work.exists():
+            shutil.rmtree(self.work)
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def fit(self, stage: str, make, **settings) -> Fit:
+        """A Fit with the stage's freshly made modules, taken up from its checkpoint if there is one."""
+        torch.manual_seed(self.stages.index(stage) + 1)
+        options = self.options
+        modules = make().to(self.device)
+        minutes = options.minutes * self.share[stage] if options.minutes else None
+        fit = Fit(stage, modules, modules.loss, steps=options.steps or self.steps[stage], minutes=minutes,
+                  folder=self.work, **settings)
+        fit.load()
+        return fit
+
+    def done(self, stage: str) -> Fit:
+        """A finished, or at least begun, stage with its averaged weights."""
+        fit = getattr(self, stage)()
+        if fit.step == 0:
+            raise SystemExit(f"train: stage '{stage}' has not been trained in {self.work}; run it first.")
+        fit.use_average()
+        fit.modules.eval().requires_grad_(False)
+        return fit
+
+    def train(self, stage: str) -> None:
+        fit = getattr(self, stage)()
+        if self.options.compile and hasattr(fit.modules, "compile_network"):
+            fit.modules.compile_network()
+        if fit.step == 0:
+            self.gate(stage)
+        fit.run(stop_at=self.options.stop_at)
+        loss_curve({s: self.losses(s) for s in self.stages if self.began(s)}, self.work / "loss.png")
+
+    def gate(self, stage: str) -> None:
+        """Look at what a stage builds on before it starts, and print a warning where it is not good enough."""
+
+    def began(self, stage: str) -> bool:
+        return (self.work / f"{stage}.pt").exists()
+
+    def losses(self, stage: str) -> list[float]:
+        return json.loads((self.work / f"{stage}.json").read_text())
+
+    def cached(self, name: str, make) -> dict[str, torch.Tensor]:
+        """The tensors in the working folder's file of that name, made at the first call."""
+        path = self.work / f"{name}.safetensors"
+        if not path.exists():
+            safetensors.torch.save_file(make(), path)
+        return safetensors.torch.load_file(path)
+
+    def write(self, stage: str, tensors: dict[str, torch.Tensor], config: dict) -> None:
+        path = self.options.output / self.files[stage]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(tensors, path, metadata={"format": "pt", "config": json.dumps(config)})
+        print(f"train: wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+
+    def file_table(self) -> list[str]:
+        """Lines of a table of the written files: size, parameters, sum."""
+        lines = ["| file | MB | parameters | sha256 |", "|---|---|---|---|"]
+        for name in self.files.values():
+            path = self.options.output / name
+            if path.exists():
+                count = sum(v.numel() for k, v in safetensors.torch.load_file(path).items() if k != "spiece_model")
+                data = path.read_bytes()
+                lines.append(f"| {name} | {len(data) / 1e6:.2f} | {count:,} | `{hashlib.sha256(data).hexdigest()}` |")
+        return lines
+
+    def history(self) -> str:
+        """A sentence on the steps and minutes of each stage."""
+        parts = []
+        for stage in filter(self.began, self.stages):
+            minutes = torch.load(self.work / f"{stage}.pt", map_location="cpu", weights_only=True)["elapsed"] / 60
+            parts.append(f"{stage} {len(self.losses(stage))} steps, {minutes:.0f} minutes")
+        return "Training: " + "; ".join(parts) + ". " + self.options.note
+
+
+def read_file(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """(tensors, config) of a written file."""
+    with safetensors.safe_open(path, "pt") as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["config"])
+
+
+def half(module: nn.Module | dict) -> dict[str, torch.Tensor]:
+    tensors = module.state_dict() if isinstance(module, nn.Module) else module
+    return {k: v.detach().half().cpu().contiguous() for k, v in tensors.items()}
+
+
+def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k: v.float() for k, v in tensors.items()}
+
+
+def join_prompts(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Parts of a cache, in each of which are `states` (N, T, C) and `mask` (N, T), one after the other; T becomes that of
+    the longest."""
+    length = max(part["mask"].shape[1] for part in parts)
+    padded = [part | {"mask": F.pad(part["mask"], (0, length - part["mask"].shape[1])),
+                      "states": F.pad(part["states"], (0, 0, 0, length - part["mask"].shape[1]))} for part in parts]
+    return {name: torch.cat([part[name] for part in padded]) for name in parts[0]}
+
+
+def write_chapter(path: Path, lines: list[str]) -> None:
+    """Write a chapter, whose first line is its '# Title', into a README in place of the one of that title, if any."""
+    text = "\n".join(lines).rstrip() + "\n"
+    old = path.read_text() if path.exists() else ""
+    chapters = ["# " + part.rstrip() + "\n" for part in ("\n" + old).split("\n# ")[1:]]
+    titles = [chapter.partition("\n")[0] for chapter in chapters]
+    if lines[0] in titles:
+        chapters[titles.index(lines[0])] = text
+    else:
+        chapters.append(text)
+    path.write_text("\n".join(chapters))

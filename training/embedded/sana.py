@@ -1,0 +1,125 @@
+"""The training of the embedded tiny Sana: text encoder, DC-AE and transformer, and what is told of them."""
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from . import autoencoder, gemma, shapes, transformer
+from .loop import Fit, contact_sheet
+from .recipe import Recipe, half, read_file, whole, write_chapter
+from ...sana_core import checkpoint
+
+PICTURES = 5120  # cached for the transformer
+GATE = 0.98  # share of reconstructions in which the judge must find the right one of the main shapes
+FILES = {"text": "text_encoders/sanacog_tiny_gemma2.safetensors", "autoencoder": "vae/sanacog_tiny_dcae.safetensors",
+         "transformer": "diffusion_models/sanacog_tiny_sana.safetensors"}
+
+
+class Sana(Recipe):
+    """Text, then autoencoder and its decoder on, then the transformer."""
+
+    name = "sana"
+    stages = ("text", "autoencoder", "decoder", "transformer")
+    steps = {"text": 600, "autoencoder": 3000, "decoder": 3000, "transformer": 10000}
+    share = {"text": 0.05, "autoencoder": 0.2, "decoder": 0.2, "transformer": 0.55}
+    files = FILES
+
+    def text(self) -> Fit:
+        return self.fit("text", gemma.TextTraining, average=0.98)
+
+    def autoencoder(self) -> Fit:
+        return self.fit("autoencoder", autoencoder.Autoencoding, lr=1.5e-3, average=0.995)
+
+    def decoder(self) -> Fit:
+        return self.fit("decoder", lambda: autoencoder.Decoding(self.done("autoencoder").modules.model.requires_grad_(True)),
+                        lr=1.2e-3, average=0.995)
+
+    def transformer(self) -> Fit:
+        return self.fit("transformer", lambda: transformer.Flow(self.cache(), self.device), lr=1.5e-3, average=0.998,
+                        split=lambda modules: transformer.matrices(modules.model))
+
+    def cache(self) -> dict[str, torch.Tensor]:
+        def make():
+            text = self.done("text").modules
+            return transformer.make_cache(self.done("autoencoder").modules.model, text.model, text.tokenizer,
+                                          self.options.cached or PICTURES, self.device)
+        return self.cached("cache", make)
+
+    def gate(self, stage: str) -> None:
+        if stage != "transformer":
+            return
+        figures, _, _ = autoencoder.evaluate_autoencoder(self.done("decoder").modules.model, self.options.cases or 64)
+        if figures["main shape"] < GATE:
+            print(f"train: the autoencoder keeps the shape in {figures['main shape']:.3f} of pictures, {GATE} is wanted: "
+                  f"the transformer cannot do better than that. Train it longer if there is time.")
+
+    def export(self) -> None:
+        """Write the three files, measure what they can do as they are on disk, and write README.md and the sheets."""
+        text = self.done("text").modules
+        self.write("text", *gemma.to_file(text.model, text.tokenizer_model))
+        self.write("autoencoder", half(self.done("decoder").modules.model), autoencoder.CONFIG)
+        if self.began("transformer"):
+            sana = self.done("transformer").modules.model
+            self.write("transformer", half(checkpoint.from_canonical(sana.state_dict(), "diffusers")), transformer.to_config())
+            self.report()
+
+    def report(self) -> None:
+        output, cases = self.options.output, self.options.cases or 64
+        text, tokenizer, pictures, sana = load_models(output, self.device)
+        recall, shown, drawn = autoencoder.evaluate_autoencoder(pictures, 2 * cases)
+        contact_sheet(torch.cat([part for i in range(0, 24, 8) for part in (shown[i : i + 8], drawn[i : i + 8])]), self.work / "autoencoder.png")
+        rows = {}
+        for instruction in (False, True):
+            figures, sheet = transformer.evaluate(sana, pictures, text, tokenizer, instruction=instruction, count=cases)
+            rows["with the instruction" if instruction else "prompt alone"] = figures
+            if not instruction:
+                contact_sheet(sheet, self.work / "contact_sheet.png", captions=shapes.evaluation_scenes()[1][: len(sheet)])
+        factors, bias = autoencoder.preview_factors(pictures)
+        (self.work / "preview.json").write_text(json.dumps({"factors": factors.tolist(), "bias": bias.tolist()}))
+        figures = {"reconstruction": recall, **rows}
+        (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
+        write_chapter(output / "README.md", self.chapter(figures, cases))
+        for name in ("contact_sheet.png", "loss.png"):
+            if (self.work / name).exists():
+                shutil.copy(self.work / name, output / name)
+        print(json.dumps(figures, indent=1))
+
+    def chapter(self, figures: dict, cases: int) -> list[str]:
+        """Lines for models/README.md: what the files are, their sums, and what was measured."""
+        names = ["colour", "background", "shape", "size", "place", "colour+background", "colour+background+shape"]
+        lines = [
+            "# The embedded tiny Sana", "",
+            "Three files in ComfyUI's folder names, fp16, with diffusers' (Gemma: Hugging Face's) key names. They have the real",
+            "family's architecture and latent geometry (32 channels at 1/32) and know one world: flat shapes on flat backgrounds,",
+            "256x256, drawn by `training/embedded/shapes.py`. `python run.py train tiny-sana` makes them from nothing.", "",
+            *self.file_table(),
+            "", f"Measured on {datetime.date.today().isoformat()} on the files as they are here, in fp32 on {self.device.type.upper()}:", "",
+            f"| {cases} held-out prompts, large, Euler, 20 steps, CFG 4.5, seeds 0 to {cases - 1} | " + " | ".join(names) + " |",
+            "|" + "---|" * (len(names) + 1)]
+        for row in ("prompt alone", "with the instruction"):
+            lines.append(f"| {row} | " + " | ".join(f"{figures[row][n]:.3f}" for n in names) + " |")
+        recall = figures["reconstruction"]
+        return lines + [
+            "", "The prompts are `training.shapes.evaluation_scenes()`: colour, shape and background in combinations that no training",
+            "picture and no training prompt had, of the four main shapes (cross and star are extras that the models saw less of);",
+            "half of them name a place, and place is judged on those alone. (The tokenizer's corpus has sentences of both sides.) `training/embedded/judge.py` judges from pixels.", "",
+            f"Autoencoder, {2 * cases} held-out pictures of both sizes and all six shapes: PSNR {recall['psnr']:.1f} dB; after reconstruction the",
+            f"judge finds the shape in {recall['shape']:.3f} ({recall['main shape']:.3f} of the four main ones), its colour in "
+            f"{recall['colour']:.3f}, the background in {recall['background']:.3f}.", "",
+            self.history(), "", "![loss](loss.png)", "", "![held-out prompts](contact_sheet.png)"]
+
+
+def load_models(folder: Path, device=torch.device("cpu")):
+    """The exported files in fp32: (Gemma, tokenizer, autoencoder, transformer)."""
+    def read(stage):
+        return read_file(folder / FILES[stage])
+    text, tokenizer = gemma.from_file(*read("text"))
+    pictures, sana = autoencoder.build(), transformer.build()
+    pictures.load_state_dict(whole(read("autoencoder")[0]))
+    sana.load_state_dict(whole(checkpoint.to_canonical(read("transformer")[0], "diffusers")))
+    pictures.to(memory_format=torch.channels_last)
+    return text.to(device), tokenizer, pictures.eval().to(device), sana.eval().to(device)

@@ -1,0 +1,153 @@
+"""Training of the tiny Sana transformer on cached latents and cached text states, and its examination."""
+from __future__ import annotations
+
+import random
+from dataclasses import asdict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from . import gemma, judge, shapes
+from .autoencoder import LATENT_SCALE, to_numpy
+from ...sana_core.config import SanaParams
+from ...sana_core.transformer import SanaTransformer
+
+BATCH = 32
+SHIFT = 3.0
+NO_CAPTION = 0.1  # share of training steps' rows whose caption is empty, for guidance
+WITH_INSTRUCTION = 0.25  # share of cached prompts that stand behind the instruction
+
+PARAMS = SanaParams(
+    num_layers=6, num_attention_heads=4, attention_head_dim=32, num_cross_attention_heads=4, cross_attention_head_dim=32,
+    caption_channels=96, qk_norm=True, sample_size=8, interpolation_scale=1.0, flow_shift=SHIFT)
+
+
+def build() -> SanaTransformer:
+    """The tiny transformer with random weights; it starts out predicting zero."""
+    model = SanaTransformer(PARAMS)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("scale_shift_table"):
+                parameter.zero_()
+                if parameter.shape[0] == 6:
+                    parameter[[2, 5]] = 0.3  # the gates
+            elif parameter.dim() == 2:
+                nn.init.xavier_uniform_(parameter)
+            elif parameter.dim() == 1:
+                nn.init.constant_(parameter, 1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        nn.init.normal_(model.time_embed.linear.weight, std=0.02)
+        nn.init.zeros_(model.proj_out.weight)
+    return model
+
+
+@torch.no_grad()
+def make_cache(autoencoder, text: gemma.Gemma2, tokenizer: gemma.Tokenizer, count: int, device,
+               sample_scenes=shapes.sample_scenes, draw=shapes.draw) -> dict[str, torch.Tensor]:
+    """Everything the loop reads: latents (N, 32, 8, 8) times LATENT_SCALE and, for each, one or two prompts' states.
+
+    -> latents, states (M, T, 96), mask (M, T), picture (M,) telling whose prompt it is; the last prompt is the empty one.
+    Floating point tensors are fp16.
+    """
+    generator, rng = torch.Generator().manual_seed(1), random.Random(1)
+    scenes = sample_scenes(count, generator)
+    latents = []
+    for part in tqdm(scenes.split(16), desc="latents", mininterval=5):
+        pictures = draw(part, generator).to(device).contiguous(memory_format=torch.channels_last)
+        latents.append((autoencoder.encode(pictures) * LATENT_SCALE).half().cpu())
+    plain = [(i, shapes.any_prompt(s, rng)[0]) for i, s in enumerate(scenes.tolist())]
+    instructed = [(i, shapes.any_prompt(s, rng)[0]) for i, s in enumerate(scenes[: int(count * WITH_INSTRUCTION)].tolist())]
+    states, masks, picture = [], [], []
+    for prompts, instruction in ((plain, False), (instructed, True), ([(0, "")], False)):
+        for start in tqdm(range(0, len(prompts), 64), desc="prompts", mininterval=5):
+            part = prompts[start : start + 64]
+            state, mask = gemma.encode_prompts(text, tokenizer, [p for _, p in part], instruction)
+            states += list(state.half().cpu())
+            masks += list(mask.half().cpu())
+            picture += [i for i, _ in part]
+    length = max(len(m) for m in masks)
+    return {"latents": torch.cat(latents).contiguous(), "picture": torch.tensor(picture),
+            "states": torch.stack([F.pad(s, (0, 0, 0, length - len(s))) for s in states]),
+            "mask": torch.stack([F.pad(m, (0, length - len(m))) for m in masks])}
+
+
+class Flow(nn.Module):
+    """Network and cache, with the flow matching loss of one step: v = noise - latent, x = (1 - sigma) latent + sigma noise."""
+
+    def __init__(self, cache: dict[str, torch.Tensor], device=torch.device("cpu"), model: nn.Module | None = None):
+        super().__init__()
+        self.model = build() if model is None else model
+        self.cache, self.device = {k: v.to(device) for k, v in cache.items()}, device
+        self.velocity = self.model
+
+    def compile_network(self):
+        self.velocity = torch.compile(self.model)
+
+    def loss(self, step: int, progress: float) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(step)
+        prompts = len(self.cache["picture"]) - 1
+        chosen = torch.randint(prompts, (BATCH,), generator=generator)
+        said = torch.where(torch.rand(BATCH, generator=generator) < NO_CAPTION, prompts, chosen).to(self.device)
+        latents = self.cache["latents"][self.cache["picture"][chosen.to(self.device)]].float()
+        u = torch.randn(BATCH, generator=generator).sigmoid()
+        sigma = (SHIFT * u / (1 + (SHIFT - 1) * u)).to(self.device)
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        x = torch.lerp(latents, noise, sigma[:, None, None, None])
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+            v = self.velocity(x, 1000 * sigma, self.cache["states"][said].float(), self.cache["mask"][said].float())
+        return F.mse_loss(v.float(), noise - latents)
+
+
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that Muon trains: every Linear inside the blocks."""
+    return [p for name, p in model.named_parameters() if p.dim() == 2 and "transformer_blocks" in name and "table" not in name]
+
+
+@torch.no_grad()
+def sample(model: SanaTransformer, states, mask, empty_states, empty_mask, *, steps: int = 20, guidance: float = 4.5,
+           seeds: list[int]) -> torch.Tensor:
+    """Euler over the shifted schedule with classifier-free guidance -> latents (B, 32, 8, 8), scaled.
+
+    states (B, T, 96), mask (B, T); empty_* the same for the empty prompt, of batch 1. One seed a picture."""
+    device = states.device
+    x = torch.stack([torch.randn(32, 8, 8, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
+    t = torch.linspace(1, 0, steps + 1)
+    sigmas = (SHIFT * t / (1 + (SHIFT - 1) * t)).tolist()
+    pad = states.shape[1] - empty_states.shape[1]
+    context = torch.cat([states, F.pad(empty_states, (0, 0, 0, pad)).expand_as(states)])
+    keep = torch.cat([mask, F.pad(empty_mask, (0, pad)).expand_as(mask)])
+    for now, then in zip(sigmas, sigmas[1:]):
+        v, v_empty = model(torch.cat([x, x]), torch.full((2 * len(x),), 1000 * now, device=device), context, keep).chunk(2)
+        x = x + (then - now) * (v_empty + guidance * (v - v_empty))
+    return x
+
+
+def figures_of(pictures: np.ndarray, scenes: torch.Tensor, named: list[bool]) -> dict[str, float]:
+    """Shares of pictures (N, H, W, 3) in [0, 1] that obey: each attribute, colours together, colours and shape together;
+    place only where the prompt names one."""
+    seen = {k: np.array(v) for k, v in judge.agreement(pictures, scenes).items()}
+    both = seen["colour"] & seen["background"]
+    figures = {k: float(v.mean()) for k, v in seen.items()}
+    figures["place"] = float(seen["place"][np.array(named)].mean())
+    return figures | {"colour+background": float(both.mean()), "colour+background+shape": float((both & seen["shape"]).mean())}
+
+
+@torch.no_grad()
+def evaluate(model, autoencoder, text, tokenizer, *, instruction: bool = False, steps: int = 20, guidance: float = 4.5,
+             seed: int = 0, count: int = 64, sampler=sample) -> tuple[dict[str, float], torch.Tensor]:
+    """Draw the first `count` of the 64 held-out prompts by `sampler`, prompt i from seed + i
+    -> (figures, pictures (count, 3, 256, 256) in [-1, 1])."""
+    scenes, prompts, named = (part[:count] for part in shapes.evaluation_scenes())
+    states, mask = gemma.encode_prompts(text, tokenizer, prompts, instruction)
+    empty = gemma.encode_prompts(text, tokenizer, [""], False)
+    latents = sampler(model, states, mask, *empty, steps=steps, guidance=guidance, seeds=[seed + i for i in range(len(prompts))])
+    pictures = torch.cat([autoencoder.decode(z / LATENT_SCALE).float().cpu() for z in latents.split(16)])
+    return figures_of(to_numpy(pictures), scenes, named), pictures
+
+
+def to_config() -> dict:
+    """The config that stands in the exported file, named as diffusers names things where it does."""
+    return {"_class_name": "SanaTransformer2DModel", "_name": "SanaCog tiny", **asdict(PARAMS),
+            "qk_norm": "rms_norm_across_heads" if PARAMS.qk_norm else None}

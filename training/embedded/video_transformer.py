@@ -1,0 +1,179 @@
+"""Training of the tiny CogVideoX transformers, text to video and image to video, on cached latents and text states, and
+their examination."""
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from . import clip_judge, clips, t5
+from . import video_autoencoder as vae
+from ...cogvideo_core import schedule
+from ...cogvideo_core.config import CogVideoParams
+from ...cogvideo_core.transformer import CogVideoTransformer
+
+BATCH = 24
+NO_CAPTION = 0.1  # share of training steps' rows whose caption is empty, for guidance
+NO_PICTURE = 0.07  # and, in image to video, whose picture is left out
+LAST = 0.06  # share of rows at the last timestep, which is pure noise and where sampling starts
+LEAN = 1.3  # above 1, noisy timesteps come oftener: what a clip shows is decided there
+PROMPTS = 2  # sentences a cached clip
+
+# Positions as the 2B has them, added to the tokens: from pure noise, rotary positions alone tell a token only after some
+# training how far it is from the text, which stands at 0, and thereby where it is.
+PARAMS = CogVideoParams(
+    num_layers=5, num_attention_heads=4, attention_head_dim=32, time_embed_dim=64, text_embed_dim=96,
+    max_text_seq_length=t5.LENGTH, sample_height=vae.LATENT[2], sample_width=vae.LATENT[3],
+    use_rotary_positional_embeddings=False, spatial_interpolation_scale=1.0, scaling_factor=vae.LATENT_SCALE, snr_shift_scale=3.0)
+IMAGE_PARAMS = replace(PARAMS, in_channels=32, conditioning="image")
+
+
+def build(params: CogVideoParams = PARAMS) -> CogVideoTransformer:
+    """The tiny transformer with random weights; it starts out predicting zero."""
+    model = CogVideoTransformer(params)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                nn.init.constant_(parameter, 1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            elif parameter.dim() == 2:
+                nn.init.xavier_uniform_(parameter)
+        for block in model.transformer_blocks:
+            for norm in (block.norm1, block.norm2):
+                nn.init.normal_(norm.linear.weight, std=0.02)
+                norm.linear.bias.view(2, 3, -1)[:, 2] = 0.3  # the gates, of video and of text
+        nn.init.normal_(model.norm_out.linear.weight, std=0.02)
+        nn.init.zeros_(model.proj_out.weight)
+    return model
+
+
+def with_picture(model: CogVideoTransformer) -> CogVideoTransformer:
+    """An image-to-video transformer that does what this text-to-video one does: new input columns are zero."""
+    ours = build(IMAGE_PARAMS)
+    tensors = dict(model.state_dict())
+    patch = tensors["patch_embed.proj.weight"]
+    tensors["patch_embed.proj.weight"] = torch.cat([patch, torch.zeros_like(patch)], dim=1)
+    ours.load_state_dict(tensors)
+    return ours
+
+
+@torch.no_grad()
+def make_cache(autoencoder, text: t5.T5Encoder, tokenizer: t5.Tokenizer, count: int, layout: clips.Layout, seed: int) -> dict:
+    """Everything the loop reads, in fp16: latents (N, 16, 3, 12, 12) times the scale, `start` (N, 16, 1, 12, 12), those
+    of the first frames encoded as pictures, and states (2 N + 1, 32, 96), clip i's at 2 i and 2 i + 1, the empty
+    prompt's last."""
+    generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
+    scenes = clips.sample_scenes(count, generator)
+    latents, start = [], []
+    for part in tqdm(scenes.split(8), desc="latents", mininterval=5):
+        shown = clips.draw(part, generator, layout)
+        latents.append(vae.encode(autoencoder, shown).half())
+        start.append(vae.encode(autoencoder, shown[:, :, :1]).half())
+    prompts = [clips.any_prompt(scene, rng) for scene in scenes.tolist() for _ in range(PROMPTS)] + [""]
+    states = [t5.encode_prompts(text, tokenizer, prompts[i : i + 64]).half().cpu() for i in range(0, len(prompts), 64)]
+    return {"latents": torch.cat(latents), "start": torch.cat(start), "states": torch.cat(states)}
+
+
+def pick_timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
+    """(count,) int64 in 0..999."""
+    share = torch.rand(count, generator=generator) ** LEAN
+    at = ((schedule.TIMESTEPS - 1) * (1 - share)).round().long()
+    return torch.where(torch.rand(count, generator=generator) < LAST, schedule.TIMESTEPS - 1, at)
+
+
+class Diffusion(nn.Module):
+    """Network and cache, with the v-prediction loss of one step; a network with channels for it is also given the
+    start pictures."""
+
+    def __init__(self, model: CogVideoTransformer, cache: dict[str, torch.Tensor], device=torch.device("cpu")):
+        super().__init__()
+        self.model, self.predict = model, model
+        self.cache, self.device = {k: v.to(device) for k, v in cache.items()}, device
+        self.picture = model.params.in_channels > model.params.out_channels
+        self.alphas = schedule.alphas_cumprod(model.params.snr_shift_scale).float().to(device)
+
+    def compile_network(self):
+        self.predict = torch.compile(self.model)
+
+    def loss(self, step: int, progress: float) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(step)
+        chosen = torch.randint(len(self.cache["latents"]), (BATCH,), generator=generator)
+        said = PROMPTS * chosen + torch.randint(PROMPTS, (BATCH,), generator=generator)
+        said = torch.where(torch.rand(BATCH, generator=generator) < NO_CAPTION, len(self.cache["states"]) - 1, said)
+        timesteps = pick_timesteps(BATCH, generator).to(self.device)
+        latents = self.cache["latents"][chosen.to(self.device)].float()
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        alpha = self.alphas[timesteps][:, None, None, None, None]
+        x = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        v = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+        if self.picture:
+            keep = torch.rand(BATCH, 1, 1, 1, 1, generator=generator) >= NO_PICTURE
+            x = torch.cat([x, beside(self.cache["start"][chosen.to(self.device)].float() * keep.to(self.device))], dim=1)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+            predicted = self.predict(x, timesteps, self.cache["states"][said.to(self.device)].float())
+        return F.mse_loss(predicted.float(), v)
+
+
+def beside(start: torch.Tensor) -> torch.Tensor:
+    """A start picture's scaled latent (B, 16, 1, h, w) as the condition of a clip: at its first latent frame, zeros
+    behind it."""
+    return F.pad(start, (0, 0, 0, 0, 0, vae.LATENT[1] - 1))
+
+
+def matrices(model: CogVideoTransformer) -> list[nn.Parameter]:
+    """The weights that Muon trains: attention's and feed-forward's."""
+    return [p for name, p in model.named_parameters() if p.dim() == 2 and (".attn1." in name or ".ff." in name)]
+
+
+@torch.no_grad()
+def sample(model: CogVideoTransformer, states, empty, *, seeds: list[int], start=None, steps: int = 25,
+           guidance: float = 5.0) -> torch.Tensor:
+    """DDIM with trailing timesteps and classifier-free guidance -> scaled latents (B, 16, 3, 12, 12).
+
+    states (B, 32, 96), empty (1, 32, 96) of the empty prompt; start (B, 16, 1, 12, 12) scaled, for image to video, kept
+    in both halves of the guidance. One seed a clip."""
+    device = states.device
+    noise = torch.stack([torch.randn(vae.LATENT, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
+    context = torch.cat([states, empty.expand_as(states)])
+    condition = [] if start is None else [beside(start).repeat(2, 1, 1, 1, 1)]
+
+    def guided(x, timestep):
+        at = torch.full((len(context),), timestep, device=device)
+        v, v_empty = model(torch.cat([x.repeat(2, 1, 1, 1, 1), *condition], dim=1), at, context).chunk(2)
+        return v_empty + guidance * (v - v_empty)
+
+    return schedule.ddim(guided, noise, steps, model.params.snr_shift_scale)
+
+
+@torch.no_grad()
+def evaluate(model, autoencoder, text, tokenizer, *, picture: bool = False, steps: int = 25, guidance: float = 5.0,
+             seed: int = 0, count: int = 48) -> tuple[dict[str, float], torch.Tensor]:
+    """Draw the first `count` of the 48 held-out prompts, prompt i from seed + i; with `picture`, each from the first
+    frame of a drawn clip of its scene. -> (shares that obey: each attribute, colours together, colours and direction;
+    `first frame`, mean PSNR in dB, and `kept`, the share over 20 dB, where there is a picture; the clips)."""
+    scenes, prompts = (part[:count] for part in clips.evaluation_scenes())
+    states = t5.encode_prompts(text, tokenizer, prompts)
+    empty = t5.encode_prompts(text, tokenizer, [""])
+    shown = clips.draw(scenes, torch.Generator().manual_seed(48), clips.WIDE)[:, :, :1]
+    start = vae.encode(autoencoder, shown).to(states.device) if picture else None
+    latents = []
+    for rows in torch.arange(len(prompts)).split(16):
+        latents.append(sample(model, states[rows], empty, seeds=[seed + int(i) for i in rows], steps=steps,
+                              guidance=guidance, start=None if start is None else start[rows]))
+    drawn = vae.decode(autoencoder, torch.cat(latents))
+    seen = clip_judge.agreement(clips.to_frames(drawn), scenes)
+    both = seen["colour"] & seen["background"]
+    figures = {k: float(v.mean()) for k, v in seen.items()}
+    figures |= {"colour+background": float(both.mean()), "colours+direction": float((both & seen["direction"]).mean())}
+    if picture:
+        kept = vae.psnr(drawn[:, :, 0], shown[:, :, 0])
+        figures |= {"first frame": float(kept.mean()), "kept": float((kept > 20).float().mean())}
+    return figures, drawn
+
+
+def to_config(params: CogVideoParams) -> dict:
+    """The config that stands in the exported file, named as diffusers names things where it does."""
+    return {"_class_name": "CogVideoXTransformer3DModel", "_name": "SanaCog tiny", **asdict(params)}
