@@ -39,7 +39,7 @@ def room(name):
     return importlib.import_module(f"sanacog.{name}")
 
 
-# {name, also of its file in commands/: (names of requirements files, whether it needs ComfyUI)}
+# {name, which is also its file's in commands/: (names of requirements files, whether it needs ComfyUI)}
 COMMANDS = {
     "demo": ((), True),
     "serve": ((), True),
@@ -47,11 +47,12 @@ COMMANDS = {
     "bench": (("dev",), True),
     "train": (("train",), False),
     "convert": (("train",), False),
+    "help-pictures": (("dev",), True),  # for us: the pictures in web/docs
 }
 
 
 def command(name):
-    return room(f"commands.{name}")
+    return room(f"commands.{name.replace('-', '_')}")
 
 
 # --- from the Python that was called to the environment's ---

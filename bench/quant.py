@@ -15,7 +15,6 @@ import torch
 
 from ..cogvideo_core import precision as cogvideo_precision
 from ..cogvideo_core.transformer import CogVideoTransformer
-from ..commands.convert import convert
 from ..kernels import quant
 from ..kernels.calibration import LargestInputs
 from ..kernels.quant_layers import quantised, without_layers
@@ -74,9 +73,9 @@ def one_step(model, exact, cases):
     return float((sum(a for a, _ in difference) / sum(b for _, b in difference)).sqrt())
 
 
-def rows(model, kept, cases, calibrate, evaluate, source, wanted):
+def rows(model, kept, cases, calibrate, evaluate, source, wanted, convert):
     """{row: figures} of one model. calibrate(model) runs it, evaluate(model) gives {attribute: share}; wanted: the attributes
-    that are compared; source: its file."""
+    that are compared; source: its file; convert(source, output, quantize=kind) writes it quantised."""
     largest = largest_inputs(model, kept, calibrate)
     half = copy.deepcopy(model).bfloat16()
     exact = evaluate(model)
@@ -112,7 +111,7 @@ def _bytes(tensors):
     return sum(tensor.numel() * tensor.dtype.itemsize for tensor in tensors.values())
 
 
-def sana(folder=MODELS, count=64):
+def sana(convert, folder=MODELS, count=64):
     """rows() of the embedded Sana: `count` held-out prompts, 20 steps, CFG 4.5; calibrated on 4 prompts of the training."""
     from ..training.embedded import gemma, transformer
     from ..training.embedded import sana as recipe
@@ -126,10 +125,10 @@ def sana(folder=MODELS, count=64):
     return rows(model, sana_precision.KEPT, [(noise, torch.full((4,), float(t)), states, mask) for t in TIMES],
                 lambda m: transformer.sample(m, states, mask, *empty, steps=8, seeds=[100, 101, 102, 103]),
                 lambda m: transformer.evaluate(m, pictures, text, tokenizer, count=count)[0],
-                folder / recipe.FILES["transformer"], ("colour+background", "colour+background+shape"))
+                folder / recipe.FILES["transformer"], ("colour+background", "colour+background+shape"), convert)
 
 
-def cogvideox(folder=MODELS, count=48):
+def cogvideox(convert, folder=MODELS, count=48):
     """rows() of the embedded CogVideoX, text to video: `count` held-out prompts, the training's own steps and guidance."""
     from ..training.embedded import cogvideox as recipe
     from ..training.embedded import t5, video_autoencoder, video_transformer
@@ -145,16 +144,16 @@ def cogvideox(folder=MODELS, count=48):
                 lambda m: video_transformer.sample(m, states, empty, seeds=[100, 101], steps=8, guidance=guidance),
                 lambda m: video_transformer.evaluate(m, autoencoder, text, tokenizer, steps=recipe.SAMPLED_STEPS,
                                                      guidance=guidance, count=count)[0],
-                folder / recipe.FILES["transformer"], ("colour+background", "direction"))
+                folder / recipe.FILES["transformer"], ("colour+background", "direction"), convert)
 
 
-def figures(folder=MODELS):
-    """Both families. Returns {"Sana": rows, "CogVideoX": rows, "released": sizes, "seconds": float}; raises
+def figures(convert, folder=MODELS):
+    """Both families. convert: the command's function, which writes a file quantised. Returns {"Sana": rows, "CogVideoX": rows, "released": sizes, "seconds": float}; raises
     FileNotFoundError naming the command that makes the models."""
     if not (folder / "diffusion_models").is_dir():
         raise FileNotFoundError("no embedded models; `python run.py train tiny-sana` and tiny-cogvideox make them")
     start = time.perf_counter()
-    return {"Sana": sana(folder), "CogVideoX": cogvideox(folder), "released": released_sizes(),
+    return {"Sana": sana(convert, folder), "CogVideoX": cogvideox(convert, folder), "released": released_sizes(),
             "seconds": round(time.perf_counter() - start, 1)}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from .convert import convert
 from ..bench import accuracy, cogvideox, guidance, harness, large, memory, quant, quant_memory, record, roofline, sana, sana_image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +32,7 @@ COGVIDEOX_CASES = {
 CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASES), ("cogvideox_cpu.json", COGVIDEOX_CASES))
              for name, case in cases.items()}
 ACCURACY = {"accuracy": accuracy.accuracy, "video-accuracy": accuracy.video_accuracy,
-            "sprint-accuracy": accuracy.sprint_accuracy, "guidance-accuracy": guidance.guidance_accuracy, "quant": quant.figures}
+            "sprint-accuracy": accuracy.sprint_accuracy, "guidance-accuracy": guidance.guidance_accuracy, "quant": lambda: quant.figures(convert)}
 MEMORY = {"decode-2k": 2048, "decode-4k": 4096}  # pixels a side
 FIGURES = [*CPU_CASES, *ACCURACY, "memory", "quant-memory", *MEMORY, "pictures"]
 CLOCKS = {"wall": harness.WallClock, "cpu": lambda: harness.WallClock(now=time.process_time)}

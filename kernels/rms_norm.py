@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from . import dispatch
+from . import dispatch, register
 
 
 def rms_norm(x, weight, bias, eps, residual=None, activation=None):
@@ -34,3 +34,6 @@ def eager(x, weight, bias, eps, residual, activation):
         x = x.mul_(scale).mul_(weight).add_(bias)
         x = x if residual is None else x.add_(residual)
     return x if activation is None else getattr(F, activation)(x, inplace=not torch.is_grad_enabled())
+
+
+register.add_eager("rms_norm", eager)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import dispatch
+from . import dispatch, register
 
 
 def rotate_pairs(x, cos, sin):
@@ -29,3 +29,6 @@ def eager(x, cos, sin):
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
     return turned.flatten(-2).to(x.dtype)
+
+
+register.add_eager("rotate_pairs", eager)

@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from . import dispatch
+from . import dispatch, register
+from .latent_frames import latent_of_frame
 
 
 def scale_shift_silu(x, scale, shift):
@@ -15,12 +16,6 @@ def scale_shift_silu(x, scale, shift):
     if x.is_contiguous() and dispatch.fusible(x, scale, shift):
         return dispatch.run("scale_shift_silu", x, scale, shift)
     return eager(x, scale, shift)
-
-
-def latent_of_frame(T, t):
-    """(first, ratio): of T frames the first `first` belong to latent 0 alone, then every latent has `ratio` frames."""
-    first = T % 2 if T > 1 else 0
-    return first, (T - first) // max(t - first, 1)
 
 
 def eager(x, scale, shift):
@@ -35,3 +30,6 @@ def eager(x, scale, shift):
 
     x.unflatten(3, (h, -1)).mul_(spread(scale)).add_(spread(shift))
     return F.silu(x, inplace=True)
+
+
+register.add_eager("scale_shift_silu", eager)

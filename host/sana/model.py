@@ -22,7 +22,7 @@ from ...sana_core.lookalikes import strip_prefix
 from ...sana_core.memory import numbers_a_token
 from ...sana_core.text import token_mask
 from ...sana_core.transformer import SanaTransformer
-from . import areas, text_cache as texts
+from . import areas, text_cache
 from ..blocks import host_hooks
 from ..compat import corrects_empty_latents, layers_for_saving
 from .guidance import replaced_self_attention

@@ -10,8 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .. import dispatch
-from ..glumbconv import eager
+from .. import register
 
 CHANNELS = 256  # two a thread: one 128-byte line of memory a warp in 16 bits
 COLUMNS = 4
@@ -121,16 +120,12 @@ def launch(x, weight, bias):
     return out.permute(0, 3, 1, 2)
 
 
-def channels_last_eager(x, weight, bias):
-    return eager(x, weight, bias).contiguous(memory_format=torch.channels_last)
-
-
-dispatch.register("gated_depthwise", launch, channels_last_eager)
+register.add_kernel("gated_depthwise", launch)
 
 
 @torch.library.custom_op("sanacog::gated_depthwise", mutates_args=())
 def operator(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return dispatch.launch("gated_depthwise", x, weight, bias)
+    return register.launch("gated_depthwise", x, weight, bias)
 
 
 @operator.register_fake

@@ -9,8 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .. import dispatch
-from ..linear_attention import eager
+from .. import register
 
 STATE_BLOCK = {2: 128, 4: 32}  # tokens at a time, by the bytes of a number: more would not fit the registers
 APPLY_BLOCK = 64
@@ -100,16 +99,12 @@ def launch(q, k, v, eps):
     return out
 
 
-def contiguous_eager(q, k, v, eps):
-    return eager(q, k, v, eps).contiguous()
-
-
-dispatch.register("relu_linear_attention", launch, contiguous_eager)
+register.add_kernel("relu_linear_attention", launch)
 
 
 @torch.library.custom_op("sanacog::relu_linear_attention", mutates_args=())
 def operator(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, eps: float) -> torch.Tensor:
-    return dispatch.launch("relu_linear_attention", q, k, v, eps)
+    return register.launch("relu_linear_attention", q, k, v, eps)
 
 
 @operator.register_fake

@@ -3,8 +3,7 @@
 import triton
 import triton.language as tl
 
-from .. import dispatch
-from ..rms_norm import eager
+from .. import register
 
 TILE = 4096  # numbers a program works on
 
@@ -42,4 +41,4 @@ def launch(x, weight, bias, eps, residual, activation):
     return x
 
 
-dispatch.register("rms_norm", launch, eager)
+register.add_kernel("rms_norm", launch)

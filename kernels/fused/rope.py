@@ -3,8 +3,7 @@
 import triton
 import triton.language as tl
 
-from .. import dispatch
-from ..rope import eager
+from .. import register
 
 HEADS = 16  # at a time
 
@@ -32,4 +31,4 @@ def launch(x, cos, sin):
     return x
 
 
-dispatch.register("rotate_pairs", launch, eager)
+register.add_kernel("rotate_pairs", launch)

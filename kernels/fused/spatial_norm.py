@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from .. import dispatch
-from ..spatial_norm import eager, latent_of_frame
+from .. import register
+from ..latent_frames import latent_of_frame
 
 ROWS, COLUMNS = 8, 128  # a program's part of a frame
 
@@ -39,4 +39,4 @@ def launch(x, scale, shift):
     return x
 
 
-dispatch.register("scale_shift_silu", launch, eager)
+register.add_kernel("scale_shift_silu", launch)

@@ -7,7 +7,7 @@ import re
 
 from PIL import Image
 
-from sanacog.bench.help_pictures import DRAWN, PICTURES
+from sanacog.commands.help_pictures import DRAWN, PICTURES
 
 from .canvas import read
 from .shipped import shipped, with_embedded_models

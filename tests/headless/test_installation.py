@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,8 +19,9 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     root = tmp_path / "ComfyUI" / "custom_nodes" / "pack"
     root.mkdir(parents=True)
-    for name in ("train", "dev"):
+    for name in ("torch", "host", "train", "dev"):
         (root / f"requirements-{name}.txt").write_text(name)
+    (root / "lock.txt").write_text("lock")
     machine = SimpleNamespace(root=root, pip=[], answer=lambda arguments: None, created=[])
 
     def pip(python, arguments):
@@ -34,6 +36,7 @@ def machine(tmp_path, monkeypatch):
 
     monkeypatch.setattr(installation, "ROOT", root)
     monkeypatch.setattr(installation, "UNPACKED", root / ".host" / "ComfyUI-0.3.75")
+    monkeypatch.setattr(installation, "LOCK", root / "lock.txt")
     monkeypatch.setattr(installation, "pip", pip)
     monkeypatch.setattr(installation, "create", create)
     return machine
@@ -66,28 +69,35 @@ def test_second_run_asks_pip_for_nothing(machine):
     assert len(machine.pip) == 1 and machine.created == [".venv"]
 
 
-def test_changed_requirements_go_through_pip_again(machine):
+@pytest.mark.parametrize("changed", ["requirements-dev.txt", "lock.txt"])
+def test_changed_requirements_go_through_pip_again(machine, changed):
     comfyui(installation.UNPACKED)
     installation.prepare(["dev"])
-    (machine.root / "requirements-dev.txt").write_text("newer")
+    (machine.root / changed).write_text("newer")
     installation.prepare(["dev"])
     assert len(machine.pip) == 2 and machine.created == [".venv"]
 
 
-def test_everything_is_installed_together(machine):
-    comfyui(installation.UNPACKED)
+def files_after(option, arguments):
+    return [Path(file) for before, file in zip(arguments, arguments[1:]) if before == option]
+
+
+def test_everything_is_installed_together_at_the_locked_versions(machine):
+    host = comfyui(installation.UNPACKED)
     installation.prepare(["dev"])
     arguments, = machine.pip
-    assert set(installation.TESTED_TORCH) < set(arguments)
-    assert {str(machine.root / "requirements-dev.txt"), str(installation.UNPACKED / "requirements.txt")} < set(arguments)
+    ours = [machine.root / f"requirements-{name}.txt" for name in ("dev", "host", "torch")]
+    assert sorted(files_after("-r", arguments)) == sorted([host / "requirements.txt", *ours])
+    assert files_after("-c", arguments) == [machine.root / "lock.txt"]
     assert not any("index" in argument for argument in arguments)  # the machine's own settings of pip count
 
 
 def test_training_needs_no_comfyui(machine):
     python, host = installation.prepare(["train"], needs_host=False)
     assert host is None and python == installation.python_of(machine.root / ".venv")
-    assert [argument for argument in machine.pip[0] if argument.endswith(".txt")] == [
-        str(machine.root / "requirements-train.txt")]
+    assert sorted(files_after("-r", machine.pip[0])) == [
+        machine.root / f"requirements-{name}.txt" for name in ("torch", "train")]
+    assert files_after("-c", machine.pip[0]) == [machine.root / "lock.txt"]
 
 
 def test_failed_first_set_up_leaves_nothing(machine):
@@ -139,7 +149,8 @@ def test_killed_set_up_is_taken_up_again(machine):
     installation.create(machine.root / ".venv")
     installation.prepare()
     assert len(machine.pip) == 1
-    assert json.loads((machine.root / ".venv" / installation.STAMP).read_text()).keys() == {"torch", "host"}
+    assert json.loads((machine.root / ".venv" / installation.STAMP).read_text()).keys() == {
+        "torch", "host", "comfyui", "lock"}
 
 
 def test_damaged_stamp(machine):
@@ -158,6 +169,8 @@ def test_comfyui_path(machine, tmp_path, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", str(mine))
     python, host = installation.prepare()
     assert host == mine and python == installation.python_of(machine.root / ".venv-comfyui")
+    assert sorted(files_after("-r", machine.pip[0])) == sorted([mine / "requirements.txt", machine.root / "requirements-torch.txt"])
+    assert not files_after("-c", machine.pip[0])  # its own requirements decide
     assert not (machine.root / ".host").exists()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sanacog.kernels import dispatch
+from sanacog.kernels import dispatch, register
 from sanacog.kernels.linear_attention import eager, relu_linear_attention
 
 from . import kernel_cases as cases
@@ -96,8 +96,8 @@ def test_the_kernels_are_there_where_triton_is(device, caplog):
     with caplog.at_level(logging.INFO):
         assert dispatch.available(0)
     assert not caplog.records
-    assert set(dispatch._kernels) == {"relu_linear_attention", "gated_depthwise", "rms_norm", "rotate_pairs",
-                                      "scale_shift_silu"}
+    assert set(register._kernels) == set(register._eager) == {
+        "relu_linear_attention", "gated_depthwise", "rms_norm", "rotate_pairs", "scale_shift_silu"}
 
 
 class OnGpu:
@@ -109,8 +109,9 @@ class OnGpu:
 @pytest.fixture
 def kernel(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", lambda device: torch.no_grad())
-    monkeypatch.setattr(dispatch, "_kernels", {})
-    monkeypatch.setattr(dispatch, "_broken", set())
+    monkeypatch.setattr(register, "_kernels", {})
+    monkeypatch.setattr(register, "_eager", {"op": lambda x: "eager"})
+    monkeypatch.setattr(register, "_broken", set())
     calls = []
 
     def add(error=None):
@@ -119,7 +120,7 @@ def kernel(monkeypatch):
             if error:
                 raise error
             return "fused"
-        dispatch.register("op", fused, lambda x: "eager")
+        register.add_kernel("op", fused)
     add.calls = calls
     return add
 
@@ -140,7 +141,7 @@ def test_a_full_memory_is_no_failure_of_the_kernel(kernel):
     kernel(torch.cuda.OutOfMemoryError("full"))
     with pytest.raises(torch.cuda.OutOfMemoryError):
         dispatch.run("op", OnGpu())
-    assert not dispatch._broken
+    assert not register._broken
 
 
 def test_importing_and_running_on_the_cpu_leaves_triton_alone():

@@ -1,21 +1,9 @@
-"""The pictures of the help pages in web/docs/pictures, drawn anew by the embedded models: python bench/help_pictures.py.
+"""The pictures of the help pages in web/docs/pictures, drawn anew by the embedded models: python run.py help-pictures.
 
 Give names to draw only these. They come from shipped workflows with few changes, on a ComfyUI started for it.
 """
 
 from __future__ import annotations
-
-if __name__ == "__main__":  # as a script: import this very file as part of the package, and run that
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import run
-
-    run.import_pack()
-    from sanacog.bench.help_pictures import main
-
-    sys.exit(main(sys.argv[1:]))
 
 import io
 import json
@@ -23,13 +11,13 @@ import shutil
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageSequence
 
-from ..commands import demo
+from . import demo
+from .convert import convert
+from ..cogvideo_core import schedule
 from ..headless import installation
 from ..headless.client import Client
-from ..cogvideo_core import schedule
-from ..commands.convert import convert
-from ..kernels.quant import FORMATS
 from ..headless.launcher import Server
+from ..kernels.quant import FORMATS
 
 PICTURES = installation.ROOT / "web" / "docs" / "pictures"
 WIDTH = 640  # px of a sheet, at most

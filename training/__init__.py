@@ -1,0 +1,1 @@
+"""Training without ComfyUI: of the embedded models (embedded/)."""
