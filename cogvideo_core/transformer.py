@@ -18,6 +18,7 @@ from .config import CogVideoParams
 from .positions import cropped_positions, resize_code, rope_table, sincos_code
 
 OFS = 2.0  # the only value 1.5-5B-I2V was trained with
+OUT_NORM_EPS = 1e-6  # of the last norm; as the authors' code has it, diffusers has that of the other norms
 
 
 def sdpa(q, k, v, heads, mask=None):
@@ -190,7 +191,7 @@ class AdaLayerNorm(nn.Module):
     def __init__(self, params, *, device, dtype, operations):
         super().__init__()
         self.linear = operations.Linear(params.time_embed_dim, 2 * params.width, device=device, dtype=dtype)
-        self.norm = operations.LayerNorm(params.width, eps=params.norm_eps, device=device, dtype=dtype)
+        self.norm = operations.LayerNorm(params.width, eps=OUT_NORM_EPS, device=device, dtype=dtype)
 
     def forward(self, x, embedding):
         shift, scale = self.linear(F.silu(embedding))[:, None].chunk(2, dim=-1)

@@ -21,8 +21,8 @@ How to use it, with `base` a SanaTransformer and `control` the control picture's
 The native wiring takes the base's block 0 from the base that runs, because there the base's own x goes on into the copies:
 so a LoRA on that block counts, a quantised or offloaded base is used as it is, and a second copy takes no memory. The
 embedders are the ControlNet's own in both, as in diffusers' files.
-Source: NVlabs/Sana, sana_multi_scale_controlnet.py, and diffusers, controlnet_sana.py. Unlike NVlabs' code the timestep is
-neither cut to an integer nor rounded to the weights' type (999 would be 1000 in bf16): the base here sees it exactly too.
+Source: NVlabs/Sana, sana_multi_scale_controlnet.py, and diffusers, controlnet_sana.py. Unlike NVlabs' code the whole timestep is
+not rounded to the weights' type (999 would be 1000 in bf16), as it is not for the base.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ from .config import SanaParams
 
 FP16_MAX = 65504.0
 MASKED = -10000.0  # finite, so that an empty prompt's row is uniform and not NaN
+# The epsilons of the authors' code, with which the models were trained; diffusers has 1e-15 and 1e-5 for both norms.
+LINEAR_EPS, SELF_NORM_EPS, CROSS_NORM_EPS = 1e-8, 1e-5, 1e-6
 
 
 def sdpa(q, k, v, heads, mask=None):
@@ -31,7 +33,7 @@ def sdpa(q, k, v, heads, mask=None):
 
 def linear_attention(q, k, v, heads):
     """ReLU linear attention, q, k and v (B, N, D) -> (B, N, D)."""
-    return relu_linear_attention(*(t.unflatten(-1, (heads, -1)) for t in (q, k, v))).flatten(2)
+    return relu_linear_attention(*(t.unflatten(-1, (heads, -1)) for t in (q, k, v)), LINEAR_EPS).flatten(2)
 
 
 def sinusoid(t, channels=256, max_period=10000.0):
@@ -40,6 +42,12 @@ def sinusoid(t, channels=256, max_period=10000.0):
     frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(max_period) / half))
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def whole(timestep):
+    """Timesteps (B,) of 0 to 1000 cut to whole numbers, as training drew them and as every reference feeds them, in fp32. One
+    that is whole but for the rounding of its sigma stays."""
+    return torch.floor(timestep.float() + 1e-3)
 
 
 def position_code(height, width, channels, base, interpolation_scale, device=None):
@@ -177,15 +185,15 @@ class TimeEmbed(nn.Module):
 class Attention(nn.Module):
     """The projections and query-key norm that linear and softmax attention share."""
 
-    def __init__(self, params, heads, head_dim, bias, *, device, dtype, operations):
+    def __init__(self, params, heads, head_dim, bias, norm_eps, *, device, dtype, operations):
         super().__init__()
         D, inner, kw = params.width, heads * head_dim, dict(device=device, dtype=dtype)
         self.heads = heads
         self.to_q = operations.Linear(D, inner, bias=bias, **kw)
         self.to_k = operations.Linear(D, inner, bias=bias, **kw)
         self.to_v = operations.Linear(D, inner, bias=bias, **kw)
-        self.norm_q = operations.RMSNorm(inner, eps=1e-5, **kw) if params.qk_norm else nn.Identity()
-        self.norm_k = operations.RMSNorm(inner, eps=1e-5, **kw) if params.qk_norm else nn.Identity()
+        self.norm_q = operations.RMSNorm(inner, eps=norm_eps, **kw) if params.qk_norm else nn.Identity()
+        self.norm_k = operations.RMSNorm(inner, eps=norm_eps, **kw) if params.qk_norm else nn.Identity()
         self.to_out = nn.ModuleList([operations.Linear(inner, D, **kw)])
 
     def queries(self, x):
@@ -199,7 +207,7 @@ class SelfAttention(Attention):
     """ReLU linear attention over the picture's tokens."""
 
     def __init__(self, params, **kw):
-        super().__init__(params, params.num_attention_heads, params.attention_head_dim, False, **kw)
+        super().__init__(params, params.num_attention_heads, params.attention_head_dim, False, SELF_NORM_EPS, **kw)
         self.clamp_fp16 = params.clamp_fp16
 
     def forward(self, x, attention=linear_attention):
@@ -212,7 +220,7 @@ class CrossAttention(Attention):
     """Softmax attention from the picture to the text."""
 
     def __init__(self, params, **kw):
-        super().__init__(params, params.num_cross_attention_heads, params.cross_attention_head_dim, True, **kw)
+        super().__init__(params, params.num_cross_attention_heads, params.cross_attention_head_dim, True, CROSS_NORM_EPS, **kw)
 
     def keys_values(self, context, mask=None):
         used = attended(mask) if readable(mask) else None
@@ -273,6 +281,8 @@ class SanaInputs(nn.Module):
     def embed(self, x, timestep, guidance=None):
         """SanaTransformer.forward's arguments -> x (B, N, D), modulation (B, 6, D), embedding of the time (B, D)."""
         x = self.patch_embed(x)
+        if self.params.timestep_multiplier == 1000:  # Sprint and its teachers were trained on fractions
+            timestep = whole(timestep)
         return x, *self.time_embed(timestep, guidance, x.dtype)
 
     def embed_text(self, context, attention_mask=None, trim=None) -> Text:
@@ -314,7 +324,8 @@ class SanaTransformer(SanaInputs):
         """Velocity at x.
 
         x (B, in_channels, H, W): latent times 0.41407 plus noise; H and W multiples of patch_size, any shape.
-        timestep (B,): sigma * params.timestep_multiplier, fractional allowed (Sprint: sigma itself).
+        timestep (B,): sigma * params.timestep_multiplier (Sprint: sigma itself); cut to a whole number where the
+        multiplier is 1000.
         context (B, T, caption_channels): states of the text encoder. attention_mask (B, T): 1 for a token, 0 for
         padding; None keeps all. guidance (B,): guidance scale as people say it (4.5); Sprint only, unused elsewhere.
         text: Text of context and attention_mask from this network as it is now, instead of computing it.

@@ -40,6 +40,7 @@ def pair(**changes):
     state = {key: torch.randn(value.shape, generator=generator) * {1: 0.5, 3: 1.0}.get(value.ndim, value.shape[-1] ** -0.5)
              for key, value in theirs.state_dict().items()}
     theirs.load_state_dict(state)
+    theirs.norm_out.norm.eps = 1e-6  # the authors' epsilon
     ours = CogVideoTransformer(params)
     ours.load_state_dict(state)
     return ours, theirs
