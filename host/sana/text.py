@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import comfy.sd
@@ -26,6 +27,8 @@ HEAD_DIM = 256                # of every Gemma-2 up to 9B; the host's network ha
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
 WANTED = "tokenizer.model or tokenizer.json of gemma-2-2b-it"
 BOS = 2
+CAP_OPTION = "sana_attention_cap"  # among the host's model options: what attention's logits are capped at
+RELEASED_CAP, RELEASED_VOCABULARY = 50.0, 256000  # of gemma-2-2b-it, for files without a config
 
 
 class SanaTokenizer:
@@ -66,6 +69,11 @@ class GemmaStates(sd1_clip.SDClipModel):
                          special_tokens={"start": BOS, "pad": PAD}, layer_norm_hidden_state=False,
                          model_class=llama.Gemma2_2B, enable_attention_masks=True, return_attention_masks=True,
                          model_options=model_options)
+        if cap := model_options.get(CAP_OPTION):
+            for module in self.transformer.modules():
+                if isinstance(module, llama.Attention):
+                    module.register_forward_pre_hook(lambda module, args, values: (
+                        args, values | {"optimized_attention": partial(capped_attention, cap)}), with_kwargs=True)
         # Gemma's norms multiply by 1 + weight, which the host adds in the storage type: in bf16 that would round the
         # weight to steps of 1/128.
         for module in self.transformer.modules():
@@ -74,6 +82,26 @@ class GemmaStates(sd1_clip.SDClipModel):
         if dtype is not None and dtype.itemsize == 1:
             # Of 8 bits the host would make fp32 for every prompt, all 256,000 rows; 16 bits it looks up as they are.
             set_dtype(self.transformer.model.embed_tokens, torch.bfloat16)
+
+
+def capped_attention(cap: float, q, k, v, heads, mask=None, **kwargs):
+    """Gemma-2's attention, which the host's network leaves to functions that know no cap: logits are cap * tanh(logits / cap)
+    before the mask. q (B, heads, N, d), k and v (B, heads or fewer, N, d), mask (..., N, N), added -> (B, N, heads * d).
+
+    In fp32, 4 * heads * N^2 bytes: 12 MB for an instruction and 300 tokens. Source: transformers' eager Gemma-2.
+    """
+    k, v = (t.repeat_interleave(heads // t.shape[1], dim=1) for t in (k, v))
+    logits = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+    logits = logits.div_(cap).tanh_().mul_(cap)
+    weights = (logits if mask is None else logits + mask).softmax(-1).to(v.dtype)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+def attention_cap(config: dict | None, vocabulary: int) -> float | None:
+    """What the logits of this Gemma-2's attention are capped at, None for nothing: as its config says, else as released."""
+    if config and config.get("vocab_size") == vocabulary and "attn_logit_softcapping" in config:
+        return config["attn_logit_softcapping"]
+    return RELEASED_CAP if vocabulary == RELEASED_VOCABULARY else None
 
 
 class SanaTextEncoder(TextEncoder):
@@ -125,7 +153,8 @@ def load_text_encoder(path, tokenizer: Path | None = None, weight_dtype: str = "
         state_dict[key] = state_dict[key].to(next((kept[end] for end in kept if key.endswith(end)), dtype))
 
     clip = native_clip(SanaTokenizer, SanaTextEncoder, state_dict, data,
-                       {"dtype": dtype, f"{NAME}_model_config": config}, path.name, disable_dynamic)
+                       {"dtype": dtype, f"{NAME}_model_config": config,
+                        CAP_OPTION: attention_cap(checkpoint.config, config["vocab_size"])}, path.name, disable_dynamic)
     clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer, weight_dtype))
     return clip
 

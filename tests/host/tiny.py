@@ -103,11 +103,11 @@ def gemma_weights():
     return {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
 
 
-def gemma(weights=None):
-    """transformers' Gemma-2 with these weights, without soft-capping, which the host does not do."""
+def gemma(weights=None, cap=None):
+    """transformers' Gemma-2 with these weights. cap: of the logits of its attention, 50 in the released one."""
     from transformers import Gemma2Config, Gemma2Model
 
-    config = Gemma2Config(**GEMMA, head_dim=HEAD_DIM, query_pre_attn_scalar=HEAD_DIM, attn_logit_softcapping=None,
+    config = Gemma2Config(**GEMMA, head_dim=HEAD_DIM, query_pre_attn_scalar=HEAD_DIM, attn_logit_softcapping=cap,
                           final_logit_softcapping=None, pad_token_id=0, bos_token_id=2, eos_token_id=1,
                           attn_implementation="eager")
     model = Gemma2Model(config).eval()
