@@ -57,7 +57,7 @@ def text_to_image(studio):
 
 def flow_dpm_steps(studio):
     steps = 2, 4, 8, 20
-    return sheet([studio.made("sana_flow_dpm_solver", **{"BasicScheduler.steps": n}) for n in steps],
+    return sheet([studio.made("sana_flow_dpm_solver", **{"SanaCogSanaSigmas.steps": n}) for n in steps],
                  [f"{n} steps" for n in steps])
 
 

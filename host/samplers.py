@@ -1,6 +1,6 @@
-"""SAMPLER, SIGMAS and GUIDER objects of the host.
+"""SAMPLER, SIGMAS and GUIDER objects of the host for CogVideoX.
 
-CogVideoX's work on this pack's MODEL and on ComfyUI's own CogVideoX (0.21 and newer), which differ in what they want
+They work on this pack's MODEL and on ComfyUI's own CogVideoX (0.21 and newer), which differ in what they want
 to be fed: x at the host's scale (variance 1 + sigma^2), or at variance 1.
 """
 
@@ -23,14 +23,8 @@ from ..cogvideo_core.schedule import (
     target_alpha,
     trailing_timesteps,
 )
-from ..sana_core.sampling import sample_flow_dpm_solver
 
 GUIDANCE_MODES = ("wave", "ramp")
-
-
-def flow_dpm_solver() -> comfy.samplers.KSAMPLER:
-    """Flow-DPM-Solver++ (2M) for SamplerCustom and SamplerCustomAdvanced."""
-    return comfy.samplers.KSAMPLER(sample_flow_dpm_solver)
 
 
 def cogvideox_ddim() -> comfy.samplers.KSAMPLER:

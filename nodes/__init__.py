@@ -4,13 +4,13 @@ from .cogvideox import NODES as _COGVIDEOX
 from .cogvideox_conditioning import NODES as _COGVIDEOX_CONDITIONING
 from .cogvideox_sampling import NODES as _COGVIDEOX_SAMPLING
 from .lora import NODES as _LORA
-from .sampling import NODES as _SAMPLING
 from .sana import NODES as _SANA
 from .sana_control import NODES as _SANA_CONTROL
 from .sana_guidance import NODES as _SANA_GUIDANCE
 from .sana_pictures import NODES as _SANA_PICTURES
+from .sana_sampling import NODES as _SANA_SAMPLING
 from .sana_sprint import NODES as _SANA_SPRINT
 from .weights import NODES as _WEIGHTS
 
 NODES = (_SANA + _SANA_PICTURES + _SANA_SPRINT + _SANA_CONTROL + _SANA_GUIDANCE
-         + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _COGVIDEOX_SAMPLING + _SAMPLING + _LORA + _WEIGHTS)
+         + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _COGVIDEOX_SAMPLING + _SANA_SAMPLING + _LORA + _WEIGHTS)

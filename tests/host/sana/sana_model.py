@@ -20,10 +20,11 @@ def host(comfyui_path):
     import comfy.utils
 
     from sanacog.host import files, loading, samplers
-    from sanacog.host.sana import model as sana, text, vae
+    from sanacog.host.sana import model as sana, sampling, text, vae
 
     with torch.inference_mode():  # as the host runs its nodes
-        yield SimpleNamespace(comfy=comfy, files=files, loading=loading, samplers=samplers, sana=sana, text=text, vae=vae)
+        yield SimpleNamespace(comfy=comfy, files=files, loading=loading, samplers=samplers, sampling=sampling, sana=sana, text=text,
+                              vae=vae)
 
 
 @pytest.fixture(scope="module")

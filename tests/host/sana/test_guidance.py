@@ -100,7 +100,7 @@ def test_pag_off_changes_nothing(host, guidance, model):
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "euler_ancestral", "res_multistep", "euler_cfg_pp", "flow"])
 @pytest.mark.parametrize("cfg", [4.5, 1.0])
 def test_pag_with_every_sampler(host, guidance, model, sampler, cfg):
-    sampler = host.samplers.flow_dpm_solver() if sampler == "flow" else host.comfy.samplers.ksampler(sampler)
+    sampler = host.sampling.flow_dpm_solver() if sampler == "flow" else host.comfy.samplers.ksampler(sampler)
     outputs = [sample_custom(host, patched, [0.98, 0.8, 0.4, 0.0], cfg, sampler)
                for patched in (model, guidance.pag(model, 2.0), guidance.pag(model, 4.0))]
     assert all(out.isfinite().all() for out in outputs)

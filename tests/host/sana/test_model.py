@@ -141,8 +141,8 @@ def test_flow_dpm_solver_is_the_stochastic_solver_without_noise(host, model):
         return guider.sample(noise(), torch.zeros_like(noise()), sampler, sigmas, disable_pbar=True, seed=0)
 
     theirs = host.comfy.samplers.ksampler("dpmpp_2m_sde", {"eta": 0.0, "solver_type": "midpoint"})
-    assert apart(run(host.samplers.flow_dpm_solver()), run(theirs)) < 1e-5
-    assert apart(run(host.samplers.flow_dpm_solver()), run(host.comfy.samplers.ksampler("euler"))) > 1e-4
+    assert apart(run(host.sampling.flow_dpm_solver()), run(theirs)) < 1e-5
+    assert apart(run(host.sampling.flow_dpm_solver()), run(host.comfy.samplers.ksampler("euler"))) > 1e-4
 
 
 def test_preview_colours_fit_the_embedded_autoencoder(host):

@@ -1,12 +1,12 @@
-"""Samplers and sizes."""
+"""Sana's sampler, noise levels and sizes."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
 from ..host.compat import schema
-from ..host.samplers import flow_dpm_solver
 from ..host.sana.resolution import ASPECT_RATIOS, BASES, resolution
+from ..host.sana.sampling import flow_dpm_solver, sana_sigmas
 
 
 class FlowDPMSolver(io.ComfyNode):
@@ -14,8 +14,8 @@ class FlowDPMSolver(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="SanaCogFlowDPMSolver", display_name="Flow-DPM-Solver++", category="Sana/sampling",
-            description="The sampler of the Sana paper, second order, for SamplerCustomAdvanced. 20 steps with the "
-                        "scheduler 'simple' are what Sana was tuned for.",
+            description="The sampler of the Sana paper, second order, for SamplerCustomAdvanced. 20 steps with Sana Sigmas "
+                        "are what Sana was tuned for.",
             search_aliases=["sana sampler", "flow dpm", "dpm solver", "dpmpp 2m flow"],
             inputs=[],
             outputs=[io.Sampler.Output(tooltip="For SamplerCustom and SamplerCustomAdvanced.")])
@@ -23,6 +23,27 @@ class FlowDPMSolver(io.ComfyNode):
     @classmethod
     def execute(cls):
         return io.NodeOutput(flow_dpm_solver())
+
+
+class SanaSigmas(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="SanaCogSanaSigmas", display_name="Sana Sigmas", category="Sana/sampling",
+            description="The noise levels that NVlabs samples Sana with, by the model's shift. The scheduler 'simple' is close: "
+                        "it begins at 1 in place of 0.9997.",
+            search_aliases=["scheduler", "sigmas", "flow sigmas", "sana scheduler", "simple"],
+            inputs=[
+                io.Model.Input("model", tooltip="A Sana model; ModelSamplingSD3 before it sets another shift."),
+                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="20 is what Sana was tuned for."),
+                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01,
+                               tooltip="Less than 1 starts from the given latent: image to image."),
+            ],
+            outputs=[io.Sigmas.Output(tooltip="For SamplerCustom and SamplerCustomAdvanced.")])
+
+    @classmethod
+    def execute(cls, model, steps=20, denoise=1.0):
+        return io.NodeOutput(sana_sigmas(model, steps, denoise))
 
 
 class SanaResolution(io.ComfyNode):
@@ -55,4 +76,4 @@ class SanaResolution(io.ComfyNode):
         return io.NodeOutput(*resolution(base, aspect_ratio, wanted_width, wanted_height))
 
 
-NODES = [FlowDPMSolver, SanaResolution]
+NODES = [FlowDPMSolver, SanaSigmas, SanaResolution]
