@@ -34,13 +34,13 @@ def tokens_of(tokenize: Callable[[str], list[int]], text: str, instruction: bool
 
     tokenize(text) returns ids that begin with BOS. With the instruction (n tokens, BOS counted) the length is
     n + 298: two fewer than n + 300, because BOS is shared and the instruction's last token, a blank, fuses with the
-    first word. Without it the length is 300. An empty prompt never gets the instruction. Longer prompts are cut, and the
-    log says so.
+    first word. Without it the length is 300. Of an empty prompt the instruction leaves two tokens, BOS and that blank. Longer
+    prompts are cut, and the log says so.
     Source: facts/sana.md 2.1; NVlabs strips the text and does not lower its case.
     """
     text = text.strip()
     length = MAX_TOKENS
-    if instruction and text:
+    if instruction:
         length += len(tokenize(INSTRUCTION)) - 2
         text = INSTRUCTION + text
     ids = tokenize(text)

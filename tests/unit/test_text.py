@@ -28,8 +28,15 @@ def test_lengths_with_and_without_instruction():
     assert tokens_of(words, "  a cat\n", False)[:4] == words("a cat") + [0]
 
 
-def test_empty_prompt_has_no_instruction():
-    assert tokens_of(words, " \n", True) == [2] + [0] * (MAX_TOKENS - 1)
+def test_an_empty_prompt_has_the_instruction_too():
+    """As in NVlabs' code: BOS and the instruction's last token are kept of it."""
+    asked = words(INSTRUCTION)
+    ids = tokens_of(words, " \n", True)
+    assert ids == asked + [0] * (MAX_TOKENS - 2)
+    states = torch.arange(len(asked), dtype=torch.float32)[None, :, None]
+    kept, mask = kept_states(states, len(ids))
+    assert mask.sum() == 2 and kept[0, :2, 0].tolist() == [0, len(asked) - 1]
+    assert tokens_of(words, " \n", False) == [2] + [0] * (MAX_TOKENS - 1)
 
 
 def test_long_prompt_is_cut_at_the_end():

@@ -12,7 +12,7 @@ from .sana_model import (PROMPT, apart, clip, conditioning, host, model, noise, 
 
 
 @pytest.mark.parametrize("text, instruction", [
-    (PROMPT, True), (PROMPT, False), ("", False), ("一只猫 🐈‍⬛", True), ("word " * 10_000, True), ("word " * 10_000, False)])
+    (PROMPT, True), (PROMPT, False), ("", False), ("", True), ("一只猫 🐈‍⬛", True), ("word " * 10_000, True), ("word " * 10_000, False)])
 def test_text_equals_transformers(host, clip, text, instruction):
     states, extra = host.text.encode_prompt(clip, text, instruction)[0]
     wanted, mask = reference(text.strip(), instruction)
