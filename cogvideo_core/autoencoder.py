@@ -1,11 +1,14 @@
 """The CogVideoX autoencoder: a causal 3D VAE, 8 x 8 pixels and 4 frames to one latent.
 
 Every convolution over time looks back only: two frames of history stand before a chunk, those of the chunk before or
-copies of its own first frame. A clip is therefore done in chunks of 8 frames (2 latents), whatever is left over in
-front joining the first; the norms take their statistics over a chunk, so the chunks are part of the model.
+copies of its own first frame. A clip can therefore be done in chunks. The norms take their statistics over a chunk, so the
+chunks are part of the result, and the two references part there: diffusers does 8 frames (2 latents) at a time; the authors'
+code (SAT), and so the training, encodes a clip whole, and decodes it in 10 pieces at most. Up to 13 frames and 21 latents that
+is the same.
 Module names are those of diffusers' AutoencoderKLCogVideoX. Shapes: B batch, T frames, t latents, h = H/8, w = W/8.
 
-Source: arXiv 2408.06072 §2.1; the rules for chunks and tiles are those of diffusers, whose numbers they give.
+Source: arXiv 2408.06072 §2.1; zai-org/CogVideo's SAT code (decode_first_stage for the pieces); the rules for tiles are those
+of diffusers, whose numbers they give.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from .config import CogVideoVAEParams
 
 FRAMES_A_CHUNK = 8
 LATENTS_A_CHUNK = 2
+MOST_PIECES = 10  # that the authors' code decodes a clip in
 SPATIAL = 8  # pixels a latent, each way
 
 
@@ -44,6 +48,21 @@ def chunks(length, size):
     """(start, end) of the pieces that a clip of `length` frames (or latents) is done in; the first is the longest."""
     first = size + length % size if length > size else length
     return [(0, first)] + [(start, start + size) for start in range(first, length, size)]
+
+
+def encode_chunks(frames, whole=False):
+    """The pieces that a clip is encoded in. whole: as the authors do, at once; else as diffusers does."""
+    return [(0, frames)] if whole else chunks(frames, FRAMES_A_CHUNK)
+
+
+def decode_chunks(latents, whole=False):
+    """The pieces that latents are decoded in. whole: as the authors do, in MOST_PIECES of two or more, the first ones longer by
+    one where it does not come out even; else as diffusers does."""
+    count = min(MOST_PIECES, latents // LATENTS_A_CHUNK)
+    if not whole or count < 2:
+        return chunks(latents, LATENTS_A_CHUNK)
+    ends = [(i + 1) * (latents // count) + min(i + 1, latents % count) for i in range(count)]
+    return list(zip([0, *ends], ends))
 
 
 def encoded_length(frames):
@@ -169,14 +188,14 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width, and with `time` the frames too: a first frame of an odd number stays by itself."""
+    """Halves height and width, and with `time` the frames too: the first of an odd number stays by itself."""
 
     def __init__(self, channels, time, *, device, dtype, operations):
         super().__init__()
         self.time = time
         self.conv = operations.Conv2d(channels, channels, 3, stride=2, device=device, dtype=dtype)
 
-    def forward(self, x):
+    def forward(self, x, start):
         if self.time and x.shape[2] > 1:
             first = x.shape[2] % 2
             pairs = F.avg_pool3d(x[:, :, first:], (2, 1, 1))
@@ -186,17 +205,18 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width, and with `time` the frames too: a first frame of an odd number stays by itself."""
+    """Doubles height and width, and with `time` the frames too: at the start of a clip the first of an odd number stays by
+    itself."""
 
     def __init__(self, channels, time, *, device, dtype, operations):
         super().__init__()
         self.time = time
         self.conv = operations.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
 
-    def forward(self, x):
+    def forward(self, x, start):
         # Repeated frames come out of the convolution alike: it runs once a frame and its result is stored twice.
         T = x.shape[2]
-        twice = T - T % 2 if self.time and T > 1 else 0
+        twice = (T - T % 2 * start if T > 1 or not start else 0) if self.time else 0
         out, end = None, 0
         for i, frame in enumerate(x.unbind(2)):
             frame = self.conv(F.interpolate(frame, scale_factor=2.0)).unsqueeze(2)
@@ -208,7 +228,8 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks and a change of size: diffusers' down block, up block and mid block."""
+    """Residual blocks and a change of size: diffusers' down block, up block and mid block. start: whether x is the start of its
+    clip."""
 
     def __init__(self, resnets, downsampler=None, upsampler=None):
         super().__init__()
@@ -217,10 +238,10 @@ class Level(nn.Module):
         if self.resize:
             setattr(self, self.resize, nn.ModuleList([downsampler or upsampler]))
 
-    def forward(self, x, history, *z):
+    def forward(self, x, history, *z, start=True):
         for resnet in self.resnets:
             x = resnet(x, history, *z)
-        return getattr(self, self.resize)[0](x) if self.resize else x
+        return getattr(self, self.resize)[0](x, start) if self.resize else x
 
 
 class Encoder(nn.Module):
@@ -271,9 +292,10 @@ class Decoder(nn.Module):
         self.conv_out = CausalConv3d(widths[-1], params.out_channels, **kw)
 
     def forward(self, z, history):
+        start = not history
         x = self.mid_block(self.conv_in(z, history), history, z)
         for level in self.up_blocks:
-            x = level(x, history, z)
+            x = level(x, history, z, start=start)
         return self.conv_out(self.norm_out(x, z), history)
 
 
@@ -290,37 +312,38 @@ class CogVideoVAE(nn.Module):
         self.encoder = Encoder(params, device=device, dtype=dtype, operations=operations)
         self.decoder = Decoder(params, device=device, dtype=dtype, operations=operations)
 
-    def encode(self, x, tiles: Tiles | None = None):
+    def encode(self, x, tiles: Tiles | None = None, whole: bool = False):
         """The mean of the latent's distribution.
 
         x (B, 3, T, H, W) in [-1, 1]; T of 4n + 1 or 8n frames (others are taken as they come, see encoded_length), H
         and W multiples of 8 (what is over at the right and the bottom is not seen). tiles: work in pieces of that size
-        where the clip is larger; memory as memory.encode_bytes says.
+        where the clip is larger; whole: all frames at once, as in training, instead of eight at a time; memory as
+        memory.encode_bytes says.
         Returns (B, 16, encoded_length(T), H/8, W/8).
         """
-        return self.moments(x, tiles)[0]
+        return self.moments(x, tiles, whole)[0]
 
-    def moments(self, x, tiles: Tiles | None = None):
+    def moments(self, x, tiles: Tiles | None = None, whole: bool = False):
         """Mean and log variance (clamped to [-30, 20]) of the latent's distribution; arguments as for `encode`.
         A sample is mean + exp(logvar / 2) * noise."""
-        mean, logvar = self._run(self.encoder, x, FRAMES_A_CHUNK, tiles, SPATIAL, 1).chunk(2, dim=1)
+        mean, logvar = self._run(self.encoder, x, encode_chunks(x.shape[2], whole), tiles, SPATIAL, 1).chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
-    def decode(self, z, tiles: Tiles | None = None):
+    def decode(self, z, tiles: Tiles | None = None, whole: bool = False):
         """Pixels of a latent.
 
         z (B, 16, t, h, w), unscaled; t odd for a clip that starts with a single frame, as the encoder makes it.
-        tiles: as for `encode`; memory as memory.decode_bytes says.
+        tiles: as for `encode`; whole: in the pieces of the authors' code, see decode_chunks; memory as memory.decode_bytes says.
         Returns (B, 3, decoded_length(t), 8 h, 8 w), about [-1, 1], not clipped.
         """
-        return self._run(self.decoder, z, LATENTS_A_CHUNK, tiles, 1, SPATIAL)
+        return self._run(self.decoder, z, decode_chunks(z.shape[2], whole), tiles, 1, SPATIAL)
 
-    def _run(self, network, x, size, tiles, unit_in, unit_out):
-        """The network over all chunks, and over tiles where there are any; units are pixels a latent (8 or 1)."""
+    def _run(self, network, x, pieces, tiles, unit_in, unit_out):
+        """The network over all pieces of time, and over tiles where there are any; units are pixels a latent (8 or 1)."""
         height, width = x.shape[3] // unit_in, x.shape[4] // unit_in
         if tiles is None or (height <= tiles.height and width <= tiles.width):
             history = {}
-            return torch.cat([network(x[:, :, start:end], history) for start, end in chunks(x.shape[2], size)], dim=2)
+            return torch.cat([network(x[:, :, start:end], history) for start, end in pieces], dim=2)
 
         step_y, step_x = tiles.height - tiles.overlap_height, tiles.width - tiles.overlap_width
         out, above = None, {}
@@ -328,7 +351,7 @@ class CogVideoVAE(nn.Module):
             left_edge = None
             for left in range(0, width, step_x):
                 tile = self._run(network, x[:, :, :, top * unit_in : (top + tiles.height) * unit_in,
-                                            left * unit_in : (left + tiles.width) * unit_in], size, None, unit_in, unit_out)
+                                            left * unit_in : (left + tiles.width) * unit_in], pieces, None, unit_in, unit_out)
                 if out is None:
                     out = tile.new_empty(*tile.shape[:3], height * unit_out, width * unit_out)
                 # Of the finished tiles above and to the left only the edges are kept.

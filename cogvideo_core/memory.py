@@ -6,7 +6,7 @@ and what the libraries take for themselves comes on top.
 
 from __future__ import annotations
 
-from .autoencoder import FRAMES_A_CHUNK, LATENTS_A_CHUNK, SPATIAL, Tiles, chunks, decoded_length
+from .autoencoder import SPATIAL, Tiles, decode_chunks, decoded_length, encode_chunks
 from .config import CogVideoParams, CogVideoVAEParams
 
 
@@ -20,25 +20,27 @@ def numbers_a_latent_pixel(params: CogVideoParams) -> float:
     return 8 * params.width / (params.patch_size**2 * (params.patch_size_t or 1))
 
 
-def decode_bytes(params: CogVideoVAEParams, shape, itemsize: int, tiles: Tiles | None = None) -> int:
+def decode_bytes(params: CogVideoVAEParams, shape, itemsize: int, tiles: Tiles | None = None,
+                 whole: bool = False) -> int:
     """Least peak on the device while one clip of latents of `shape` (B, 16, t, h, w) is decoded: the network's, and the
-    frames. itemsize: bytes of a number.
+    frames. itemsize: bytes of a number. tiles, whole: as for CogVideoVAE.decode.
 
     92 tensors of 128 channels of one full-size frame are alive in the last level's first block, which has 256 channels.
     A tile of 240 x 360 takes 1.9 GiB in 16 bits, 480 x 720 untiled 7.6 GiB. (diffusers: 3 times as much.)
     """
     frames, height, width = decoded_length(shape[2]), shape[3] * SPATIAL, shape[4] * SPATIAL
-    at_once = max(decoded_length(end - start) for start, end in chunks(shape[2], LATENTS_A_CHUNK))
+    at_once = max(4 * (end - start) if start else decoded_length(end) for start, end in decode_chunks(shape[2], whole))
     return _network_bytes(92, 6, params, at_once, height, width, itemsize, tiles) + frames * height * width * 3 * itemsize
 
 
-def encode_bytes(params: CogVideoVAEParams, shape, itemsize: int, tiles: Tiles | None = None) -> int:
+def encode_bytes(params: CogVideoVAEParams, shape, itemsize: int, tiles: Tiles | None = None,
+                 whole: bool = False) -> int:
     """Least peak on the device while one clip of `shape` (B, 3, T, H, W) is encoded: the network's, and the clip.
 
     64 tensors of 128 channels of one full-size frame are alive in the first level, of which 21 are the history. A tile
     of 240 x 360 takes 1.3 GiB in 16 bits, 480 x 720 untiled 5.3 GiB.
     """
-    at_once = max(end - start for start, end in chunks(shape[2], FRAMES_A_CHUNK))
+    at_once = max(end - start for start, end in encode_chunks(shape[2], whole))
     return (_network_bytes(64, 5, params, at_once, *shape[3:], itemsize, tiles)
             + shape[2] * shape[3] * shape[4] * 3 * itemsize)
 

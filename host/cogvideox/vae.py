@@ -34,12 +34,12 @@ class HostCogVideoVAE(CogVideoVAE):
     """The autoencoder with progress, and with the host's rule for the length: t latents are 4 t - 3 frames."""
 
     def encode(self, x, tiles: Tiles | None = None):
-        with _progress(self.encoder, core.chunks(x.shape[2], core.FRAMES_A_CHUNK), x.shape[3] // PIXELS,
+        with _progress(self.encoder, core.encode_chunks(x.shape[2]), x.shape[3] // PIXELS,
                        x.shape[4] // PIXELS, tiles):
             return super().encode(x, tiles)
 
     def decode(self, z, tiles: Tiles | None = None):
-        with _progress(self.decoder, core.chunks(z.shape[2], core.LATENTS_A_CHUNK), *z.shape[3:], tiles):
+        with _progress(self.decoder, core.decode_chunks(z.shape[2]), *z.shape[3:], tiles):
             frames = super().decode(z, tiles)
         # Of an even number of latents the first becomes four frames, though it was encoded from one. The last of the
         # four is where that one was; so 5, 13, 21, ... frames come back as many and in time.
