@@ -29,16 +29,22 @@ def relu_linear_attention(q, k, v, eps=1e-15):
 
 
 def eager(q, k, v, eps):
-    dtype = q.dtype
-    # (B, H, N, Dh): matmul runs one small GEMM per head.
-    q = F.relu(q).float().transpose(1, 2)
+    return read_state(q, state_of(k, v), eps)
+
+
+def state_of(k, v):
+    """What queries need of keys and values (B, M, H, Dh) -> (B, H, Dh, Dh + 1) in fp32. Those of parts of the tokens add up."""
+    # (B, H, M, Dh): matmul runs one small GEMM per head.
     k = F.relu(k).float().transpose(1, 2)
     v = v.float().transpose(1, 2)
-
     # The normaliser rides along as one more column of the state: one product with q gives both sums.
-    state = torch.cat([k.transpose(-1, -2) @ v, k.sum(dim=-2).unsqueeze(-1)], dim=-1)  # (B, H, Dh, Dh + 1)
-    out = q @ state
-    return (out[..., :-1] / (out[..., -1:] + eps)).transpose(1, 2).to(dtype)
+    return torch.cat([k.transpose(-1, -2) @ v, k.sum(dim=-2).unsqueeze(-1)], dim=-1)
+
+
+def read_state(q, state, eps=1e-15):
+    """q (B, N, H, Dh) before the ReLU, state as of `state_of` -> (B, N, H, Dh) in q's dtype."""
+    out = F.relu(q).float().transpose(1, 2) @ state
+    return (out[..., :-1] / (out[..., -1:] + eps)).transpose(1, 2).to(q.dtype)
 
 
 def contiguous_eager(q, k, v, eps):

@@ -9,6 +9,7 @@ EfficientViT block is that of arXiv 2205.14756.
 from __future__ import annotations
 
 import functools
+from functools import partial
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from ..kernels.glumbconv import gated_depthwise, gating
 from ..kernels.large_conv import conv2d as large_conv2d
 from ..kernels.linear_attention import relu_linear_attention
 from ..kernels.rms_norm import rms_norm
+from .exact_tiles import TILE, Step, run
 from .tiles import Tiles, blend
 
 ACTIVATIONS = {"silu": F.silu, "relu": F.relu}
@@ -181,18 +183,23 @@ class LinearAttention(nn.Module):
         self.norm_out = RMSNorm2d(channels, **factory)
 
     def forward(self, x):
+        # References turn to the quadratic form for few tokens: the same sums in another order.
+        return self.leave([relu_linear_attention(*self.split(scale)).flatten(2).unflatten(1, x.shape[2:])
+                           for scale in self.scales(x)], x)
+
+    def scales(self, x):
+        """(B, C, H, W) -> [q, k and v (B, 3*C, H, W)], one a scale."""
         tokens = x.permute(0, 2, 3, 1)
         qkv = torch.cat([self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)], dim=-1).permute(0, 3, 1, 2)
-        scales = [qkv] + [project(qkv) for project in self.to_qkv_multiscale]
-        out = self.to_out(torch.cat([self.attend(scale) for scale in scales], dim=-1))
-        return self.norm_out(out.permute(0, 3, 1, 2), residual=x)
+        return [qkv] + [project(qkv) for project in self.to_qkv_multiscale]
 
-    def attend(self, qkv):
-        """(B, 3*C, H, W) -> (B, H, W, C)."""
-        qkv = qkv.permute(0, 2, 3, 1)
-        q, k, v = qkv.flatten(1, 2).unflatten(-1, (-1, 3 * self.head_dim)).chunk(3, dim=-1)
-        # References turn to the quadratic form for few tokens: the same sums in another order.
-        return relu_linear_attention(q, k, v).flatten(2).unflatten(1, qkv.shape[1:3])
+    def split(self, qkv):
+        """(B, 3*C, H, W) -> q, k and v (B, H*W, heads, head_dim) each."""
+        return qkv.permute(0, 2, 3, 1).flatten(1, 2).unflatten(-1, (-1, 3 * self.head_dim)).chunk(3, dim=-1)
+
+    def leave(self, seen, x):
+        """[what a scale's queries saw, (B, H, W, C)], and the input -> the output."""
+        return self.norm_out(self.to_out(torch.cat(seen, dim=-1)).permute(0, 3, 1, 2), residual=x)
 
 
 class GLUMBConv(nn.Module):
@@ -272,7 +279,23 @@ def stage_blocks(params, side, stage, activation, factory):
     raise ValueError(f"{side}_block_types names '{kind}'; known are ResBlock and EfficientViTBlock.")
 
 
-class Encoder(nn.Module):
+def step_of(block):
+    """A block as a Step, or itself where it has attention."""
+    if isinstance(block, EfficientViTBlock):
+        return block
+    return Step(block, {ResBlock: 2}.get(type(block), 1), {UpBlock: 2, DownBlock: -2}.get(type(block), 1))
+
+
+class Network(nn.Module):
+    """A list of parts, one after the other."""
+
+    def forward(self, x):
+        for part in self.parts():  # no name keeps a part's input in memory
+            x = part(x) if isinstance(part, nn.Module) else part.call(x)
+        return x
+
+
+class Encoder(Network):
     """(B, 3, H, W) -> (B, latent_channels, H / 32, W / 32)."""
 
     def __init__(self, params, factory):
@@ -295,18 +318,18 @@ class Encoder(nn.Module):
         self.conv_out = conv2d(widths[-1], params.latent_channels, 3, padding=1, **plain)
         self.latent_channels = params.latent_channels if params.encoder_out_shortcut else 0
 
-    def forward(self, x):
-        x = self.conv_in(x)
-        for stage in self.down_blocks:
-            for block in stage:  # not the stage as a whole, whose input would stay in memory to its end
-                x = block(x)
+    def parts(self):
+        """The network as a list: a Step, or a block with attention, each."""
+        return [step_of(self.conv_in), *(step_of(block) for stage in self.down_blocks for block in stage), Step(self.leave, 1)]
+
+    def leave(self, x):
         out = self.conv_out(x)
         if self.latent_channels:
             out = out + x.unflatten(1, (self.latent_channels, -1)).mean(dim=2)
         return out
 
 
-class Decoder(nn.Module):
+class Decoder(Network):
     """(B, latent_channels, h, w) -> (B, 3, 32 * h, 32 * w)."""
 
     def __init__(self, params, factory):
@@ -332,14 +355,15 @@ class Decoder(nn.Module):
         else:
             self.conv_out = UpBlock(width, params.in_channels, shuffle, shortcut=False, **factory)
 
-    def forward(self, z):
+    def parts(self):
+        """As the encoder's."""
+        blocks = [step_of(block) for stage in reversed(self.up_blocks) for block in stage]
+        # What comes out of a block is read by nothing but the norm, which may overwrite it.
+        return [Step(self.enter, 1), *blocks, Step(partial(self.norm_out, activation=self.activation), 0), step_of(self.conv_out)]
+
+    def enter(self, z):
         x = self.conv_in(z)
-        if self.repeats:
-            x = x + z.repeat_interleave(self.repeats, dim=1)
-        for stage in reversed(self.up_blocks):
-            for block in stage:  # as in the encoder
-                x = block(x)
-        return self.conv_out(self.norm_out(x, activation=self.activation))
+        return x + z.repeat_interleave(self.repeats, dim=1) if self.repeats else x
 
 
 class AutoencoderDC(nn.Module):
@@ -370,6 +394,15 @@ class AutoencoderDC(nn.Module):
             size = (side * self.params.compression for side in z.shape[2:])
             return blend(self.decode, z, z.new_empty(len(z), self.params.in_channels, *size, dtype=torch.float32), tiles)
         return self.decoder(z.contiguous(memory_format=torch.channels_last))
+
+    def encode_exactly(self, x, out, tile: int = TILE):
+        """As `encode`, in pieces that give the same but for rounding, into out (B, 32, H/32, W/32), which is returned and may
+        be on another device. tile: pixels a side. Without gradients."""
+        return run(self.encoder.parts(), x, out, tile)
+
+    def decode_exactly(self, z, out, tile: int = TILE):
+        """As `decode`, in pieces that give the same but for rounding, into out (B, 3, 32*h, 32*w)."""
+        return run(self.decoder.parts(), z, out, tile)
 
     def forward(self, x):
         """Reconstruct x."""
