@@ -8,8 +8,9 @@ python run.py train      train the embedded models   (train --help)
 python run.py convert    a model's file in another layout or number type, or quantised   (convert --help)
 
 The first run makes what is missing: a Python environment in .venv/ and, unless COMFYUI_PATH names a ComfyUI or the pack
-lies in the custom_nodes/ of one, a ComfyUI in .host/. With --here a command runs in the Python that was called, which
-then has to have what the command imports. Standard library only.
+lies in the custom_nodes/ of one, a ComfyUI in .host/. --host 0.3.75 (or COMFYUI_VERSION) takes another than the newest that can
+be had, in an environment of its own; `test --host all` runs on each. With --here a command runs in the Python that was called,
+which then has to have what the command imports. Standard library only.
 """
 
 import importlib
@@ -73,6 +74,26 @@ def rerun(python, arguments):
                 continue
 
 
+def taken(arguments, option):
+    """The option's value, taken out of the arguments with it; None when it is not there, or when nothing follows it."""
+    if option not in arguments[:-1]:
+        return None
+    at = arguments.index(option)
+    value = arguments[at + 1]
+    del arguments[at:at + 2]
+    return value
+
+
+def on_every_host(arguments):
+    """`test` on one host after the other, whatever comes of the ones before; the exit status is 1 when one failed."""
+    status = {}
+    for version in room("headless.hosts").HOSTS:
+        print(f"\nComfyUI {version}", flush=True)
+        status[version] = subprocess.run([sys.executable, str(ROOT / "run.py"), "test", "--host", version, *arguments]).returncode
+    print("\n" + "\n".join(f"ComfyUI {version}: {'failed' if code else 'passed'}" for version, code in status.items()))
+    return int(any(status.values()))
+
+
 def main(arguments):
     if not arguments or arguments[0] not in COMMANDS:
         print(__doc__.strip())
@@ -82,6 +103,11 @@ def main(arguments):
     needs_host |= name == "convert" and any(option.startswith("--text") for option in rest)  # it calibrates in ComfyUI
     # The pack is a package; with its folder on the path, ComfyUI's module `nodes` would be looked for in nodes/.
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]
+    if version := taken(rest, "--host"):
+        if version == "all" and name == "test":
+            return on_every_host(rest)
+        os.environ["COMFYUI_VERSION"] = version
+        os.environ.pop("COMFYUI_PATH", None)
     if "--here" in rest:
         rest.remove("--here")
         return command(name).main(rest)

