@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..host.cogvideox import model as cogvideox
 from ..host import files, loading
-from ..host.cogvideox.vae import decode_frames, load_cogvideox_vae
+from ..host.cogvideox.vae import CLIPS, decode_frames, load_cogvideox_vae
 from ..host.compat import schema
 from ..host.cogvideox.text import load_t5
 
@@ -52,17 +52,23 @@ class LoadCogVideoXVAE(io.ComfyNode):
             description="Loads CogVideoX's autoencoder (8 px and 4 frames a latent pixel; diffusers, SAT or ComfyUI files) "
                         "as an ordinary VAE. All versions of CogVideoX share it.",
             search_aliases=["cogvideo vae", "vae loader", "3d-vae", "video vae"],
-            inputs=[io.Combo.Input("vae_name", options=files.choices("vae"),
-                                   tooltip="A file in models/vae, or a diffusers pipeline in models/diffusers.")],
+            inputs=[
+                io.Combo.Input("vae_name", options=files.choices("vae"),
+                               tooltip="A file in models/vae, or a diffusers pipeline in models/diffusers."),
+                io.Combo.Input("clips", options=list(CLIPS), default="auto", optional=True,
+                               tooltip="How long clips are cut in time: whole, as in training, which takes more memory; in "
+                                       "chunks, as diffusers does. auto: whole where it fits. Up to 13 frames encoded, and "
+                                       "81 decoded, there is no difference."),
+            ],
             outputs=[io.Vae.Output(tooltip="For CogVideoX Decode, VAE Decode, VAE Encode and their tiled versions.")])
 
     @classmethod
-    def fingerprint_inputs(cls, vae_name):
+    def fingerprint_inputs(cls, vae_name, clips="auto"):
         return files.fingerprint(files.model_path("vae", vae_name))
 
     @classmethod
-    def execute(cls, vae_name):
-        return io.NodeOutput(load_cogvideox_vae(files.model_path("vae", vae_name)))
+    def execute(cls, vae_name, clips="auto"):
+        return io.NodeOutput(load_cogvideox_vae(files.model_path("vae", vae_name), clips))
 
 
 class LoadCogVideoXTextEncoder(io.ComfyNode):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from .model import empty_latent
 from .sampling import LATENT_CHANNELS
+from .vae import CogVideoXVAE
 from ..memory import check_fits
 
 SMALLEST = 8  # px a side of a picture that is taken
@@ -189,7 +190,8 @@ def noised(pictures, sigma: float, seed: int):
 def encoded(vae, frames):
     """Frames (4 n + 1, H, W, 3) -> unscaled latent (1, 16, n + 1, H / 8, W / 8). Raises ValueError for a VAE that gives
     something else."""
-    latent = vae.encode(frames)
+    # A clip only goes to Fun models, which were trained on clips in chunks.
+    latent = vae.encode(frames, clips="chunks") if isinstance(vae, CogVideoXVAE) else vae.encode(frames)
     expected = (1, LATENT_CHANNELS, (frames.shape[0] - 1) // 4 + 1, frames.shape[1] // 8, frames.shape[2] // 8)
     if tuple(latent.shape) != expected:
         raise ValueError(f"This VAE is another model's: {frames.shape[0]} frames became a latent of "

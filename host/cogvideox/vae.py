@@ -22,25 +22,29 @@ from ...kernels.state_dict import check_state_dict
 from ...storage import open_checkpoint
 from ..compat import on_device, vae_output_dtype
 from ..files import is_pipeline
-from ..memory import check_fits
+from ..memory import at_best, check_fits
 from ..native_vae import native_vae, progress
 
 CONFIG_KEY = "cogvideox_vae_config"  # JSON as uint8, in files saved from here whose tensors do not tell everything
 PIXELS = core.SPATIAL                # px a side of one latent pixel
 IMAGE_BYTES = 3 * 4                  # of one pixel of an IMAGE
+CLIPS = ("auto", "whole", "chunks")  # how clips are cut in time: as the authors do where it fits, always, as diffusers does
 
 
 class HostCogVideoVAE(CogVideoVAE):
-    """The autoencoder with progress, and with the host's rule for the length: t latents are 4 t - 3 frames."""
+    """The autoencoder with progress, and with the host's rule for the length: t latents are 4 t - 3 frames. whole: how the next
+    clip is cut in time, for the host's code hands no such thing on."""
+
+    whole = False
 
     def encode(self, x, tiles: Tiles | None = None):
-        with _progress(self.encoder, core.encode_chunks(x.shape[2]), x.shape[3] // PIXELS,
+        with _progress(self.encoder, core.encode_chunks(x.shape[2], self.whole), x.shape[3] // PIXELS,
                        x.shape[4] // PIXELS, tiles):
-            return super().encode(x, tiles)
+            return super().encode(x, tiles, self.whole)
 
     def decode(self, z, tiles: Tiles | None = None):
-        with _progress(self.decoder, core.decode_chunks(z.shape[2]), *z.shape[3:], tiles):
-            frames = super().decode(z, tiles)
+        with _progress(self.decoder, core.decode_chunks(z.shape[2], self.whole), *z.shape[3:], tiles):
+            frames = super().decode(z, tiles, self.whole)
         # Of an even number of latents the first becomes four frames, though it was encoded from one. The last of the
         # four is where that one was; so 5, 13, 21, ... frames come back as many and in time.
         return frames if z.shape[2] % 2 else frames[:, :, 3:]
@@ -51,11 +55,16 @@ class CogVideoXVAE(comfy.sd.VAE):
 
     A subclass, because the host's own tiles may cut time, where this autoencoder keeps a history, and take every tile
     for 4 t - 3 frames. Every version of the host calls the methods below from its tiled nodes and when memory ran out.
+
+    clips: of CLIPS. What runs when memory ran out takes chunks, but for "whole".
     """
+
+    clips = "auto"
 
     def decode(self, samples_in, *args, **kwargs):
         """Latents (B, 16, t, h, w) -> frames (B, 4 t - 3, 8 h, 8 w, 3) in [0, 1]. Raises ValueError."""
         check_latent(samples_in, self.latent_channels)
+        self._choose(samples_in.shape, core.decode_chunks, decode_bytes, None)
         if self._decode_bytes(samples_in.shape, None) > mm.get_total_memory(self.device):
             logging.warning("Frames of %d x %d px do not fit at once: decoding them in tiles.",
                             samples_in.shape[4] * PIXELS, samples_in.shape[3] * PIXELS)
@@ -67,6 +76,7 @@ class CogVideoXVAE(comfy.sd.VAE):
         """As `decode`, in pieces of that size where the frame is larger."""
         check_latent(samples, self.latent_channels)
         tiles = fitted(tiles, *samples.shape[3:])
+        self._choose(samples.shape, core.decode_chunks, decode_bytes, tiles)
         self._check_decode_fits(samples.shape, tiles)
         mm.load_models_gpu([self.patcher], memory_required=self._decode_bytes(samples.shape, tiles),
                            force_full_load=self.disable_offload)
@@ -79,22 +89,25 @@ class CogVideoXVAE(comfy.sd.VAE):
 
     def decode_tiled_3d(self, samples, tile_t=None, tile_x=None, tile_y=None, overlap=(1, None, None)):
         """What the host calls when memory ran out."""
+        self.first_stage_model.whole = self.clips == "whole"
         return self._decode(samples, fitted(tiles_of(tile_x, tile_y, overlap[-1]), *samples.shape[3:]))
 
-    def encode(self, pixel_samples):
+    def encode(self, pixel_samples, clips=None):
         """A clip (T, H, W, 3) in [0, 1] -> latents (1, 16, (T + 3) // 4, H/8, W/8). What is over 4 n + 1 frames and
-        multiples of 8 px is left out. Raises ValueError."""
+        multiples of 8 px is left out. clips: of CLIPS, in place of the VAE's own. Raises ValueError."""
         clip = whole_clip(pixel_samples)
+        self._choose((1, 3, *clip.shape[:3]), core.encode_chunks, encode_bytes, None, clips)
         if self._encode_bytes((1, 3, *clip.shape[:3]), None) > mm.get_total_memory(self.device):
             logging.warning("Frames of %d x %d px do not fit at once: encoding them in tiles.", clip.shape[2], clip.shape[1])
-            return self.encode_in_tiles(clip, Tiles())
+            return self.encode_in_tiles(clip, Tiles(), clips)
         self._check_encode_fits(clip.shape, None)
         return super().encode(clip)
 
-    def encode_in_tiles(self, pixel_samples, tiles: Tiles):
+    def encode_in_tiles(self, pixel_samples, tiles: Tiles, clips=None):
         """As `encode`, in pieces of that size where the frame is larger."""
         clip = self.vae_encode_crop_pixels(whole_clip(pixel_samples))
         tiles = fitted(tiles, clip.shape[1] // PIXELS, clip.shape[2] // PIXELS)
+        self._choose((1, 3, *clip.shape[:3]), core.encode_chunks, encode_bytes, tiles, clips)
         self._check_encode_fits(clip.shape, tiles)
         clip = clip.movedim(-1, 0).unsqueeze(0)
         mm.load_models_gpu([self.patcher], memory_required=self._encode_bytes(clip.shape, tiles),
@@ -108,6 +121,7 @@ class CogVideoXVAE(comfy.sd.VAE):
 
     def encode_tiled_3d(self, samples, tile_t=None, tile_x=None, tile_y=None, overlap=(1, None, None)):
         """What the host calls when memory ran out."""
+        self.first_stage_model.whole = self.clips == "whole"
         tiles = tiles_of(tile_x, tile_y, overlap[-1], PIXELS)
         return self._encode(samples, fitted(tiles, samples.shape[3] // PIXELS, samples.shape[4] // PIXELS))
 
@@ -132,11 +146,27 @@ class CogVideoXVAE(comfy.sd.VAE):
             self.process_input(x).to(self.vae_dtype).to(self.device), tiles)
             .to(self.output_device).to(vae_output_dtype(self)))
 
+    def _choose(self, shape, pieces, bytes_of, tiles, clips=None):
+        """Whether the next clip is cut as the authors do. shape (B, C, T, ...); pieces, bytes_of: of the direction."""
+        clips, model = clips or self.clips, self.first_stage_model
+        model.whole = clips != "chunks"
+        if pieces(shape[2], True) == pieces(shape[2], False):
+            return
+        needed, there = bytes_of(model.params, shape, mm.dtype_size(self.vae_dtype), tiles, True), at_best(self.device)
+        if clips == "auto" and needed > there:
+            model.whole = False
+            logging.warning("CogVideoX VAE: this clip is cut into %d chunks of time, which changes it a little: as in training it "
+                            "would take %.1f GiB, %.1f are there.", len(pieces(shape[2], False)), needed / 2**30, there / 2**30)
+        else:
+            logging.info("CogVideoX VAE: this clip is cut %s.", "as in training" if model.whole else "into chunks of time")
+
     def _decode_bytes(self, shape, tiles):
-        return decode_bytes(self.first_stage_model.params, shape, mm.dtype_size(self.vae_dtype), tiles)
+        model = self.first_stage_model
+        return decode_bytes(model.params, shape, mm.dtype_size(self.vae_dtype), tiles, model.whole)
 
     def _encode_bytes(self, shape, tiles):
-        return encode_bytes(self.first_stage_model.params, shape, mm.dtype_size(self.vae_dtype), tiles)
+        model = self.first_stage_model
+        return encode_bytes(model.params, shape, mm.dtype_size(self.vae_dtype), tiles, model.whole)
 
     def _check_decode_fits(self, shape, tiles):
         frames, height, width = core.decoded_length(shape[2]), shape[3] * PIXELS, shape[4] * PIXELS
@@ -227,9 +257,11 @@ def decode_frames(vae, samples, tile_width: int, tile_height: int):
     return frames.reshape(-1, *frames.shape[-3:])
 
 
-def load_cogvideox_vae(path, disable_dynamic: bool = False) -> CogVideoXVAE:
-    """File or diffusers pipeline -> VAE. Raises ValueError, naming what the file is instead."""
+def load_cogvideox_vae(path, clips: str = "auto", disable_dynamic: bool = False) -> CogVideoXVAE:
+    """File or diffusers pipeline -> VAE. clips: of CLIPS. Raises ValueError, naming what the file is instead."""
     path = Path(path)
+    if clips not in CLIPS:
+        raise ValueError(f"clips is {clips!r}: choose one of {', '.join(CLIPS)}.")
     checkpoint = open_checkpoint(path, **({"subfolder": "vae"} if is_pipeline(path) else {}))
     shapes, config, state_dict = strip_prefix(checkpoint.shapes, VAE_PREFIXES), checkpoint.config, None
     if CONFIG_KEY in shapes:
@@ -242,7 +274,8 @@ def load_cogvideox_vae(path, disable_dynamic: bool = False) -> CogVideoXVAE:
     logging.info("%s: %s; %s", path.name, identity.variant, identity.evidence)
     state_dict = autoencoder_to_canonical(checkpoint.load() if state_dict is None else state_dict, identity.layout)
     vae = cogvideox_vae(identity.params, state_dict, disable_dynamic)
-    vae.patcher.cached_patcher_init = (_patcher, (path,))
+    vae.patcher.cached_patcher_init = (_patcher, (path, clips))
+    vae.clips = clips
     return vae
 
 
@@ -259,10 +292,10 @@ def cogvideox_vae(params: CogVideoVAEParams, state_dict: dict, disable_dynamic: 
     def memory_used_decode(shape, dtype):
         # The frames once more: chunk by chunk, and joined.
         joined = core.decoded_length(shape[2]) * shape[3] * shape[4] * PIXELS**2 * 3
-        return decode_bytes(params, shape, mm.dtype_size(dtype)) + joined * mm.dtype_size(dtype)
+        return decode_bytes(params, shape, mm.dtype_size(dtype), None, model.whole) + joined * mm.dtype_size(dtype)
 
     vae.memory_used_decode = memory_used_decode
-    vae.memory_used_encode = lambda shape, dtype: encode_bytes(params, shape, mm.dtype_size(dtype))
+    vae.memory_used_encode = lambda shape, dtype: encode_bytes(params, shape, mm.dtype_size(dtype), None, model.whole)
     return vae
 
 
@@ -274,5 +307,5 @@ def _progress(network, chunks, height, width, tiles):
                     * len(range(0, width, tiles.width - tiles.overlap_width)))
 
 
-def _patcher(path, disable_dynamic=False):
-    return load_cogvideox_vae(path, disable_dynamic).patcher
+def _patcher(path, clips, disable_dynamic=False):
+    return load_cogvideox_vae(path, clips, disable_dynamic).patcher
