@@ -395,14 +395,14 @@ class AutoencoderDC(nn.Module):
             return blend(self.decode, z, z.new_empty(len(z), self.params.in_channels, *size, dtype=torch.float32), tiles)
         return self.decoder(z.contiguous(memory_format=torch.channels_last))
 
-    def encode_exactly(self, x, out, tile: int = TILE):
+    def encode_exactly(self, x, out, tile: int = TILE, done=lambda: None):
         """As `encode`, in pieces that give the same but for rounding, into out (B, 32, H/32, W/32), which is returned and may
-        be on another device. tile: pixels a side. Without gradients."""
-        return run(self.encoder.parts(), x, out, tile)
+        be on another device. tile: pixels a side. done: as for exact_tiles.run. Without gradients."""
+        return run(self.encoder.parts(), x, out, tile, done)
 
-    def decode_exactly(self, z, out, tile: int = TILE):
+    def decode_exactly(self, z, out, tile: int = TILE, done=lambda: None):
         """As `decode`, in pieces that give the same but for rounding, into out (B, 3, 32*h, 32*w)."""
-        return run(self.decoder.parts(), z, out, tile)
+        return run(self.decoder.parts(), z, out, tile, done)
 
     def forward(self, x):
         """Reconstruct x."""

@@ -15,6 +15,7 @@ import torch
 from ..kernels.linear_attention import read_state, state_of
 
 TILE = 1024                 # pixels a side of a tile at full size
+MARGIN = 64                 # pixels beyond each side of a tile that it needs, at most
 ROWS_BYTES = 256 * 1024**2  # of the widest tensor, when a stage with attention runs rows by rows
 
 
@@ -44,38 +45,66 @@ class Step(NamedTuple):
 
 
 @torch.no_grad()
-def run(parts, x, out, tile: int = TILE) -> torch.Tensor:
+def run(parts, x, out, tile: int = TILE, done=lambda: None) -> torch.Tensor:
     """A network (`parts`: Steps, and blocks with attention) on x (B, C, h, w) -> out, which is filled and returned.
 
     One picture at a time. tile: pixels a side of a tile where the picture is largest. out may be on another device, and of
-    another type than the network computes in.
+    another type than the network computes in. done: called after each of `count` pieces of work.
     """
+    groups = grouped(parts)
+    for i in range(len(x)):
+        picture = x[i : i + 1].contiguous(memory_format=torch.channels_last)
+        for group in groups:
+            if isinstance(group, list):
+                picture = in_tiles(group, picture, out[i : i + 1] if group is groups[-1] else None, tile, done)
+            else:
+                picture = attention_block_in_rows(group, picture)
+                done()
+    return out
+
+
+def grouped(parts):
+    """Neighbouring Steps in one list, blocks with attention as they are."""
     groups = []
     for part in parts:
         if isinstance(part, Step) and groups and isinstance(groups[-1], list):
             groups[-1].append(part)
         else:
             groups.append([part] if isinstance(part, Step) else part)
-    for i in range(len(x)):
-        picture = x[i : i + 1].contiguous(memory_format=torch.channels_last)
-        for group in groups:
-            if group is groups[-1]:
-                in_tiles(group, picture, out[i : i + 1], tile)
-            elif isinstance(group, list):
-                picture = in_tiles(group, picture, None, tile)
-            else:
-                picture = attention_block_in_rows(group, picture)
-    return out
+    return groups
 
 
-def in_tiles(steps, x, out, tile: int) -> torch.Tensor:
-    """The steps, one after the other, on x (1, C, h, w) -> out, which is filled tile by tile and returned; None: a new tensor,
-    as the last step gives it."""
-    lengths = [tuple(x.shape[2:])]
+def count(parts, height: int, width: int, tile: int = TILE) -> int:
+    """Pieces of work of one picture whose input is height x width."""
+    total, size = 0, (height, width)
+    for group in grouped(parts):
+        if isinstance(group, list):
+            lengths = lengths_of(group, size)
+            size, side = lengths[-1], tile_side(lengths, tile)
+            total += -(-size[0] // side) * -(-size[1] // side)
+        else:
+            total += 1
+    return total
+
+
+def lengths_of(steps, size):
+    """Sizes of the input and of every step's output."""
+    lengths = [tuple(size)]
     for step in steps:
         lengths.append(tuple(step.of(side) for side in lengths[-1]))
-    size, largest = lengths[-1], max(lengths)
-    tile = max(2, tile * size[0] // largest[0])
+    return lengths
+
+
+def tile_side(lengths, tile):
+    """Side of a tile of the output, where the largest of them all is to be `tile`."""
+    return max(2, tile * lengths[-1][0] // max(lengths)[0])
+
+
+def in_tiles(steps, x, out, tile: int, done) -> torch.Tensor:
+    """The steps, one after the other, on x (1, C, h, w) -> out, which is filled tile by tile and returned; None: a new tensor,
+    as the last step gives it."""
+    lengths = lengths_of(steps, x.shape[2:])
+    size, tile = lengths[-1], tile_side(lengths, tile)
     for top in range(0, size[0], tile):
         for left in range(0, size[1], tile):
             ends = min(top + tile, size[0]), min(left + tile, size[1])
@@ -91,6 +120,7 @@ def in_tiles(steps, x, out, tile: int) -> torch.Tensor:
             if out is None:
                 out = piece.new_empty(1, piece.shape[1], *size).contiguous(memory_format=torch.channels_last)
             out[:, :, top : ends[0], left : ends[1]] = piece.to(out.device, out.dtype)
+            done()
     return out
 
 

@@ -6,7 +6,9 @@ only: there the kernels leave out tensors that the eager forms make, and the lib
 
 from __future__ import annotations
 
+from .autoencoder import DCAEParams
 from .config import SanaParams
+from .exact_tiles import MARGIN, ROWS_BYTES, TILE
 
 
 def numbers_a_token(params: SanaParams, itemsize: int, fused: bool) -> int:
@@ -36,3 +38,17 @@ def picture_bytes(channels: int, pixels: int, itemsize: int, on_cpu: bool) -> in
     """
     copies = 2 if on_cpu and itemsize < 4 else 1
     return max(1, 7 * copies * channels * pixels * itemsize // 2)  # hosts divide by it
+
+
+def exact_bytes(params: DCAEParams, side: str, height: int, width: int, itemsize: int, on_cpu: bool, tile: int = TILE) -> int:
+    """Peak on the device while DC-AE encodes or decodes one picture in pieces that equal the whole (exact_tiles). side:
+    "encoder" or "decoder"; height, width: of the picture in pixels.
+
+    Either a stage with attention: its input, and what its two halves make of it, whole, beside the strip that is under way, of
+    whose widest tensor four are alive. Or a tile, with its margin, beside the largest of those stages.
+    """
+    channels, kinds = getattr(params, f"{side}_block_out_channels"), getattr(params, f"{side}_block_types")
+    stage = max((width_ * height * width // 4**i for i, (width_, kind) in enumerate(zip(channels, kinds))
+                 if kind == "EfficientViTBlock"), default=0) * itemsize
+    piece = min(height, tile + 2 * MARGIN) * min(width, tile + 2 * MARGIN)
+    return max(3 * stage + 4 * min(ROWS_BYTES, 8 * stage), stage + picture_bytes(channels[0], piece, itemsize, on_cpu))

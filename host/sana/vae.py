@@ -8,11 +8,13 @@ from pathlib import Path
 import comfy.model_management as mm
 import comfy.ops
 import comfy.sd
+import comfy.utils
 import torch
 
 from ...sana_core.autoencoder import AutoencoderDC, DCAEParams
 from ...sana_core.autoencoder_checkpoint import check_shapes, identify_autoencoder, to_canonical
-from ...sana_core.memory import picture_bytes
+from ...sana_core import exact_tiles
+from ...sana_core.memory import exact_bytes, picture_bytes
 from ...sana_core.tiles import Tiles, blend
 from ...storage import open_checkpoint
 from ..compat import on_device, vae_output_dtype
@@ -27,8 +29,10 @@ WRAPPING = "vae."  # before the names of a VAE inside a whole saved checkpoint
 class SanaVAE(comfy.sd.VAE):
     """The host's VAE with tiles made for DC-AE, whole pictures where they fit.
 
-    A subclass, because the host's own tiles are 2048 px when memory ran out, made three times over in three shapes. Every
-    version of the host calls the methods below from its tiled nodes and when memory ran out.
+    Tiles are pieces that equal the whole (sana_core/exact_tiles.py); where the stages that see all of the picture do not fit
+    either, they are blended (sana_core/tiles.py), and the log says so. A subclass, because the host's own tiles are 2048 px when
+    memory ran out, made three times over in three shapes. Every version of the host calls the methods below from its tiled nodes
+    and when memory ran out.
     """
 
     def decode(self, samples_in, *args, **kwargs):
@@ -46,7 +50,8 @@ class SanaVAE(comfy.sd.VAE):
         check_latent(samples, self.latent_channels)
         self._check_pictures_fit(samples.shape)
         tile = (*samples.shape[:2], min(tiles.height, samples.shape[2]), min(tiles.width, samples.shape[3]))
-        self._make_room(self.memory_used_decode(tile, self.vae_dtype))
+        sides = [side * self.upscale_ratio for side in samples.shape[2:]]
+        self._make_room(self._exact_bytes("decoder", *sides, tiles) or self.memory_used_decode(tile, self.vae_dtype))
         with on_device(self.device):
             return self._decode(samples, tiles).movedim(1, -1)
 
@@ -73,7 +78,7 @@ class SanaVAE(comfy.sd.VAE):
         pictures = self.vae_encode_crop_pixels(checked_pictures(pixel_samples, self.downscale_ratio)).movedim(-1, 1)
         unit = self.downscale_ratio
         tile = (len(pictures), 3, min(unit * tiles.height, pictures.shape[2]), min(unit * tiles.width, pictures.shape[3]))
-        self._make_room(self.memory_used_encode(tile, self.vae_dtype))
+        self._make_room(self._exact_bytes("encoder", *pictures.shape[2:], tiles) or self.memory_used_encode(tile, self.vae_dtype))
         with on_device(self.device):
             return self._encode(pictures, tiles)
 
@@ -88,13 +93,26 @@ class SanaVAE(comfy.sd.VAE):
     def _make_room(self, needed):
         mm.load_models_gpu([self.patcher], memory_required=needed, force_full_load=self.disable_offload)
 
+    def _exact_bytes(self, side, height, width, tiles):
+        """What pieces that equal the whole take on a picture of so many pixels, 0 where that does not fit."""
+        needed = exact_bytes(self.first_stage_model.params, side, height, width, mm.dtype_size(self.vae_dtype),
+                             mm.is_device_cpu(self.device), self._tile_pixels(tiles))
+        return needed if needed <= at_best(self.device) else 0
+
+    def _tile_pixels(self, tiles):
+        return min(tiles.height, tiles.width) * self.upscale_ratio
+
     def _decode(self, samples, tiles):
         model = self.first_stage_model
         batch, _, height, width = samples.shape
         pictures = torch.empty(batch, self.output_channels, height * self.upscale_ratio, width * self.upscale_ratio,
                                dtype=vae_output_dtype(self), device=self.output_device)
-        with progress(model.decoder, batch * tiles.count(height, width)):
-            blend(lambda z: model.decode(z.to(self.vae_dtype).to(self.device)), samples, pictures, tiles)
+        if self._exact_bytes("decoder", *pictures.shape[2:], tiles):
+            self._exactly(model.decoder, model.decode_exactly, samples, pictures, tiles, lambda z: z)
+        else:
+            _say_blended(pictures)
+            with progress(model.decoder, batch * tiles.count(height, width)):
+                blend(lambda z: model.decode(z.to(self.vae_dtype).to(self.device)), samples, pictures, tiles)
         return self.process_output(pictures)
 
     def _encode(self, pictures, tiles):
@@ -102,15 +120,31 @@ class SanaVAE(comfy.sd.VAE):
         batch, _, height, width = pictures.shape
         latents = torch.empty(batch, self.latent_channels, height // self.downscale_ratio, width // self.downscale_ratio,
                               dtype=vae_output_dtype(self), device=self.output_device)
+        if self._exact_bytes("encoder", height, width, tiles):
+            return self._exactly(model.encoder, model.encode_exactly, pictures, latents, tiles, self.process_input)
+        _say_blended(pictures)
         with progress(model.encoder, batch * tiles.count(*latents.shape[2:])):
             return blend(lambda x: model.encode(self.process_input(x).to(self.vae_dtype).to(self.device)),
                          pictures, latents, tiles)
+
+    def _exactly(self, network, call, source, out, tiles, prepare):
+        """call (decode_exactly or encode_exactly) picture by picture, with a bar of the host."""
+        tile = self._tile_pixels(tiles)
+        bar = comfy.utils.ProgressBar(len(source) * exact_tiles.count(network.parts(), *source.shape[2:], tile))
+        for i in range(len(source)):
+            call(prepare(source[i : i + 1]).to(self.vae_dtype).to(self.device), out[i : i + 1], tile, lambda: bar.update(1))
+        return out
 
     def _check_pictures_fit(self, shape):
         batch, _, height, width = shape
         height, width = height * self.upscale_ratio, width * self.upscale_ratio
         check_fits(batch * height * width * IMAGE_BYTES, torch.device("cpu"),
                    f"Decoding {batch} picture(s) of {width} x {height} px", "Decode fewer or smaller ones.")
+
+
+def _say_blended(pictures) -> None:
+    logging.warning("A picture of %d x %d px does not fit even in pieces that equal the whole: its tiles are blended.",
+                    pictures.shape[3], pictures.shape[2])
 
 
 def check_latent(z, channels: int) -> None:

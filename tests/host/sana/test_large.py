@@ -42,7 +42,7 @@ def theirs(params, start, text):
     states, mask = text[0][0], text[0][1]["attention_mask"]
     s, x = params.flow_shift, start
     for now, then in ((1.0, 0.5 * s / (1 + 0.5 * (s - 1))), (0.5 * s / (1 + 0.5 * (s - 1)), 0.0)):
-        x = x + (then - now) * model(x, states, torch.tensor([1000 * now]), encoder_attention_mask=mask.float(),
+        x = x + (then - now) * model(x, states, torch.tensor([1000 * now]).floor(), encoder_attention_mask=mask.float(),
                                      return_dict=False)[0]
     return x / 0.41407
 
