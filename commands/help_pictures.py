@@ -128,23 +128,6 @@ def quantised(studio):
         "SanaCogSanaTextEncode.text": "a large yellow square on a purple background"}) for file in files.values()], files)
 
 
-def sana_tiles(studio):
-    """One latent decoded whole and in tiles, and how far apart they are."""
-    link = {"vae": ["2", 0]}
-
-    def decoded(tile, overlap):
-        return studio.run({
-            "1": {"class_type": "LoadImage", "inputs": {"image": "sanacog_circle.png"}},
-            "2": {"class_type": "SanaCogLoadDCAE", "inputs": {"vae_name": "sanacog_tiny_dcae.safetensors"}},
-            "3": {"class_type": "VAEEncode", "inputs": {"pixels": ["1", 0], **link}},
-            "4": {"class_type": "SanaCogSanaDecode",
-                  "inputs": {"samples": ["3", 0], "tile_size": tile, "overlap": overlap, **link}},
-            "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "help_tiles"}}})
-    whole, tiles = decoded(0, 128), decoded(128, 64)
-    return sheet([whole, tiles, apart(whole, tiles)],
-                 ["256 x 256, decoded whole", "in tiles of 128 x 128 that overlap by 64", "the difference, x 8"])
-
-
 def autoencoder(studio):
     """A picture, its latent channel by channel, and the picture decoded from it."""
     from safetensors.torch import load_file
@@ -245,7 +228,7 @@ def as_png(image):
     return data.getvalue()
 
 
-DRAWN = {draw.__name__: draw for draw in (text_to_image, flow_dpm_steps, sprint_steps, perturbed_attention, sana_tiles,
+DRAWN = {draw.__name__: draw for draw in (text_to_image, flow_dpm_steps, sprint_steps, perturbed_attention,
                                           controlnet, lora, quantised, autoencoder, text_to_video, image_to_video, decode_tiles, dynamic_guidance)}
 
 

@@ -15,7 +15,8 @@ def _tile_inputs(verb):
                      tooltip=f"Side of a tile in pixels. 0 {verb} the picture in one piece where it fits into memory, else in "
                              "tiles of 1024."),
         io.Int.Input("overlap", default=128, min=0, max=8192, step=32,
-                     tooltip="Least overlap of two tiles in pixels, at most half of tile_size; 128 where tile_size is 0."),
+                     tooltip="Least overlap of two tiles in pixels, at most half of tile_size; 128 where tile_size is 0. It "
+                             "counts only where a picture is so large that its tiles have to be blended."),
     ]
 
 
@@ -24,7 +25,7 @@ class SanaDecode(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="SanaCogSanaDecode", display_name="Sana Decode", category="Sana/latent",
-            description="Decodes a Sana latent to a picture of any size: in one piece, or in blended tiles.",
+            description="Decodes a Sana latent to a picture of any size: in one piece, or in tiles that equal it.",
             search_aliases=["vae decode", "tiled decode", "dc-ae decode", "4k decode"],
             inputs=[
                 io.Latent.Input("samples", tooltip="From a sampler."),
@@ -43,7 +44,7 @@ class SanaEncode(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="SanaCogSanaEncode", display_name="Sana Encode", category="Sana/latent",
-            description="Encodes a picture of any size to a Sana latent: in one piece, or in blended tiles.",
+            description="Encodes a picture of any size to a Sana latent: in one piece, or in tiles that equal it.",
             search_aliases=["vae encode", "tiled encode", "dc-ae encode", "image to latent"],
             inputs=[
                 io.Image.Input("pixels", tooltip="Sides that are no multiples of 32 px are cut to one."),
