@@ -97,10 +97,11 @@ def test_config_outranks_the_name_and_tensors_outrank_the_config():
     # Somebody else's config.json in a folder of many models.
     other = diffusers_config(replace(SANA_16, layers=28, width=1152), 64, 1.0)
     identity = identify(shapes, other, "Sana_1600M_512px.safetensors")
-    assert identity.variant == "Sana 1.6B 512px" and "ignored (num_layers 28" in identity.evidence
+    assert identity.variant == "Sana 1.6B 512px" and "ignored (num_layers 28" in identity.warnings[0]
 
 
-@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "diffusion_model.", "transformer.", "model.", "module."])
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "diffusion_model.", "transformer.", "model.", "module.",
+                                    "base_model.model.", "module.model.diffusion_model.", "module._orig_mod.", "student.net."])
 def test_prefixes_of_savers(prefix):
     shapes = {prefix + key: shape for key, shape in diffusers_shapes(SANA_16).items()}
     identity = identify(shapes, None, "Sana_1600M_1024px_BF16.safetensors")
