@@ -63,6 +63,9 @@ def identify_controlnet(shapes: dict[str, tuple], config: dict | None = None, fi
             raise ValueError(f"{where}a Sana ControlNet without its base, whose embedders it needs: in NVlabs' files they are "
                              "together. Get the whole file.")
         base = {key: shape for key, shape in shapes.items() if not key.startswith("controlnet.")}
+    elif "controlnet_blocks.0.weight" not in shapes:
+        raise ValueError(f"{where}a Sana ControlNet by its names, but controlnet_blocks.0.weight is missing. The file is "
+                         "incomplete or altered: get it again.")
     else:  # its size tells which base it is a part of, and that what else tensors do not show
         depth = _BASE_DEPTH.get(shapes.get("input_block.bias", (0,))[0], blocks)
         base = _as_base(shapes, depth)

@@ -131,17 +131,17 @@ DCAE = DCAEParams(encoder_block_types=("ResBlock", "EfficientViTBlock"), decoder
 VIDEO = CogVideoParams(num_layers=2, num_attention_heads=2, attention_head_dim=32, time_embed_dim=32, text_embed_dim=64)
 VIDEO_VAE = CogVideoVAEParams(block_out_channels=(8, 8, 8, 16), layers_per_block=1, norm_num_groups=4)
 KINDS = {
-    "sana": (SANA, lambda: shapes(SanaTransformer(SANA, device="meta")), identify),
-    "dcae": (DCAE, lambda: shapes(AutoencoderDC(DCAE, device="meta")), identify_autoencoder),
-    "controlnet": (SANA, lambda: shapes(SanaControlNet(SANA, 2, "native", device="meta")), identify_controlnet),
-    "cogvideox": (VIDEO, lambda: shapes(CogVideoTransformer(VIDEO, device="meta")), cogvideo.identify),
-    "cogvideox vae": (VIDEO_VAE, lambda: shapes(CogVideoVAE(VIDEO_VAE, device="meta")), cogvideo.identify_autoencoder),
+    "sana": (SANA, shapes(SanaTransformer(SANA, device="meta")), identify),
+    "dcae": (DCAE, shapes(AutoencoderDC(DCAE, device="meta")), identify_autoencoder),
+    "controlnet": (SANA, shapes(SanaControlNet(SANA, 2, "native", device="meta")), identify_controlnet),
+    "cogvideox": (VIDEO, shapes(CogVideoTransformer(VIDEO, device="meta")), cogvideo.identify),
+    "cogvideox vae": (VIDEO_VAE, shapes(CogVideoVAE(VIDEO_VAE, device="meta")), cogvideo.identify_autoencoder),
 }
 
 
 def found_as(kind, change=None, place=INSIDE):
     params, of_file, identify_kind = KINDS[kind]
-    return identify_kind(of_file(), json.loads(json.dumps(asdict(params))) | (change or {}), "folder/model.safetensors",
+    return identify_kind(of_file, json.loads(json.dumps(asdict(params))) | (change or {}), "folder/model.safetensors",
                          config_place=place)
 
 
