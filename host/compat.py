@@ -101,16 +101,24 @@ def _as_bytes(entry):
     return torch.tensor(list(json.dumps(entry).encode()), dtype=torch.uint8)
 
 
-def hand_over_text_layers(state_dict: dict, layers: dict) -> tuple[dict, dict]:
+def hand_over_text_layers(state_dict: dict, layers: dict, whole: bool) -> tuple[dict, dict]:
     """(weights, model options) that make the host's text encoder read these layers as quantised; unchanged without any.
 
-    layers: {layer: {"format": ..., ...}}, named as in the network.
+    layers: {layer: {"format": ..., ...}}, named as in the network. whole: whether these are all of its Linear layers.
     """
     if not layers:
         return state_dict, {}
     if hasattr(comfy.utils, "convert_old_quants"):  # 0.4 and newer: the entries stand among the tensors
         entries = {f"{layer}.comfy_quant": _as_bytes(entry) for layer, entry in layers.items()}
         return state_dict | entries, {"quantization_metadata": {"mixed_ops": True}}
+    kinds = {entry["format"] for entry in layers.values()}
+    scales = {layer: state_dict[f"{layer}.weight_scale"] for layer in layers}
+    if whole and len(kinds) == 1 and all(scale.numel() == 1 for scale in scales.values()):
+        # Here this form can be saved again, which the other one cannot; all of a network's layers are in it.
+        kind = getattr(torch, kinds.pop())
+        scaled = {key: t for key, t in state_dict.items() if not key.endswith((".weight_scale", ".input_scale"))}
+        scaled |= {f"{layer}.scale_weight": scale.float().reshape(()) for layer, scale in scales.items()}
+        return scaled | {"scaled_fp8": torch.zeros(0, dtype=kind)}, {"scaled_fp8": kind}
     return state_dict, {"quantization_metadata": json.dumps({"layers": layers})}
 
 

@@ -34,12 +34,13 @@ class EncoderFile:
         prefix = next((before for anchor in anchors if (before := prefix_of(keys, anchor)) is not None), None)
         self.names = {} if prefix is None else {
             name: key for key in keys if key.startswith(prefix) and (name := canonical(key[len(prefix):]))}
-        if MARKER in keys and self.names:
-            self.names.setdefault(MARKER, MARKER)
+        # A marker, and what our tokenizers keep, may stand less deep than the weights.
+        above = {key.rpartition(".")[2]: key for key in keys
+                 if (prefix or "").startswith(key.removesuffix(key.rpartition(".")[2]))}
+        if MARKER in above:
+            self.names[MARKER] = above[MARKER]
+        self.extras = {leaf: above[leaf] for leaf in extras if leaf in above}
         self.shapes = {name: tuple(keys[key]) for name, key in self.names.items()}
-        # CLIPSave and CheckpointSave put them less deep than the weights.
-        self.extras = {leaf: key for key in keys
-                       if (leaf := key.rpartition(".")[2]) in extras and (prefix or "").startswith(key.removesuffix(leaf))}
         try:
             entries = {f"{layer}.weight": entry for layer, entry in from_metadata(self.checkpoint.metadata).items()}
         except ValueError as error:
@@ -73,14 +74,15 @@ class EncoderFile:
             raise ValueError(f"{self.path.name}: {error}") from None
         return tensors, layers, {name: everything[key] for name, key in self.extras.items()}
 
-    def for_host(self, tensors: dict, layers: dict, dtype: torch.dtype, kept: bool, embedding: str) -> tuple[dict, dict, dict]:
+    def for_host(self, tensors: dict, layers: dict, dtype: torch.dtype, kept: bool,
+                 embeddings: tuple[str, ...]) -> tuple[dict, dict, dict]:
         """(tensors, {layer: entry} that stay quantised, the host's model options): what this host does not read is turned back.
 
-        dtype: of what is turned back. kept: whether layers may stay quantised. embedding: the layer that never does. Raises
-        ValueError for a format that neither the host nor this pack reads.
+        dtype: of what is turned back. kept: whether layers may stay quantised. embeddings: how the names of matrices end that
+        never do. Raises ValueError for a format that neither the host nor this pack reads.
         """
         formats = quantised_formats() if kept else ()
-        back = {layer: entry for layer, entry in layers.items() if entry["format"] not in formats or layer == embedding}
+        back = {layer: entry for layer, entry in layers.items() if entry["format"] not in formats or layer.endswith(embeddings)}
         if back:
             logging.info("%s: quantised weights of %d layers turned back to %s", self.path.name, len(back), dtype)
             try:
@@ -88,5 +90,7 @@ class EncoderFile:
             except ValueError as error:
                 raise ValueError(f"{self.path.name}: {error} Update ComfyUI, or take the file that it was made from.") from None
         layers = {layer: entry for layer, entry in layers.items() if layer not in back}
-        tensors, options = hand_over_text_layers(tensors, layers)
+        matrices = {key.removesuffix(".weight") for key, t in tensors.items() if key.endswith(".weight") and t.ndim == 2}
+        whole = {layer for layer in matrices if not layer.endswith(embeddings)} == layers.keys()
+        tensors, options = hand_over_text_layers(tensors, layers, whole)
         return tensors, layers, options

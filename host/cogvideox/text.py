@@ -27,7 +27,7 @@ TOKENIZER_FILES = ("spiece.model", "tokenizer.model", "tokenizer.json")
 WANTED = "the tokenizer of this text encoder"
 PAD, END = 0, 1
 ANCHORS = ("encoder.block.0.layer.0.layer_norm.weight", "encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight")
-EMBEDDING = "shared"
+EMBEDDINGS = ("shared", "relative_attention_bias")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False) 
 
     # The final norm tells the type, as in the host's own loader: in quantised files it is not that of most weights.
     dtype = state_dict["encoder.final_layer_norm.weight"].dtype
-    state_dict, _, options = file.for_host(state_dict, layers, dtype if dtype.itemsize > 1 else torch.bfloat16, True, EMBEDDING)
+    state_dict, _, options = file.for_host(state_dict, layers, dtype if dtype.itemsize > 1 else torch.bfloat16, True, EMBEDDINGS)
     options |= {"dtype": dtype, f"{NAME}_model_config": config}
     clip = native_clip(CogVideoXTokenizer, CogVideoXTextEncoder, state_dict, data, options, path.name, disable_dynamic)
     clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer))

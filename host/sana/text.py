@@ -28,7 +28,7 @@ WANTED = "tokenizer.model or tokenizer.json of gemma-2-2b-it"
 BOS = 2
 VOCABULARY = 256000           # rows of the released embedding, each the piece of a tokenizer
 ANCHORS = ("layers.0.pre_feedforward_layernorm.weight", "layers.0.self_attn.q_proj.weight", "embed_tokens.weight")
-EMBEDDING = "model.embed_tokens"
+EMBEDDINGS = ("embed_tokens",)
 
 
 class SanaTokenizer:
@@ -119,7 +119,7 @@ def load_text_encoder(path, tokenizer: Path | None = None, weight_dtype: str = "
     check_tokenizer(Pieces(data).count, config["vocab_size"], path.name)
     kept, asked = weight_dtype == "default", dtype
     dtype = asked or (plain_dtype(state_dict) if layers else comfy.utils.weight_dtype(state_dict))
-    state_dict, layers, options = file.for_host(state_dict, layers, dtype if dtype.itemsize > 1 else torch.bfloat16, kept, EMBEDDING)
+    state_dict, layers, options = file.for_host(state_dict, layers, dtype if dtype.itemsize > 1 else torch.bfloat16, kept, EMBEDDINGS)
     # As GemmaStates keeps them: hosts that assign tensors take the type that they have here.
     special = {"norm.weight": torch.float32} | ({"embed_tokens.weight": torch.bfloat16} if dtype.itemsize == 1 else {})
     for key in state_dict:

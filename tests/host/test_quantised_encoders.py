@@ -105,7 +105,8 @@ def test_formats_that_a_host_may_not_read_are_turned_back_there(host, tmp_path, 
         weights = save(kind, tmp_path / "quantised.safetensors", "comfy_quant", number_type)
         clip = getattr(host, kind)(tmp_path / "quantised.safetensors")
         wanted = states(host, kind, plain_clip(host, kind, tmp_path / "plain.safetensors", weights))
-        assert apart(states(host, kind, clip), wanted) < 1e-2
+        # Where a host multiplies in int8 it rounds the layers' inputs as well; wrong weights would be 1 and more apart.
+        assert apart(states(host, kind, clip), wanted) < (0.1 if number_type == "int8" else 1e-2)
 
 
 @pytest.mark.parametrize("name, tolerance", [("fp32", 1e-5), ("bf16", 2e-2), ("fp8_e4m3fn", 0.2)])
@@ -173,3 +174,17 @@ def test_prefixes_of_trainers(host, tmp_path, kind, before):
     save_file(tensors, tmp_path / "wrapped.safetensors", metadata={"config": json.dumps({"max_text_seq_length": tiny_cogvideox.TOKENS})})
     clip = getattr(host, kind)(tmp_path / "wrapped.safetensors")
     assert torch.equal(states(host, kind, clip), states(host, kind, plain))
+
+
+@pytest.mark.parametrize("kind", ["gemma", "t5"])
+def test_saved_by_the_stock_node_and_loaded_again(host, tmp_path, monkeypatch, kind):
+    import folder_paths
+    from comfy_extras.nodes_model_merging import CLIPSave
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    save(kind, tmp_path / "quantised.safetensors", "scaled_fp8")
+    clip = getattr(host, kind)(tmp_path / "quantised.safetensors")
+    CLIPSave().save(clip, "clip/ComfyUI")
+    [file] = (tmp_path / "clip").iterdir()
+    again = getattr(host, kind)(file)
+    assert apart(states(host, kind, again), states(host, kind, clip)) < 1e-5
