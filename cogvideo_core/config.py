@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..kernels.foreign_quant import AUTOENCODER_REMEDY, TRANSFORMER_REMEDY, refuse_foreign
 from ..kernels.key_names import several_models
+from ..kernels.state_dict import refuse_hollow
 from ..kernels.stated_config import INSIDE, Rules, believed
 from .lookalikes import looks_like, strip_autoencoder_prefix, strip_prefix
 
@@ -191,6 +192,7 @@ def _layout(shapes, where):
     if "CogVideoX transformer:" not in what:
         raise ValueError(f"{where}this is no CogVideoX transformer, it looks like {what}.{several_models(shapes)}")
     refuse_foreign(shapes, "a CogVideoX transformer", TRANSFORMER_REMEDY, where)
+    refuse_hollow(shapes, "CogVideoX transformer", where)
     for layout, names in _LAYOUTS.items():
         if all(names[fact] in shapes for fact in _REQUIRED):
             return layout, names
@@ -206,7 +208,7 @@ def _facts(shapes, names, layout, where):
         return ValueError(f"{where}a CogVideoX transformer by its names, but {what}. Is the file complete?")
 
     for fact, dims in _REQUIRED.items():
-        if len(shape := shapes[names[fact]]) not in dims or 0 in shape:
+        if len(shape := shapes[names[fact]]) not in dims:
             raise contradiction(f"{names[fact]} has the shape {tuple(shape)}")
     patch, out, table = shapes[names["patch"]], shapes[names["out"]], names["table"] in shapes
     width, head = patch[0], shapes[names["head"]][0]
@@ -303,14 +305,15 @@ def identify_autoencoder(shapes: dict[str, tuple], config: dict | None = None, f
         raise ValueError(f"{where}this is no CogVideoX VAE, it looks like {what}.{several_models(shapes)}")
     refuse_foreign(shapes, "a CogVideoX VAE", AUTOENCODER_REMEDY, where)
     shapes = {key: shape for key, shape in shapes.items() if not key.startswith("loss.")}
+    refuse_hollow(shapes, "CogVideoX VAE", where)
     layout = "sat" if any(key.startswith("encoder.down.") for key in shapes) else "diffusers"
     block = {"diffusers": r"encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv1\.conv\.weight$",
              "sat": r"encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.conv\.weight$"}[layout]
     found = {(int(m[1]), int(m[2])): shapes[key][0] for key in shapes if (m := re.match(block, key))}
     ends = {key: shapes.get(f"{key}.conv.weight", ()) for key in ("encoder.conv_in", "decoder.conv_in", "decoder.conv_out")}
     levels = 1 + max((level for level, _ in found), default=-1)
-    if odd := [f"{key}.conv.weight" for key, shape in ends.items() if len(shape) != 5 or 0 in shape] + [
-            f"the encoder's level {level}" for level in range(max(levels, 1)) if not found.get((level, 0))]:
+    if odd := [f"{key}.conv.weight" for key, shape in ends.items() if len(shape) != 5] + [
+            f"the encoder's level {level}" for level in range(min(max(levels, 1), 64)) if not found.get((level, 0))]:
         raise ValueError(f"{where}a CogVideoX VAE by its names, but {', '.join(odd)} missing or of another shape. The file is "
                          "incomplete or altered: get it again.")
     facts = dict(

@@ -14,7 +14,7 @@ import torch
 
 from ..kernels.foreign_quant import AUTOENCODER_REMEDY, refuse_foreign
 from ..kernels.key_names import several_models
-from ..kernels.state_dict import check_state_dict, some
+from ..kernels.state_dict import check_state_dict, refuse_hollow, some
 from ..kernels.stated_config import INSIDE, Rules, believed
 from .autoencoder import ACTIVATIONS, AutoencoderDC, DCAEParams
 from .lookalikes import looks_like, strip_autoencoder_prefix
@@ -191,6 +191,7 @@ def _layout(shapes, where):
     if "DC-AE" not in (what := looks_like(shapes)):
         raise ValueError(f"{where}not a DC-AE autoencoder: this is {what}.{several_models(shapes)}")
     refuse_foreign(shapes, "a DC-AE autoencoder", AUTOENCODER_REMEDY, where)
+    refuse_hollow(shapes, "DC-AE autoencoder", where)
     if any(".norm.running_mean" in key for key in shapes):
         raise ValueError(f"{where}a DC-AE with batch norm (the ImageNet models, in-1.0 and mix-1.0), expected one of Sana's, "
                          f"which have RMS norm. Get dc-ae-f32c32-sana-1.1.")
@@ -265,6 +266,8 @@ def _read(shapes):
         for key in shapes:
             if match := re.match(rf"{side}\.{stages}\.(\d+)\.(\d+)\.(conv1|attn|conv\.)", key):
                 layers.setdefault(int(match[1]), {})[int(match[2])] = match[3]
+        if max(layers, default=0) > 63:
+            raise ValueError(f"its {side} has a stage {max(layers)}")
         blocks = [{i: kind for i, kind in layers.get(stage, {}).items() if kind != "conv."}
                   for stage in range(1 + max(layers, default=-1))]
         names = [f"{side}.{stages}.{stage}.{min(inside)}" if inside else None for stage, inside in enumerate(blocks)]

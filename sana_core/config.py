@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..kernels.foreign_quant import TRANSFORMER_REMEDY, refuse_foreign
 from ..kernels.key_names import several_models
+from ..kernels.state_dict import refuse_hollow
 from ..kernels.stated_config import INSIDE, Rules, believed
 from .lookalikes import looks_like, strip_prefix
 
@@ -119,8 +120,12 @@ def identify_stated(shapes: dict[str, tuple], config: dict | None, filename: str
     words = "/".join(re.split(r"[\\/]", str(filename))[-3:]).lower()
 
     width, in_channels, patch_size, _ = shapes[names["patch"]]
+    blocks = {int(n) for n in re.findall(rf"^{names['block']}(\d+)\.", "\n".join(shapes), re.M)}
+    if blocks != set(range(len(blocks))):
+        raise ValueError(f"{where}a damaged Sana transformer: of its blocks 0 to {max(blocks)} only {len(blocks)} are there. Get "
+                         "the file again.")
     found = dict(
-        num_layers=1 + max(int(n) for n in re.findall(rf"^{names['block']}(\d+)\.", "\n".join(shapes), re.M)),
+        num_layers=len(blocks),
         in_channels=in_channels,
         out_channels=shapes[names["out"]][0] // patch_size**2,
         patch_size=patch_size,
@@ -176,10 +181,11 @@ def _layout(shapes, where):
     if "Sana transformer:" not in (what := looks_like(shapes)):
         raise ValueError(f"{where}not a Sana transformer: this is {what}.{several_models(shapes)}")
     refuse_foreign(shapes, "a Sana transformer", TRANSFORMER_REMEDY, where)
+    refuse_hollow(shapes, "Sana transformer", where)
     layout = "diffusers" if any(key.startswith("transformer_blocks.") for key in shapes) else "nvlabs"
     names = _NAMES[layout]
     for fact, dims in dict(patch=4, caption=2, out=2, depth=4).items():
-        if len(shape := shapes.get(names[fact], ())) != dims or 0 in shape:
+        if len(shape := shapes.get(names[fact], ())) != dims:
             raise ValueError(f"{where}a damaged Sana transformer: {names[fact]} should have {dims} dimensions and "
                              f"{f'has shape {shape}' if names[fact] in shapes else 'is missing'}. "
                              f"Get the file again.")

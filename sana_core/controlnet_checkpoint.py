@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 
 from ..kernels.foreign_quant import refuse_foreign
-from ..kernels.state_dict import check_state_dict
+from ..kernels.state_dict import check_state_dict, refuse_hollow
 from ..kernels.stated_config import INSIDE, Rules
 from . import checkpoint
 from .config import CLASSES, Identity, SanaParams, identify_stated
@@ -53,11 +53,15 @@ def identify_controlnet(shapes: dict[str, tuple], config: dict | None = None, fi
     if "Sana ControlNet:" not in (what := looks_like(shapes)):
         raise ValueError(f"{where}not a Sana ControlNet: this is {what}.")
     refuse_foreign(shapes, "a Sana ControlNet", _REMEDY, where)
+    refuse_hollow(shapes, "Sana ControlNet", where)
     if wiring not in ("auto", *WIRINGS):
         raise ValueError(f"wiring is {wiring!r}: choose one of auto, {', '.join(WIRINGS)}.")
     layout = "nvlabs" if any(_COPY.match(key) for key in shapes) else "diffusers"
-    numbers = re.findall(_COPY if layout == "nvlabs" else r"controlnet_blocks\.(\d+)\.", "\n".join(shapes))
-    blocks = 1 + max(map(int, numbers), default=0)
+    numbers = set(map(int, re.findall(_COPY if layout == "nvlabs" else r"controlnet_blocks\.(\d+)\.", "\n".join(shapes))))
+    blocks = len(numbers)
+    if numbers != set(range(blocks)):
+        raise ValueError(f"{where}a damaged Sana ControlNet: of its blocks 0 to {max(numbers)} only {blocks} are there. Get the file "
+                         "again.")
     if layout == "nvlabs":
         if "x_embedder.proj.weight" not in shapes:
             raise ValueError(f"{where}a Sana ControlNet without its base, whose embedders it needs: in NVlabs' files they are "
@@ -127,7 +131,8 @@ def _renamed(key):
 
 def _as_base(shapes, depth):
     """Shapes like those of the base of a ControlNet in diffusers' layout: `depth` blocks like its own, and an output."""
-    width, channels, patch_size, _ = shapes.get("patch_embed.proj.weight", (0, 0, 1, 1))
+    patch = shapes.get("patch_embed.proj.weight", ())
+    width, channels, patch_size, _ = patch if len(patch) == 4 else (0, 0, 1, 1)  # identify names the odd one
     base = {key: shape for key, shape in shapes.items() if not key.startswith(("controlnet_blocks.", "input_block."))}
-    return base | {"proj_out.weight": (patch_size**2 * channels, width),
-                   f"transformer_blocks.{depth - 1}.scale_shift_table": (6, width)}
+    return base | {"proj_out.weight": (patch_size**2 * channels, width)} | {
+        f"transformer_blocks.{number}.scale_shift_table": (6, width) for number in range(depth)}

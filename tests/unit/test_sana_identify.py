@@ -168,6 +168,12 @@ def test_keys_that_are_wrong_are_named_in_nvlabs_files():
         check_shapes(shapes, identity)
 
 
+def test_blocks_are_counted_and_not_believed():
+    shapes = tiny_shapes() | {"transformer_blocks.999999999.scale_shift_table": (6, 96)}
+    with pytest.raises(ValueError, match="of its blocks 0 to 999999999 only 4 are there"):
+        identify(shapes, dict(num_cross_attention_heads=2))
+
+
 @pytest.mark.parametrize(
     "key", ["patch_embed.proj.weight", "proj_out.weight", "transformer_blocks.0.ff.conv_depth.weight"])
 def test_a_damaged_sana_is_not_called_something_else(key):

@@ -10,14 +10,16 @@ import torch
 
 from sanacog.cogvideo_core import config as cogvideo
 from sanacog.cogvideo_core.autoencoder import CogVideoVAE
+from sanacog.cogvideo_core.checkpoint import check_autoencoder_shapes as video_vae_shapes, check_shapes as cogvideo_shapes
 from sanacog.cogvideo_core.config import CogVideoParams, CogVideoVAEParams
 from sanacog.cogvideo_core.transformer import CogVideoTransformer
 from sanacog.kernels.stated_config import BESIDE, INSIDE, SHARED, read_config_tensor
 from sanacog.sana_core.autoencoder import AutoencoderDC, DCAEParams
-from sanacog.sana_core.autoencoder_checkpoint import identify_autoencoder
+from sanacog.sana_core.autoencoder_checkpoint import check_shapes as dcae_shapes, identify_autoencoder
+from sanacog.sana_core.checkpoint import check_shapes as sana_shapes
 from sanacog.sana_core.config import SanaParams, identify
 from sanacog.sana_core.controlnet import SanaControlNet
-from sanacog.sana_core.controlnet_checkpoint import identify_controlnet
+from sanacog.sana_core.controlnet_checkpoint import check_shapes as control_shapes, identify_controlnet
 from sanacog.sana_core.transformer import SanaTransformer
 
 from .sana_releases import SANA_15_16, SANA_16, diffusers_config, nvlabs_shapes
@@ -150,6 +152,22 @@ def test_the_right_config_is_believed_without_a_word(kind):
     found = found_as(kind)
     params = replace(found.params, mlp_ratio=2.5) if hasattr(found.params, "mlp_ratio") else found.params
     assert (params, found.warnings) == (KINDS[kind][0], ())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_of_a_wrong_rank_or_without_numbers(kind):
+    """Refused by identify or by the check of all shapes after it, and nothing else is raised from deeper inside."""
+    params, of_file, identify_kind = KINDS[kind]
+    check = {"sana": sana_shapes, "dcae": dcae_shapes, "controlnet": control_shapes, "cogvideox": cogvideo_shapes,
+             "cogvideox vae": video_vae_shapes}[kind]
+    config = json.loads(json.dumps(asdict(params)))
+    for key, shape in of_file.items():
+        if ".1." in key:
+            continue  # as in the first block
+        for odd in ((), (0,) * len(shape), (*shape, 3)):
+            with pytest.raises(ValueError, match="x.safetensors: "):
+                changed = of_file | {key: odd}
+                check(changed, identify_kind(changed, config, "x.safetensors"), "x.safetensors")
 
 
 # What no field of any config may be. A text is right where there are texts, and so on.
