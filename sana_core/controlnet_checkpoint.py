@@ -132,7 +132,7 @@ def _renamed(key):
 def _as_base(shapes, depth):
     """Shapes like those of the base of a ControlNet in diffusers' layout: `depth` blocks like its own, and an output."""
     patch = shapes.get("patch_embed.proj.weight", ())
-    width, channels, patch_size, _ = patch if len(patch) == 4 else (0, 0, 1, 1)  # identify names the odd one
+    width, channels, patch_size, _ = patch if len(patch) == 4 else (1, 1, 1, 1)  # identify names the odd one
     base = {key: shape for key, shape in shapes.items() if not key.startswith(("controlnet_blocks.", "input_block."))}
     return base | {"proj_out.weight": (patch_size**2 * channels, width)} | {
         f"transformer_blocks.{number}.scale_shift_table": (6, width) for number in range(depth)}
