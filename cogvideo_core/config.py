@@ -177,7 +177,8 @@ def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str
     params = CogVideoParams(**facts)
     if 0 in params.base_grid:
         raise ValueError(f"{where}its config says that sample_height and sample_width are {params.sample_height} and "
-                         f"{params.sample_width}, less than one patch of {params.patch_size}. Correct the config, or take it away.")
+                         f"{params.sample_width}, less than one patch of {params.patch_size}. Correct the config, or take it "
+                         "away.")
     if params.use_learned_positional_embeddings and shapes[names["table"]][1] != params.table_rows:
         raise ValueError(
             f"{where}the learned position table has {shapes[names['table']][1]} rows; {params.max_text_seq_length} text "
@@ -254,7 +255,8 @@ def _contradiction(fields, facts):
 
 def _named(facts, words):
     """Fields that a file's name states and no tensor shows."""
-    if facts["in_channels"] - facts["out_channels"] != 16 or facts["ofs_embed_dim"] or facts["use_learned_positional_embeddings"]:
+    told = facts["ofs_embed_dim"] or facts["use_learned_positional_embeddings"]
+    if told or facts["in_channels"] - facts["out_channels"] != 16:
         return {}
     if "img2vid" in words:
         return {"conditioning": "repeated_image"}

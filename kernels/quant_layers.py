@@ -68,8 +68,9 @@ def read_layers(state_dict: dict, metadata_layers: dict | None = None) -> tuple[
             continue
         scale = out.get(f"{layer}.weight_scale")
         if not tensor.is_floating_point() or (scale is not None and scale.numel() != 1):
-            raise ValueError(f"nothing in it says how to read the {str(tensor.dtype).removeprefix('torch.')} numbers of {key}. Take "
-                             "the file that it was made from, in bf16 or fp16.")
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(f"nothing in it says how to read the {kind} numbers of {key}. Take the file that it was made from, "
+                             "in bf16 or fp16.")
         if scale is not None:  # one number beside an fp8 weight has but one meaning
             entries[layer] = {"format": _fp8_name(tensor)}
     for layer, entry in entries.items():

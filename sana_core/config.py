@@ -122,8 +122,8 @@ def identify_stated(shapes: dict[str, tuple], config: dict | None, filename: str
     width, in_channels, patch_size, _ = shapes[names["patch"]]
     blocks = {int(n) for n in re.findall(rf"^{names['block']}(\d+)\.", "\n".join(shapes), re.M)}
     if blocks != set(range(len(blocks))):
-        raise ValueError(f"{where}a damaged Sana transformer: of its blocks 0 to {max(blocks)} only {len(blocks)} are there. Get "
-                         "the file again.")
+        raise ValueError(f"{where}a damaged Sana transformer: of its blocks 0 to {max(blocks)} only {len(blocks)} are there. "
+                         "Get the file again.")
     found = dict(
         num_layers=len(blocks),
         in_channels=in_channels,
@@ -145,10 +145,11 @@ def identify_stated(shapes: dict[str, tuple], config: dict | None, filename: str
     if isinstance(config.get("qk_norm", False), (str, type(None))):
         config["qk_norm"] = bool(config["qk_norm"])  # diffusers names the kind of norm
     tier = _stored_tier(shapes)
+    shown = found | ({"sample_size": tier} if tier else {})
     inner = shapes.get(names["cross"], (width,))[0]
     config, warnings = believed(
-        config, config_place, rules,
-        lambda fields: _contradiction(fields, found | ({"sample_size": tier} if tier else {}), width, inner), _named(words, plain, found["guidance_embeds"], tier), where)
+        config, config_place, rules, lambda fields: _contradiction(fields, shown, width, inner),
+        _named(words, plain, found["guidance_embeds"], tier), where)
 
     # A 0.6B with query-key norm and no guidance was only released as a teacher; the 1.6B one is Sana 1.5's double.
     teacher = not plain and not found["guidance_embeds"] and (size == "0.6B" or "teacher" in words)

@@ -60,8 +60,8 @@ def identify_controlnet(shapes: dict[str, tuple], config: dict | None = None, fi
     numbers = set(map(int, re.findall(_COPY if layout == "nvlabs" else r"controlnet_blocks\.(\d+)\.", "\n".join(shapes))))
     blocks = len(numbers)
     if numbers != set(range(blocks)):
-        raise ValueError(f"{where}a damaged Sana ControlNet: of its blocks 0 to {max(numbers)} only {blocks} are there. Get the file "
-                         "again.")
+        raise ValueError(f"{where}a damaged Sana ControlNet: of its blocks 0 to {max(numbers)} only {blocks} are there. "
+                         "Get the file again.")
     if layout == "nvlabs":
         if "x_embedder.proj.weight" not in shapes:
             raise ValueError(f"{where}a Sana ControlNet without its base, whose embedders it needs: in NVlabs' files they are "

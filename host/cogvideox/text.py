@@ -136,7 +136,8 @@ def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False) 
 
     # The final norm tells the type, as in the host's own loader: in quantised files it is not that of most weights.
     dtype = state_dict["encoder.final_layer_norm.weight"].dtype
-    state_dict, _, options = file.for_host(state_dict, layers, dtype if dtype.itemsize > 1 else torch.bfloat16, True, EMBEDDINGS)
+    wide = dtype if dtype.itemsize > 1 else torch.bfloat16
+    state_dict, _, options = file.for_host(state_dict, layers, wide, True, EMBEDDINGS)
     options |= {"dtype": dtype, f"{NAME}_model_config": config}
     clip = native_clip(CogVideoXTokenizer, CogVideoXTextEncoder, state_dict, data, options, path.name, disable_dynamic)
     clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer))
@@ -188,11 +189,11 @@ def t5_config(file: EncoderFile) -> dict:
     if other:
         raise ValueError(f"{name}: not the text encoder of CogVideoX: this is {other}. It reads the encoder of "
                          f"t5-v1_1-xxl, such as t5xxl_fp16.safetensors.{several_models(raw)}")
-    file.refuse_foreign("a T5 text encoder", "Take t5xxl_fp16.safetensors, or for less memory t5xxl_fp8_e4m3fn_scaled.safetensors, "
-                        "which ComfyUI's makers offer.")
+    file.refuse_foreign("a T5 text encoder", "Take t5xxl_fp16.safetensors, or for less memory "
+                        "t5xxl_fp8_e4m3fn_scaled.safetensors, which ComfyUI's makers offer.")
     if len(embedding or ()) != 2:
-        raise ValueError(f"{name}: a T5 text encoder without its embedding: shared.weight is missing or no matrix. Get the file "
-                         "again.")
+        raise ValueError(f"{name}: a T5 text encoder without its embedding: shared.weight is missing or no matrix. Get the "
+                         "file again.")
 
     layers = 1 + max(int(match[1]) for key in shapes if (match := re.match(r"encoder\.block\.(\d+)\.", key)))
     vocabulary, width = embedding

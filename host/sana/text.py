@@ -117,9 +117,10 @@ def load_text_encoder(path, tokenizer: Path | None = None, weight_dtype: str = "
     state_dict, layers, data = file.read()
     data = read_tokenizer(tokenizer, WANTED) if tokenizer else data
     check_tokenizer(Pieces(data).count, config["vocab_size"], path.name)
-    kept, asked = weight_dtype == "default", dtype
-    dtype = asked or (plain_dtype(state_dict) if layers else comfy.utils.weight_dtype(state_dict))
-    state_dict, layers, options = file.for_host(state_dict, layers, dtype if dtype.itemsize > 1 else torch.bfloat16, kept, EMBEDDINGS)
+    kept = dtype is None
+    dtype = dtype or (plain_dtype(state_dict) if layers else comfy.utils.weight_dtype(state_dict))
+    wide = dtype if dtype.itemsize > 1 else torch.bfloat16
+    state_dict, layers, options = file.for_host(state_dict, layers, wide, kept, EMBEDDINGS)
     # As GemmaStates keeps them: hosts that assign tensors take the type that they have here.
     special = {"norm.weight": torch.float32} | ({"embed_tokens.weight": torch.bfloat16} if dtype.itemsize == 1 else {})
     for key in state_dict:
@@ -171,8 +172,8 @@ def plain_dtype(state_dict: dict) -> torch.dtype:
 def check_tokenizer(count: int, vocabulary: int, name: str) -> None:
     """Raise ValueError unless a tokenizer of `count` pieces can be that of an embedding of `vocabulary` rows."""
     if count > vocabulary or vocabulary == VOCABULARY and count < 0.9 * VOCABULARY:
-        raise ValueError(f"{name}: the tokenizer has {count} pieces, the text encoder knows {vocabulary}: it is another model's. "
-                         f"Choose {WANTED} in tokenizer_name, or put it beside the file.")
+        raise ValueError(f"{name}: the tokenizer has {count} pieces, the text encoder knows {vocabulary}: it is another "
+                         f"model's. Choose {WANTED} in tokenizer_name, or put it beside the file.")
 
 
 def canonical_key(key: str) -> str | None:
@@ -191,8 +192,8 @@ def gemma_config(file: EncoderFile) -> dict:
     file.refuse_foreign("a Gemma-2 text encoder", "Take the bf16 file that it was made from. For less memory choose "
                         "weight_dtype fp8_e4m3fn with it.")
     if len(shapes.get("model.embed_tokens.weight", ())) != 2:
-        raise ValueError(f"{name}: a Gemma-2 text encoder without its embedding: model.embed_tokens.weight is missing or no matrix. "
-                         "Get the file again.")
+        raise ValueError(f"{name}: a Gemma-2 text encoder without its embedding: model.embed_tokens.weight is missing or no "
+                         "matrix. Get the file again.")
     vocabulary, width = shapes["model.embed_tokens.weight"]
 
     def rows(part):
