@@ -43,7 +43,8 @@ class Checkpoint:
 
     path: what was asked for (with the subfolder). files: the weight files behind it. shapes, dtypes: by key.
     metadata: safetensors metadata of all files. config: the model's config, from the file's own metadata["config"],
-    else from the config.json beside it, else None; it may belong to another model when a folder holds several.
+    else from the config.json beside it, else None. config_place: "inside" the file, "beside" it in a folder of this model
+    alone, or "shared" by a folder of several, one of which it belongs to.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Checkpoint:
     dtypes: dict[str, torch.dtype]
     metadata: dict[str, str]
     config: dict | None
+    config_place: str
     loaders: tuple[Callable[[], dict[str, torch.Tensor]], ...]
 
     def load(self) -> dict[str, torch.Tensor]:
@@ -93,7 +95,7 @@ def open_checkpoint(path, subfolder: str | None = None) -> Checkpoint:
         path, files,
         {key: shape for part in parts for key, shape in part.shapes.items()},
         {key: dtype for part in parts for key, dtype in part.dtypes.items()},
-        metadata, _config(source, metadata), tuple(part.load for part in parts))
+        metadata, *_config(source, metadata), tuple(part.load for part in parts))
     if source.name.endswith(".index.json"):
         if lost := _json(source)["weight_map"].keys() - checkpoint.shapes.keys():
             raise ValueError(f"{source}: the index names {len(lost)} tensors that are in none of its files, such as "
@@ -148,21 +150,30 @@ def _shards(source: Path) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _config(source: Path, metadata: dict) -> dict | None:
-    """The config inside the file, else the one beside it. One that cannot be read is like none."""
-    texts = [metadata["config"]] if "config" in metadata else []
+def _config(source: Path, metadata: dict) -> tuple[dict | None, str]:
+    """The config inside the file, else the one beside it, and its place. One that cannot be read is like none."""
+    texts = {"inside": metadata["config"]} if "config" in metadata else {}
     beside = source.parent / "config.json"
     try:
-        texts += [beside.read_text(encoding="utf-8")] if beside.is_file() else []
+        if beside.is_file():
+            texts["shared" if len(_models_in(source.parent)) > 1 else "beside"] = beside.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         pass
-    for text in texts:
+    for place, text in texts.items():
         try:
             if isinstance(config := json.loads(text), dict):
-                return config
-        except ValueError:
+                return config, place
+        except (ValueError, TypeError, RecursionError):
             pass
-    return None
+    return None, "inside"
+
+
+def _models_in(folder: Path) -> set[str]:
+    """Names of the models of a folder: shards and their index count as one, and so do a model's number types."""
+    names = {path.name.removesuffix(".index.json") for path in folder.iterdir()
+             if path.name.endswith((*WEIGHT_ENDINGS, ".index.json"))}
+    stems = {_SHARD.sub(lambda match: match[1].removesuffix("-") + match[5], name).rpartition(".")[0] for name in names}
+    return {re.sub(r"(\.(fp16|bf16|fp32|fp8|ema|non_ema))+$", "", stem) for stem in stems}
 
 
 def _json(path: Path) -> dict:

@@ -17,8 +17,8 @@ import torch
 
 from ..kernels.state_dict import check_state_dict
 from .autoencoder import CogVideoVAE
-from .config import VAE_PREFIXES, Identity
-from .lookalikes import strip_prefix
+from .config import Identity
+from .lookalikes import strip_autoencoder_prefix, strip_prefix
 from .transformer import CogVideoTransformer
 
 # diffusers, SAT, ComfyUI core. {} is the number of a block; .weight and .bias follow.
@@ -150,7 +150,7 @@ def canonical_modules(name: str) -> tuple[str, ...]:
 
 def autoencoder_to_canonical(state_dict: dict, layout: str) -> dict:
     """An autoencoder's tensors under diffusers' names, the discriminator's left out. layout "diffusers" or "sat"."""
-    state_dict = strip_prefix(state_dict, VAE_PREFIXES)
+    state_dict = strip_autoencoder_prefix(state_dict)
     state_dict = {key: value for key, value in state_dict.items() if not key.startswith("loss.")}
     if layout == "diffusers":
         return state_dict

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .lookalikes import looks_like, strip_prefix
+from ..kernels.foreign_quant import AUTOENCODER_REMEDY, TRANSFORMER_REMEDY, refuse_foreign
+from ..kernels.key_names import several_models
+from ..kernels.state_dict import refuse_hollow
+from ..kernels.stated_config import INSIDE, Rules, believed
+from .lookalikes import looks_like, strip_autoencoder_prefix, strip_prefix
 
 TABLE_FRAMES = 13  # latent frames of 5B-I2V's learned table
-
-VAE_PREFIXES = ("first_stage_model.", "vae.")
 
 # In models saved from ComfyUI: CogVideoParams' fields as JSON in a tensor of bytes, since tensors do not tell everything.
 CONFIG_KEY = "cogvideox_config"
@@ -98,16 +100,17 @@ class CogVideoVAEParams:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a file is: `variant` for people, `layout` for checkpoint.py, `evidence` (what was concluded from what)
-    for the log. `dataclasses.replace` on `params` overrules a guess."""
+    """What a file is: `variant` for people, `layout` for checkpoint.py, `evidence` (what was concluded from what) and
+    `warnings` for the log. `dataclasses.replace` on `params` overrules a guess."""
 
     params: CogVideoParams | CogVideoVAEParams
     variant: str
     layout: str  # "diffusers", "sat" or "comfy"
     evidence: str
+    warnings: tuple[str, ...]
 
 
-# Where a fact is read from in each layout, all of them 2-D weights but `patch` (2-D or 4-D), `head` and `table`.
+# Where a fact is read from in each layout.
 _LAYOUTS = {
     "diffusers": dict(
         patch="patch_embed.proj.weight", text="patch_embed.text_proj.weight", out="proj_out.weight",
@@ -123,18 +126,26 @@ _LAYOUTS = {
         time="time_embed.2.weight", ofs="ofs_embed.2.weight", table="mixins.pos_embed.pos_embedding",
         block=r"transformer\.layers\.(\d+)\."),
 }
-_REQUIRED = ("patch", "text", "out", "head", "time")
+_REQUIRED = {"patch": (2, 4), "text": (2,), "out": (2,), "head": (1,), "time": (2,)}  # and how many dimensions they have
+_RULES = Rules(CogVideoParams, {"conditioning": (*CONDITIONING,)}, ("CogVideoXTransformer3DModel",))
+_VAE_RULES = Rules(CogVideoVAEParams, {"temporal_compression_ratio": (4,)}, ("AutoencoderKLCogVideoX",))
+# Fields that no tensor shows.
+_HIDDEN = ("sample_height", "sample_width", "max_text_seq_length", "spatial_interpolation_scale",
+           "temporal_interpolation_scale", "norm_eps", "snr_shift_scale", "scaling_factor", "resize_positions")
+_VAE_HIDDEN = ("norm_num_groups", "norm_eps", "temporal_compression_ratio")
 
 
-def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str = "") -> Identity:
+def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str = "", config_place: str = INSIDE) -> Identity:
     """Find out which CogVideoX transformer a file holds.
 
     shapes: {key: shape} of the whole file, in any of the three layouts, wrapped by a saver's prefix or not.
-    config: diffusers' config.json, or CogVideoParams' fields; only what no tensor shows is taken from it.
+    config: diffusers' config.json, or CogVideoParams' fields; only what no tensor shows is taken from it, and nothing when
+    it contradicts the tensors. config_place: where it lies, a name of stated_config.
     filename: the path; its last three parts count (repository/transformer/file).
-    Tensors decide whatever they can, then the config, then the name; `evidence` says which it was.
-    Raises ValueError when it is no CogVideoX transformer, saying what it looks like, and when its shapes contradict
-    each other.
+    Tensors decide whatever they can, then the config, then the name, or the name first in a folder of several models;
+    `evidence` says which it was, `warnings` where they disagree.
+    Raises ValueError when it is no CogVideoX transformer, saying what it looks like, when its shapes contradict each other,
+    and for a config with values that no model has.
     """
     shapes, config = strip_prefix(shapes), dict(config or {})
     where = f"{filename}: " if filename else ""
@@ -147,35 +158,49 @@ def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str
         f"{'patches of 2 latent frames' if facts['patch_size_t'] else 'patches of 1 latent frame'} (tensors)"
     ]
 
+    if "_class_name" in config:  # diffusers writes all fields, and had none of these before the 1.5 models
+        config = {"patch_size_t": None, "ofs_embed_dim": None} | config
+    named = _named(facts, words)
+    config, warnings = believed(config, config_place, _RULES, lambda fields: _contradiction(fields, facts), named, where)
     rotary, why = _rotary(facts, names["table"] in shapes, layout, config)
     facts["use_rotary_positional_embeddings"] = rotary
     evidence.append(f"{'rotary' if rotary else 'sine-cosine'} positions ({why})")
-    facts["conditioning"], why = _conditioning(facts, config, words, where)
+    facts["conditioning"], why = _conditioning(facts, config, named, where)
     evidence.append(f"conditioning: {facts['conditioning']} ({why})")
 
     # The 2B and what was trained from it are told by their position code.
     facts["snr_shift_scale"] = 1.0 if rotary else 3.0
     facts["scaling_factor"] = 0.7 if rotary else 1.15258426
     facts["resize_positions"] = not rotary and facts["conditioning"] in ("inpaint", "control")
-    hidden = ("sample_height", "sample_width", "max_text_seq_length", "spatial_interpolation_scale",
-              "temporal_interpolation_scale", "norm_eps", "snr_shift_scale", "scaling_factor", "resize_positions")
-    facts |= {name: config[name] for name in hidden if config.get(name) is not None}
+    facts |= {name: config[name] for name in _HIDDEN if name in config}
 
     params = CogVideoParams(**facts)
+    if 0 in params.base_grid:
+        raise ValueError(f"{where}its config says that sample_height and sample_width are {params.sample_height} and "
+                         f"{params.sample_width}, less than one patch of {params.patch_size}. Correct the config, or take it "
+                         "away.")
     if params.use_learned_positional_embeddings and shapes[names["table"]][1] != params.table_rows:
         raise ValueError(
             f"{where}the learned position table has {shapes[names['table']][1]} rows; {params.max_text_seq_length} text "
             f"tokens and {TABLE_FRAMES} frames of {params.base_grid[0]} x {params.base_grid[1]} patches need "
             f"{params.table_rows}. Put the config.json of this model beside the file."
         )
-    return Identity(params, _variant(params), layout, "; ".join(evidence))
+    return Identity(params, _variant(params), layout, "; ".join(evidence), warnings)
 
 
 def _layout(shapes, where):
+    what = looks_like(shapes)
+    if "CogVideoX transformer:" not in what:
+        raise ValueError(f"{where}this is no CogVideoX transformer, it looks like {what}.{several_models(shapes)}")
+    refuse_foreign(shapes, "a CogVideoX transformer", TRANSFORMER_REMEDY, where)
+    refuse_hollow(shapes, "CogVideoX transformer", where)
     for layout, names in _LAYOUTS.items():
-        if all(names[fact] in shapes for fact in _REQUIRED) and not any(key.endswith("_qweight") for key in shapes):
+        if all(names[fact] in shapes for fact in _REQUIRED):
             return layout, names
-    raise ValueError(f"{where}this is no CogVideoX transformer, it looks like {looks_like(shapes)}.")
+    layout, names = max(_LAYOUTS.items(), key=lambda item: sum(item[1][fact] in shapes for fact in _REQUIRED))
+    missing = [names[fact] for fact in _REQUIRED if names[fact] not in shapes]
+    raise ValueError(f"{where}a CogVideoX transformer by its names ({layout}), but {', '.join(missing)} "
+                     f"{'are' if len(missing) > 1 else 'is'} missing. The file is incomplete or altered: get it again.")
 
 
 def _facts(shapes, names, layout, where):
@@ -183,6 +208,9 @@ def _facts(shapes, names, layout, where):
     def contradiction(what):
         return ValueError(f"{where}a CogVideoX transformer by its names, but {what}. Is the file complete?")
 
+    for fact, dims in _REQUIRED.items():
+        if len(shape := shapes[names[fact]]) not in dims:
+            raise contradiction(f"{names[fact]} has the shape {tuple(shape)}")
     patch, out, table = shapes[names["patch"]], shapes[names["out"]], names["table"] in shapes
     width, head = patch[0], shapes[names["head"]][0]
     p, pt = (patch[2], None) if len(patch) == 4 else (2, 2)
@@ -216,7 +244,26 @@ def _rotary(facts, table, layout, config):
     return width != 1920, "its width"  # 1920 is the 2B, the only released size without them
 
 
-def _conditioning(facts, config, words, where):
+def _contradiction(fields, facts):
+    """In what these fields of a config cannot belong to the tensors, or ""."""
+    for field in ("num_layers", "num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "patch_size",
+                  "patch_size_t", "text_embed_dim", "ofs_embed_dim", "use_learned_positional_embeddings"):
+        if fields.get(field, facts[field]) != facts[field]:
+            return f"{field} {fields[field]}, tensors {facts[field]}"
+    return ""
+
+
+def _named(facts, words):
+    """Fields that a file's name states and no tensor shows."""
+    told = facts["ofs_embed_dim"] or facts["use_learned_positional_embeddings"]
+    if told or facts["in_channels"] - facts["out_channels"] != 16:
+        return {}
+    if "img2vid" in words:
+        return {"conditioning": "repeated_image"}
+    return {"conditioning": "image"} if re.search(r"i2v|image[-_]?to[-_]?video", words) else {}
+
+
+def _conditioning(facts, config, named, where):
     extra = facts["in_channels"] - facts["out_channels"]
     fitting = [kind for kind, channels in CONDITIONING.items() if channels == extra]
     if not fitting:
@@ -232,10 +279,8 @@ def _conditioning(facts, config, words, where):
         return "image", "its learned position table"
     if config.get("conditioning") in fitting:
         return config["conditioning"], "its config"
-    if "img2vid" in words:
-        return "repeated_image", "its name; no tensor tells it from Fun control"
-    if re.search(r"i2v|image[-_]?to[-_]?video", words):
-        return "image", "its name; no tensor tells it from Fun control"
+    if named:
+        return named["conditioning"], "its name; no tensor tells it from Fun control"
     return "control", "neither position table nor ofs embedding, and no name that says image to video"
 
 
@@ -250,31 +295,37 @@ def _variant(params):
     return f"CogVideoX {version}{size}{suffix}"
 
 
-def identify_autoencoder(shapes: dict[str, tuple], config: dict | None = None, filename: str = "") -> Identity:
+def identify_autoencoder(shapes: dict[str, tuple], config: dict | None = None, filename: str = "",
+                         config_place: str = INSIDE) -> Identity:
     """Find out what CogVideoX autoencoder a file holds; arguments and errors as for `identify`.
 
     The number of groups of its norms is the one thing that neither tensors nor SAT files show: 32 without a config.
     """
-    shapes, config = strip_prefix(shapes, VAE_PREFIXES), dict(config or {})
-    where = f"{filename}: " if filename else ""
+    shapes, where = strip_autoencoder_prefix(shapes), f"{filename}: " if filename else ""
+    what = looks_like(shapes)
+    if "CogVideoX VAE:" not in what:
+        raise ValueError(f"{where}this is no CogVideoX VAE, it looks like {what}.{several_models(shapes)}")
+    refuse_foreign(shapes, "a CogVideoX VAE", AUTOENCODER_REMEDY, where)
     shapes = {key: shape for key, shape in shapes.items() if not key.startswith("loss.")}
-    blocks = {"diffusers": r"encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv1\.conv\.weight$",
-              "sat": r"encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.conv\.weight$"}
-    for layout, pattern in blocks.items():
-        found = {(int(m[1]), int(m[2])): shapes[key][0] for key in shapes if (m := re.match(pattern, key))}
-        if found and "decoder.conv_in.conv.weight" in shapes and "decoder.norm_out.conv_y.conv.weight" in shapes:
-            break
-    else:
-        raise ValueError(f"{where}this is no CogVideoX VAE, it looks like {looks_like(shapes)}.")
-    hidden = ("norm_num_groups", "norm_eps", "temporal_compression_ratio")
-    params = CogVideoVAEParams(
-        block_out_channels=tuple(found[level, 0] for level in range(1 + max(level for level, _ in found))),
+    refuse_hollow(shapes, "CogVideoX VAE", where)
+    layout = "sat" if any(key.startswith("encoder.down.") for key in shapes) else "diffusers"
+    block = {"diffusers": r"encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.conv1\.conv\.weight$",
+             "sat": r"encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.conv\.weight$"}[layout]
+    found = {(int(m[1]), int(m[2])): shapes[key][0] for key in shapes if (m := re.match(block, key))}
+    ends = {key: shapes.get(f"{key}.conv.weight", ()) for key in ("encoder.conv_in", "decoder.conv_in", "decoder.conv_out")}
+    levels = 1 + max((level for level, _ in found), default=-1)
+    if odd := [f"{key}.conv.weight" for key, shape in ends.items() if len(shape) != 5] + [
+            f"the encoder's level {level}" for level in range(min(max(levels, 1), 64)) if not found.get((level, 0))]:
+        raise ValueError(f"{where}a CogVideoX VAE by its names, but {', '.join(odd)} missing or of another shape. The file is "
+                         "incomplete or altered: get it again.")
+    facts = dict(
+        block_out_channels=tuple(found[level, 0] for level in range(levels)),
         layers_per_block=1 + max(block for _, block in found),
-        latent_channels=shapes["decoder.conv_in.conv.weight"][1],
-        in_channels=shapes["encoder.conv_in.conv.weight"][1],
-        out_channels=shapes["decoder.conv_out.conv.weight"][0],
-        **{name: config[name] for name in hidden if config.get(name) is not None},
+        latent_channels=ends["decoder.conv_in"][1], in_channels=ends["encoder.conv_in"][1],
+        out_channels=ends["decoder.conv_out"][0],
     )
+    config, warnings = believed(config, config_place, _VAE_RULES, lambda fields: _vae_contradiction(fields, facts), where=where)
+    params = CogVideoVAEParams(**facts, **{name: config[name] for name in _VAE_HIDDEN if name in config})
     if any(channels % params.norm_num_groups for channels in params.block_out_channels):
         raise ValueError(
             f"{where}a CogVideoX VAE with {params.block_out_channels} channels, which {params.norm_num_groups} norm groups "
@@ -283,4 +334,15 @@ def identify_autoencoder(shapes: dict[str, tuple], config: dict | None = None, f
     size = "" if params.block_out_channels == CogVideoVAEParams.block_out_channels else f" {params.block_out_channels}"
     evidence = f"channels {params.block_out_channels} (tensors); {params.norm_num_groups} norm groups " + (
         "(its config)" if "norm_num_groups" in config else "(as released)")
-    return Identity(params, f"CogVideoX VAE{size}", layout, evidence)
+    return Identity(params, f"CogVideoX VAE{size}", layout, evidence, warnings)
+
+
+def _vae_contradiction(fields, facts):
+    """In what these fields of a config cannot belong to the tensors, or ""."""
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    for field, fact in facts.items():
+        if fields.get(field, fact) != fact:
+            return f"{field} {fields[field]}, tensors {fact}"
+    groups = fields.get("norm_num_groups", 1)
+    return f"norm_num_groups {groups}, channels {facts['block_out_channels']}" if any(
+        channels % groups for channels in facts["block_out_channels"]) else ""

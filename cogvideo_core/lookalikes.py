@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from ..kernels.key_names import AUTOENCODER, DIFFUSION_MODEL, unwrapped
+
+# A name that every transformer has, in SAT's and in the other layouts; and one that every autoencoder has.
+_TRANSFORMER = ("mixins.patch_embed.proj.weight", "patch_embed.proj.weight")
+_AUTOENCODER = ("encoder.conv_in.conv.weight",)
+
 # What it is, then what shows it: any one group of key fragments, of which every one must occur in some key.
 # The order matters: an adapter names layers of its model.
 TABLE = (
+    ("SAT's checkpoint of a LoRA training: load the model from its own file, the one it was trained from, with Load CogVideoX "
+     "Model, and this file with Load LoRA (Sana + CogVideoX), out of models/loras", (".matrix_A.", ".original.")),
     ("a LoRA: load the model first and give this file to a LoRA loader node",
      (".lora_A.",), (".lora_B.",), (".lora_down.",), (".lora_up.",), ("lora_unet_",), (".matrix_A.",)),
     ("a CogVideoX ControlNet", ("controlnet_encode_first.",), ("controlnet_transformer",)),
-    ("a CogVideoX transformer in a private 4-bit or 8-bit form: take the bf16 file", ("_qweight",)),
-    ("a CogVideoX transformer: use Load CogVideoX Model", ("patch_embed.text_proj.",)),
+    ("a CogVideoX transformer: use Load CogVideoX Model",
+     ("patch_embed.text_proj.",), ("mixins.", "attention.query_key_value."), ("attn1.to_q.", "norm1.linear.", "norm2.linear."),
+     ("blocks.0.norm1.linear.", "blocks.0.attn_out.")),
     ("a CogVideoX VAE: use Load CogVideoX VAE", ("norm1.conv_y.conv.",)),
     ("a Sana transformer", ("ff.conv_inverted.", "caption_norm."), ("mlp.inverted_conv.", "attention_y_norm.")),
     ("a DC-AE autoencoder", ("decoder.up_blocks.", "conv_depth."), ("decoder.stages.", "context_module.")),
@@ -31,13 +40,15 @@ TABLE = (
 )
 
 
-def strip_prefix(mapping: dict, prefixes=("model.diffusion_model.", "diffusion_model.")) -> dict:
-    """Names without the wrapping of a saver: with the first of `prefixes` that occurs, only the keys that have it are
-    kept, shortened; with none, the mapping itself comes back. Values are passed through, tensors and shapes alike."""
-    for prefix in prefixes:
-        if any(key.startswith(prefix) for key in mapping):
-            return {key[len(prefix):]: value for key, value in mapping.items() if key.startswith(prefix)}
-    return mapping
+def strip_prefix(mapping: dict) -> dict:
+    """A transformer's names without the wrapping of savers and trainers, and of a checkpoint of several models its part
+    alone. Values are passed through, tensors and shapes alike."""
+    return unwrapped(mapping, _TRANSFORMER, DIFFUSION_MODEL)
+
+
+def strip_autoencoder_prefix(mapping: dict) -> dict:
+    """The same for an autoencoder."""
+    return unwrapped(mapping, _AUTOENCODER, AUTOENCODER)
 
 
 def looks_like(shapes: dict) -> str:

@@ -21,6 +21,7 @@ from ..cogvideo_core import lookalikes as cogvideo_names
 from ..cogvideo_core import precision as cogvideo_precision
 from ..kernels.quant import FORMATS
 from ..kernels.quant_layers import float_shapes, quantised, summary, to_metadata
+from ..kernels.stated_config import INSIDE, read_config_tensor
 from ..sana_core import checkpoint as sana_checkpoint
 from ..sana_core import config as sana_config
 from ..sana_core import lookalikes as sana_names
@@ -93,13 +94,14 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
         raise ValueError(f"there is no layout {layout} of this model, only {', '.join(family.layouts)}.")
 
     strip, key = family.names.strip_prefix, family.config.CONFIG_KEY
-    shapes, tensors, config = strip(checkpoint.shapes), strip(checkpoint.load()), checkpoint.config
+    shapes, tensors = strip(checkpoint.shapes), strip(checkpoint.load())
+    config, place = checkpoint.config, checkpoint.config_place
     if len(float_shapes(shapes, strip(checkpoint.dtypes))) != len(shapes):
         raise ValueError(f"{path.name}: this file is quantised already. Convert the file that it was made from.")
     if key in tensors:
-        config = json.loads(tensors.pop(key).numpy().tobytes())
+        config, place = read_config_tensor(tensors.pop(key), key, f"{path.name}: "), INSIDE
         shapes = {name: shape for name, shape in shapes.items() if name != key}
-    identity = family.config.identify(shapes, config, str(path))
+    identity = family.config.identify(shapes, config, str(path), place)
     family.checkpoint.check_shapes(shapes, identity, path.name)
     canonical = family.checkpoint.to_canonical(tensors, identity.layout)
 
@@ -120,7 +122,7 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
 
     output.parent.mkdir(parents=True, exist_ok=True)
     write_converted(output, blocks(canonical), change, metadata, progress)
-    lines = [f"{path.name}: {identity.variant}"]
+    lines = [f"{path.name}: {identity.variant}", *(f"warning: {text}" for text in identity.warnings)]
     if quantize:
         lines += summary({name: tuple(t.shape) for name, t in canonical.items()}, entries, family.precision.KEPT)
     if quantize == "fp8":

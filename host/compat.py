@@ -101,22 +101,25 @@ def _as_bytes(entry):
     return torch.tensor(list(json.dumps(entry).encode()), dtype=torch.uint8)
 
 
-def t5_quantisation(state_dict: dict, metadata: dict) -> tuple[dict, dict]:
-    """(weights, model options) of a T5 file in one of the host's quantised forms; unchanged and empty for others.
+def hand_over_text_layers(state_dict: dict, layers: dict, whole: bool) -> tuple[dict, dict]:
+    """(weights, model options) that make the host's text encoder read these layers as quantised; unchanged without any.
 
-    state_dict: names as in the network. metadata: of the safetensors file.
+    layers: {layer: {"format": ..., ...}}, named as in the network. whole: whether these are all of its Linear layers.
     """
-    if hasattr(comfy.utils, "convert_old_quants"):  # 0.4 and newer know one form, and turn the others into it
-        state_dict, _ = comfy.utils.convert_old_quants(dict(state_dict), metadata=metadata)
-        quantised = comfy.utils.detect_layer_quantization(state_dict, "")
-        return state_dict, {} if quantised is None else {"t5xxl_quantization_metadata": quantised}
-    if "scaled_fp8" in state_dict:
-        kind = state_dict["scaled_fp8"].dtype  # all that this tensor says to these hosts, which want it empty
-        kind = torch.float8_e4m3fn if kind == torch.float32 else kind
-        return state_dict | {"scaled_fp8": torch.zeros(0, dtype=kind)}, {"t5xxl_scaled_fp8": kind}
-    if "_quantization_metadata" in metadata:
-        return state_dict, {"quantization_metadata": metadata["_quantization_metadata"]}
-    return state_dict, {}
+    if not layers:
+        return state_dict, {}
+    if hasattr(comfy.utils, "convert_old_quants"):  # 0.4 and newer: the entries stand among the tensors
+        entries = {f"{layer}.comfy_quant": _as_bytes(entry) for layer, entry in layers.items()}
+        return state_dict | entries, {"quantization_metadata": {"mixed_ops": True}}
+    kinds = {entry["format"] for entry in layers.values()}
+    scales = {layer: state_dict[f"{layer}.weight_scale"] for layer in layers}
+    if whole and len(kinds) == 1 and all(scale.numel() == 1 for scale in scales.values()):
+        # Here this form can be saved again, which the other one cannot; all of a network's layers are in it.
+        kind = getattr(torch, kinds.pop())
+        scaled = {key: t for key, t in state_dict.items() if not key.endswith((".weight_scale", ".input_scale"))}
+        scaled |= {f"{layer}.scale_weight": scale.float().reshape(()) for layer, scale in scales.items()}
+        return scaled | {"scaled_fp8": torch.zeros(0, dtype=kind)}, {"scaled_fp8": kind}
+    return state_dict, {"quantization_metadata": json.dumps({"layers": layers})}
 
 
 def set_dtype(module, dtype) -> None:

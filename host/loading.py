@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 
 from ..kernels.quant import READABLE
 from ..kernels.quant_layers import float_shapes, from_metadata, read_layers, unscaled_layers, without_layers
+from ..kernels.stated_config import INSIDE, read_config_tensor
 from ..storage import open_checkpoint
 from .compat import QUANTISED_SINCE, VERSION, assign_keywords, hand_over_layers, model_patcher, quantised_formats
 from .files import is_pipeline
@@ -34,24 +34,38 @@ def weight_dtype_of(name: str) -> torch.dtype | None:
     return WEIGHT_DTYPES[name]
 
 
+def report(path: Path, identity, evidence: str | None = None) -> None:
+    """Tell the log what a file is. identity: of a core. evidence: in place of the identity's own."""
+    logging.info("%s: %s; %s", path.name, identity.variant, evidence or identity.evidence)
+    for warning in identity.warnings:
+        logging.warning("%s: %s.", path.name, warning)
+
+
 class ModelFile:
     """A diffusion model on disk, looked at and not read: file, sharded folder or diffusers pipeline.
 
     shapes: {key: shape} of its tensors in its own layout, without a saver's prefix and as if none were quantised.
     config: the model's config, or what a model saved from here keeps under `config_key`, or None. from_here: whether it
-    is the latter. subfolder: where it lies in a pipeline. Raises what storage.open_checkpoint does.
+    is the latter. config_place: as in storage.Checkpoint. subfolder: where the model lies in a pipeline. Raises what
+    storage.open_checkpoint does, and ValueError for a saved config that cannot be read.
     """
 
     def __init__(self, path, config_key: str, strip_prefix, subfolder: str = "transformer"):
-        self.path, self.strip_prefix = Path(path), strip_prefix
+        self.path = Path(path)
         self.checkpoint = open_checkpoint(self.path, **({"subfolder": subfolder} if is_pipeline(self.path) else {}))
-        shapes = strip_prefix(self.checkpoint.shapes)
-        self.shapes, self.tensors = float_shapes(shapes, strip_prefix(self.checkpoint.dtypes)), None
-        self.config, self.from_here = self.checkpoint.config, config_key in shapes
+        self.names = strip_prefix({key: key for key in self.checkpoint.shapes})  # the model's own -> the file's
+        self.from_here = config_key in self.names
+        saved_config = self.names.pop(config_key, None)
+        self.shapes = float_shapes(self._of(self.checkpoint.shapes), self._of(self.checkpoint.dtypes))
+        self.config, self.config_place, self.tensors = self.checkpoint.config, self.checkpoint.config_place, None
         if self.from_here:
-            self.tensors = strip_prefix(self.checkpoint.load())
-            self.config = json.loads(self.tensors.pop(config_key).numpy().tobytes())
-            del self.shapes[config_key]
+            everything = self.checkpoint.load()
+            self.config = read_config_tensor(everything[saved_config], config_key, f"{self.path.name}: ")
+            self.config_place, self.tensors = INSIDE, self._of(everything)
+
+    def _of(self, mapping):
+        """What a mapping by the file's keys has for this model, by the model's own."""
+        return {name: mapping[key] for name, key in self.names.items() if key in mapping}
 
     def read(self, layout: str, to_canonical, dtype: torch.dtype | None) -> tuple[dict, dict]:
         """(canonical tensors, {layer: entry} of those that stay quantised).
@@ -77,9 +91,9 @@ class ModelFile:
         return tensors, layers
 
     def _layers(self):
-        tensors = self.strip_prefix(self.checkpoint.load()) if self.tensors is None else self.tensors
+        tensors = self._of(self.checkpoint.load()) if self.tensors is None else self.tensors
         told = {f"{layer}.weight": entry for layer, entry in from_metadata(self.checkpoint.metadata).items()}
-        return read_layers(tensors, {key.removesuffix(".weight"): entry for key, entry in self.strip_prefix(told).items()})
+        return read_layers(tensors, {name.removesuffix(".weight"): entry for name, entry in self._of(told).items()})
 
     def _check_formats(self, layers):
         strange = {entry["format"] for entry in layers.values()} - quantised_formats()

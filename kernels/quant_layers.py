@@ -5,7 +5,7 @@ Beside `<layer>.weight` stand its scales. What they mean is told in one of these
     _quantization_metadata     JSON in the file's metadata, {"layers": {layer: {"format": ...}}}; what is written here
     <layer>.comfy_quant        the same entry as JSON in a tensor of bytes; what ComfyUI's save nodes write
     scaled_fp8                 the older form: a marker of that name, scale_weight and scale_input beside each weight
-    nothing                    float8_e4m3fn weights as they were cast, without any scale
+    nothing                    float8_e4m3fn weights as they were cast, without any scale or with a weight_scale beside each
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def read_layers(state_dict: dict, metadata_layers: dict | None = None) -> tuple[
 
     state_dict: names without a saver's prefix. metadata_layers: what METADATA says of the layers, under the same names.
     An fp8 layer that brings no scale for its inputs is marked to be multiplied in full precision. Raises ValueError for
-    a format that no ComfyUI describes in this way.
+    a format that no ComfyUI describes in this way, and for numbers that nothing describes.
     """
     out, entries = {}, dict(metadata_layers or {})
     marker = state_dict.get(MARKER)
     for key, tensor in state_dict.items():
         layer, _, leaf = key.rpartition(".")
         if leaf == "comfy_quant":
-            entries[layer] = json.loads(bytes(tensor.tolist()))
+            entries[layer] = _entry(tensor, key)
         elif key != MARKER and not (leaf == "scale_input" and tensor.numel() == 1 and tensor.item() == 1):  # 1: not known
             out[f"{layer}.{_OLD[leaf]}" if leaf in _OLD else key] = tensor
     if marker is not None:
@@ -62,6 +62,17 @@ def read_layers(state_dict: dict, metadata_layers: dict | None = None) -> tuple[
                 entries.setdefault(layer, {"format": _fp8_name(out[f"{layer}.weight"])})
                 if marker.numel() == 2:  # how that form asks for full precision
                     entries[layer]["full_precision_matrix_mult"] = True
+    for key, tensor in out.items():
+        layer, _, leaf = key.rpartition(".")
+        if leaf != "weight" or layer in entries or (tensor.is_floating_point() and tensor.dtype.itemsize > 1):
+            continue
+        scale = out.get(f"{layer}.weight_scale")
+        if not tensor.is_floating_point() or (scale is not None and scale.numel() != 1):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(f"nothing in it says how to read the {kind} numbers of {key}. Take the file that it was made from, "
+                             "in bf16 or fp16.")
+        if scale is not None:  # one number beside an fp8 weight has but one meaning
+            entries[layer] = {"format": _fp8_name(tensor)}
     for layer, entry in entries.items():
         if not isinstance(entry, dict) or "format" not in entry or f"{layer}.weight" not in out:
             raise ValueError(f"what it says of the quantised layer {layer} cannot be understood ({entry}). Get the file again.")
@@ -130,6 +141,13 @@ def from_metadata(metadata: dict[str, str]) -> dict:
         return dict(json.loads(metadata[METADATA])["layers"])
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"its {METADATA} cannot be read. The file is damaged: get it again.") from None
+
+
+def _entry(tensor, key):
+    try:
+        return json.loads(bytes(tensor.tolist()))
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"{key} cannot be read, expected JSON in bytes. The file is damaged: get it again.") from None
 
 
 def _fp8_name(weight):

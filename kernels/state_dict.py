@@ -30,6 +30,15 @@ def check_state_dict(shapes: dict[str, tuple], to_canonical, network, variant: s
                          f"again.")
 
 
+def refuse_hollow(shapes: dict[str, tuple], what: str, where: str = "") -> None:
+    """Raise ValueError for weights and biases without dimensions or numbers, before anyone divides by a width of 0.
+
+    what: words for the model. where: goes before the message.
+    """
+    if hollow := [key for key, shape in shapes.items() if key.endswith((".weight", ".bias")) and (not shape or 0 in shape)]:
+        raise ValueError(f"{where}a damaged {what}: no numbers in {some(hollow)}. Get the file again.")
+
+
 def some(keys, most: int = 6) -> str:
     """The first `most` of `keys` in order, and how many more there are."""
     keys = sorted(keys)

@@ -12,22 +12,32 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 
-from ..kernels.state_dict import check_state_dict, some
-from .autoencoder import AutoencoderDC, DCAEParams
-from .lookalikes import looks_like, strip_prefix
+from ..kernels.foreign_quant import AUTOENCODER_REMEDY, refuse_foreign
+from ..kernels.key_names import several_models
+from ..kernels.state_dict import check_state_dict, refuse_hollow, some
+from ..kernels.stated_config import INSIDE, Rules, believed
+from .autoencoder import ACTIVATIONS, AutoencoderDC, DCAEParams
+from .lookalikes import looks_like, strip_autoencoder_prefix
 
 LAYOUTS = ("diffusers", "efficientvit", "extramodels")
+
+_BLOCK_TYPES, _DEPTHS = ("ResBlock", "EfficientViTBlock"), range(100)
+_RULES = Rules(DCAEParams, {
+    "encoder_block_types": _BLOCK_TYPES, "decoder_block_types": _BLOCK_TYPES, "encoder_layers_per_block": _DEPTHS,
+    "decoder_layers_per_block": _DEPTHS, "decoder_act_fns": (*ACTIVATIONS,), "decoder_conv_act_fn": (*ACTIVATIONS,),
+}, ("AutoencoderDC",))
 
 
 @dataclass(frozen=True)
 class AutoencoderIdentity:
-    """What a file is: `variant` for people, `layout` for the maps below, `evidence` (what was concluded from what) for
-    the log."""
+    """What a file is: `variant` for people, `layout` for the maps below, `evidence` (what was concluded from what) and
+    `warnings` for the log."""
 
     params: DCAEParams
     variant: str
     layout: str  # one of LAYOUTS
     evidence: str
+    warnings: tuple[str, ...]
 
 
 # efficientvit's name of a layer inside a block -> the canonical one.
@@ -86,7 +96,7 @@ def to_canonical(state_dict: dict, layout: str) -> dict:
     naming the keys that have no place in a DC-AE of that layout; missing ones are found by check_shapes.
     """
     _known(layout)
-    state_dict = strip_prefix(state_dict)
+    state_dict = strip_autoencoder_prefix(state_dict)
     if layout == "diffusers":
         return dict(state_dict)
     out, unknown, tables = {}, [], _tables(layout)
@@ -128,16 +138,19 @@ def from_canonical(state_dict: dict, layout: str) -> dict:
     return out | {name: torch.cat([parts[t] for t in _THIRDS])[:, :, None, None] for name, parts in thirds.items()}
 
 
-def identify_autoencoder(shapes: dict[str, tuple], config: dict | None = None, filename: str = "") -> AutoencoderIdentity:
+def identify_autoencoder(shapes: dict[str, tuple], config: dict | None = None, filename: str = "",
+                         config_place: str = INSIDE) -> AutoencoderIdentity:
     """Find out which DC-AE a file holds.
 
     shapes: {key: shape} of the whole file, in any layout, wrapped by a saver's prefix or not.
-    config: diffusers' config.json, or DCAEParams' fields; one that contradicts the tensors is ignored.
+    config: diffusers' config.json, or DCAEParams' fields; one that contradicts the tensors is ignored. config_place: where
+    it lies, a name of stated_config.
     Tensors tell widths, depths, blocks and resampling; activations and shortcuts come from the config or are those of
-    the released models. Raises ValueError when it is no DC-AE that this network can be, saying what it is instead.
+    the released models. Raises ValueError when it is no DC-AE that this network can be, saying what it is instead, and for a
+    config with values that no DC-AE has.
     """
     where = f"{filename}: " if filename else ""
-    shapes = strip_prefix(shapes)
+    shapes = strip_autoencoder_prefix(shapes)
     layout = _layout(shapes, where)
     try:
         tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
@@ -150,21 +163,14 @@ def identify_autoencoder(shapes: dict[str, tuple], config: dict | None = None, f
     # The lite decoders have residual blocks alone, and SiLU before the last convolution (efficientvit's dc_ae.py).
     lite = "EfficientViTBlock" not in found["decoder_block_types"]
     assumed = DCAEParams(**_filled(found, {}), decoder_act_fns="silu", decoder_conv_act_fn="silu" if lite else "relu")
-    config = {key: value for key, value in (config or {}).items() if key in {field.name for field in fields(DCAEParams)}}
-    try:
-        params = DCAEParams(**asdict(assumed) | config)
-        wrong = _contradiction(found, params)
-    except TypeError as error:  # not the lists and numbers that a config has
-        wrong = f"it cannot be read: {error}"
-    if wrong:
-        params, config = assumed, {}
-        evidence = f"tensors; the config beside it is another model's, ignored ({wrong})"
-    else:
-        params = replace(params, **_filled(found, asdict(params)))
-        evidence = "tensors and config" if config else "tensors"
+    config, warnings = believed(
+        config, config_place, _RULES, lambda stated: _contradiction(found, assumed, stated), where=where)
+    params = DCAEParams(**asdict(assumed) | config)
+    params = replace(params, **_filled(found, asdict(params)))
+    evidence = "tensors and config" if config else "tensors"
     if "decoder_conv_act_fn" not in config:
         evidence += f"; {params.decoder_conv_act_fn} before the last convolution: assumed"
-    return AutoencoderIdentity(params, _variant(params, lite), layout, f"{_describe(params)} ({evidence})")
+    return AutoencoderIdentity(params, _variant(params, lite), layout, f"{_describe(params)} ({evidence})", warnings)
 
 
 def check_shapes(shapes: dict[str, tuple], identity: AutoencoderIdentity, filename: str = "") -> None:
@@ -183,7 +189,9 @@ def _known(layout):
 
 def _layout(shapes, where):
     if "DC-AE" not in (what := looks_like(shapes)):
-        raise ValueError(f"{where}not a DC-AE autoencoder: this is {what}.")
+        raise ValueError(f"{where}not a DC-AE autoencoder: this is {what}.{several_models(shapes)}")
+    refuse_foreign(shapes, "a DC-AE autoencoder", AUTOENCODER_REMEDY, where)
+    refuse_hollow(shapes, "DC-AE autoencoder", where)
     if any(".norm.running_mean" in key for key in shapes):
         raise ValueError(f"{where}a DC-AE with batch norm (the ImageNet models, in-1.0 and mix-1.0), expected one of Sana's, "
                          f"which have RMS norm. Get dc-ae-f32c32-sana-1.1.")
@@ -258,6 +266,8 @@ def _read(shapes):
         for key in shapes:
             if match := re.match(rf"{side}\.{stages}\.(\d+)\.(\d+)\.(conv1|attn|conv\.)", key):
                 layers.setdefault(int(match[1]), {})[int(match[2])] = match[3]
+        if max(layers, default=0) > 63:
+            raise ValueError(f"its {side} has a stage {max(layers)}")
         blocks = [{i: kind for i, kind in layers.get(stage, {}).items() if kind != "conv."}
                   for stage in range(1 + max(layers, default=-1))]
         names = [f"{side}.{stages}.{stage}.{min(inside)}" if inside else None for stage, inside in enumerate(blocks)]
@@ -331,8 +341,9 @@ def _filled(found, stated):
     return out
 
 
-def _contradiction(found, params):
-    """In what a config cannot belong to these tensors, or ""."""
+def _contradiction(found, assumed, config):
+    """In what these fields of a config cannot belong to the tensors, or ""."""
+    params = DCAEParams(**asdict(assumed) | config)
     for key, value in found.items():
         stated = getattr(params, key)
         if isinstance(value, tuple):
@@ -341,6 +352,8 @@ def _contradiction(found, params):
             same = value == stated or (key.endswith("sample_block_type") and _resampling(value) == _resampling(stated))
         if not same:
             return f"its {key} differ"
+    if len(params.decoder_act_fns) != len(found["decoder_block_types"]):
+        return "its decoder_act_fns are not one a stage"
     return ""
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ..kernels.foreign_quant import TRANSFORMER_REMEDY, refuse_foreign
+from ..kernels.key_names import several_models
+from ..kernels.state_dict import refuse_hollow
+from ..kernels.stated_config import INSIDE, Rules, believed
 from .lookalikes import looks_like, strip_prefix
 
 # In models saved from ComfyUI: SanaParams' fields as JSON in a tensor of bytes, since tensors do not tell everything.
@@ -55,13 +59,14 @@ class SanaParams:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a file is: `variant` for people, `layout` for checkpoint.py, `evidence` (what was concluded from what)
-    for the log. `dataclasses.replace` on `params` overrules a guess."""
+    """What a file is: `variant` for people, `layout` for checkpoint.py, `evidence` (what was concluded from what) and
+    `warnings` for the log. `dataclasses.replace` on `params` overrules a guess."""
 
     params: SanaParams
     variant: str
     layout: str  # "diffusers" or "nvlabs"
     evidence: str
+    warnings: tuple[str, ...]
 
 
 # Where facts are read from in each layout, and the files that NVlabs and the diffusers team released.
@@ -69,11 +74,12 @@ _NAMES = {
     "diffusers": dict(
         patch="patch_embed.proj.weight", caption="caption_projection.linear_1.weight", out="proj_out.weight",
         depth="transformer_blocks.0.ff.conv_depth.weight", qk_norm="transformer_blocks.0.attn1.norm_q.weight",
-        guidance="time_embed.guidance_embedder.linear_1.weight", block=r"transformer_blocks\."),
+        cross="transformer_blocks.0.attn2.to_q.weight", guidance="time_embed.guidance_embedder.linear_1.weight",
+        block=r"transformer_blocks\."),
     "nvlabs": dict(
         patch="x_embedder.proj.weight", caption="y_embedder.y_proj.fc1.weight", out="final_layer.linear.weight",
         depth="blocks.0.mlp.depth_conv.conv.weight", qk_norm="blocks.0.attn.q_norm.weight",
-        guidance="cfg_embedder.mlp.0.weight", block=r"blocks\."),
+        cross="blocks.0.cross_attn.q_linear.weight", guidance="cfg_embedder.mlp.0.weight", block=r"blocks\."),
 }
 _SIZES = {(28, 1152): "0.6B", (20, 2240): "1.6B", (60, 2240): "4.8B"}  # layers, width
 _CROSS_HEADS = {1152: (16, 72), 2240: (20, 112)}                       # width -> heads, head_dim
@@ -81,28 +87,45 @@ _TIERS = {16: "512px", 32: "1024px", 64: "2K", 128: "4K"}              # sample_
 _TIER_WORDS = {"512": 16, "1024": 32, "1k": 32, "2048": 64, "2k": 64, "4096": 128, "4k": 128}
 _INTERPOLATION = {64: 1.0, 128: 2.0}
 _FLOW_SHIFT = {("0.6B", 32): 4.0, ("1.6B", 128): 6.0}
+# A size in a file's name: by itself, or joined to the words that stand around it in such names (sana4k, 1600m4kpx).
+_SIZE_WORD = re.compile(r"(?:(?<![a-z0-9.])|(?<=sana)|(?<=\d[mb]))(512|1024|2048|4096|[124]k)(?:px|x\d+)?"
+                        r"(?=bf16|fp16|fp32|fp8|[^a-z0-9]|$)")
+CLASSES = ("SanaTransformer2DModel", "SanaControlNetModel")  # diffusers' names
+_RULES = Rules(SanaParams, {}, CLASSES)
 
 
-def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str = "") -> Identity:
+def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str = "", config_place: str = INSIDE) -> Identity:
     """Find out which Sana transformer a file holds.
 
     shapes: {key: shape} of the whole file, in either layout, wrapped by a saver's prefix or not.
-    config: diffusers' config.json, or SanaParams' fields; one that contradicts the tensors is ignored.
+    config: diffusers' config.json, or SanaParams' fields; one that contradicts the tensors is ignored. config_place: where
+    it lies, a name of stated_config.
     filename: the path; its last three parts count (repository/transformer/file).
     A ControlNet of NVlabs' holds its base whole: then that is what the file is.
-    Tensors decide whatever they can, then the config, then the name; `evidence` says which it was.
-    Raises ValueError when it is no Sana transformer, saying what it looks like, and when heads that no tensor shows
-    (a width that was never released, and no config) stay unknown. Source: the released configurations,
-    NVlabs/Sana's and the diffusers repositories'.
+    Tensors decide whatever they can, then the config, then the name, or the name first in a folder of several models;
+    `evidence` says which it was, `warnings` where they disagree.
+    Raises ValueError when it is no Sana transformer, saying what it looks like, for a config with values that no model has,
+    and when heads that no tensor shows (a width that was never released, and no config) stay unknown. Source: the released
+    configurations, NVlabs/Sana's and the diffusers repositories'.
     """
+    return identify_stated(shapes, config, filename, config_place, _RULES)[0]
+
+
+def identify_stated(shapes: dict[str, tuple], config: dict | None, filename: str, config_place: str,
+                    rules: Rules) -> tuple[Identity, dict]:
+    """As identify, and which of the config's fields were believed. rules: how the config is read."""
     shapes, where = strip_prefix(shapes), f"{filename}: " if filename else ""
     shapes, control = _without_control(shapes)
     layout, names = _layout(shapes, where)
     words = "/".join(re.split(r"[\\/]", str(filename))[-3:]).lower()
 
     width, in_channels, patch_size, _ = shapes[names["patch"]]
+    blocks = {int(n) for n in re.findall(rf"^{names['block']}(\d+)\.", "\n".join(shapes), re.M)}
+    if blocks != set(range(len(blocks))):
+        raise ValueError(f"{where}a damaged Sana transformer: of its blocks 0 to {max(blocks)} only {len(blocks)} are there. "
+                         "Get the file again.")
     found = dict(
-        num_layers=1 + max(int(n) for n in re.findall(rf"^{names['block']}(\d+)\.", "\n".join(shapes), re.M)),
+        num_layers=len(blocks),
         in_channels=in_channels,
         out_channels=shapes[names["out"]][0] // patch_size**2,
         patch_size=patch_size,
@@ -116,23 +139,28 @@ def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str
     if control:
         evidence.append("the ControlNet in the same file is left out: Load Sana ControlNet reads it")
 
-    config = dict(config or {})
-    if wrong := _contradiction(config, found, width):
-        evidence.append(f"the config beside it is another model's, ignored ({wrong})")
-        config = {}
-
     size = _SIZES.get((found["num_layers"], width))
     plain = not (found["qk_norm"] or found["guidance_embeds"])
+    config = dict(config or {})
+    if isinstance(config.get("qk_norm", False), (str, type(None))):
+        config["qk_norm"] = bool(config["qk_norm"])  # diffusers names the kind of norm
+    tier = _stored_tier(shapes)
+    shown = found | ({"sample_size": tier} if tier else {})
+    inner = shapes.get(names["cross"], (width,))[0]
+    config, warnings = believed(
+        config, config_place, rules, lambda fields: _contradiction(fields, shown, width, inner),
+        _named(words, plain, found["guidance_embeds"], tier), where)
+
     # A 0.6B with query-key norm and no guidance was only released as a teacher; the 1.6B one is Sana 1.5's double.
     teacher = not plain and not found["guidance_embeds"] and (size == "0.6B" or "teacher" in words)
-    tier, why = _tier(shapes, config, words)
+    tier, why = (tier, "its pos_embed") if tier else _tier(config, words)
     evidence.append(f"{_tier_name(tier)} ({why})")
     clamp, why = _clamp_fp16(size, plain, tier, config, words)
     evidence.append(f"{'with' if clamp else 'without'} the clip of fp16 training ({why})")
 
     params = SanaParams(
         **found,
-        **_heads(width, config, where),
+        **_heads(width, config, where, warnings),
         guidance_embeds_scale=config.get("guidance_embeds_scale", 0.1),
         sample_size=tier,
         interpolation_scale=config.get("interpolation_scale", _INTERPOLATION.get(tier)),
@@ -140,7 +168,7 @@ def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str
         clamp_fp16=clamp,
         flow_shift=config.get("flow_shift", _FLOW_SHIFT.get((size, tier), 3.0) if plain else 3.0),
     )
-    return Identity(params, _variant(params, size, plain), layout, "; ".join(evidence))
+    return Identity(params, _variant(params, size, plain), layout, "; ".join(evidence), warnings), config
 
 
 def _without_control(shapes):
@@ -152,50 +180,71 @@ def _without_control(shapes):
 def _layout(shapes, where):
     """The layout and its names, once it is certain that this is a Sana transformer and what identify reads is there."""
     if "Sana transformer:" not in (what := looks_like(shapes)):
-        raise ValueError(f"{where}not a Sana transformer: this is {what}.")
+        raise ValueError(f"{where}not a Sana transformer: this is {what}.{several_models(shapes)}")
+    refuse_foreign(shapes, "a Sana transformer", TRANSFORMER_REMEDY, where)
+    refuse_hollow(shapes, "Sana transformer", where)
     layout = "diffusers" if any(key.startswith("transformer_blocks.") for key in shapes) else "nvlabs"
     names = _NAMES[layout]
     for fact, dims in dict(patch=4, caption=2, out=2, depth=4).items():
-        if len(shapes.get(names[fact], ())) != dims:
+        if len(shape := shapes.get(names[fact], ())) != dims:
             raise ValueError(f"{where}a damaged Sana transformer: {names[fact]} should have {dims} dimensions and "
-                             f"{'has shape ' + str(shapes[names[fact]]) if names[fact] in shapes else 'is missing'}. "
+                             f"{f'has shape {shape}' if names[fact] in shapes else 'is missing'}. "
                              f"Get the file again.")
     return layout, names
 
 
-def _contradiction(config, found, width):
-    """In what the config cannot belong to these tensors, or ""."""
-    said = dict(config)
-    if "qk_norm" in said:
-        said["qk_norm"] = bool(said["qk_norm"])
-    for field in ("num_layers", "in_channels", "patch_size", "caption_channels", "qk_norm", "guidance_embeds"):
-        if said.get(field, found[field]) != found[field]:
-            return f"{field} {said[field]}, tensors {found[field]}"
-    if "num_attention_heads" in said and said["num_attention_heads"] * said.get("attention_head_dim", 32) != width:
-        return f"num_attention_heads {said['num_attention_heads']}, width {width}"
+def _contradiction(fields, found, width, inner):
+    """In what these fields of a config cannot belong to the tensors, or "". inner: width of the cross-attention."""
+    for field in ("num_layers", "in_channels", "patch_size", "caption_channels", "qk_norm", "guidance_embeds", "sample_size"):
+        if field in found and fields.get(field, found[field]) != found[field]:
+            return f"{field} {fields[field]}, tensors {found[field]}"
+    head_dim = fields.get("attention_head_dim", 32)
+    if "num_attention_heads" in fields and fields["num_attention_heads"] * head_dim != width:
+        return f"num_attention_heads {fields['num_attention_heads']}, width {width}"
+    if width % head_dim:
+        return f"attention_head_dim {head_dim}, width {width}"
+    if heads := fields.get("num_cross_attention_heads"):
+        if heads * fields.get("cross_attention_head_dim", inner // heads) != inner:
+            return f"num_cross_attention_heads {heads}, width {inner}"
     return ""
 
 
-def _heads(width, config, where):
+def _heads(width, config, where, warnings):
     """The head counts, which no tensor shows."""
     head_dim = config.get("attention_head_dim", 32)
     heads, cross_dim = _CROSS_HEADS.get(width, (None, None))
     heads = config.get("num_cross_attention_heads", heads)
     cross_dim = config.get("cross_attention_head_dim", cross_dim)
     if heads is None or width % head_dim:
-        raise ValueError(f"{where}a Sana transformer of width {width}, which was never released, and no config that "
-                         f"tells num_cross_attention_heads. Put its config.json beside it.")
+        raise ValueError(f"{where}a Sana transformer of width {width}, which was never released, and no config that tells "
+                         f"num_cross_attention_heads{''.join(f' ({text})' for text in warnings)}. Put its config.json beside "
+                         "it, in a folder of its own.")
     return dict(num_attention_heads=width // head_dim, attention_head_dim=head_dim,
                 num_cross_attention_heads=heads, cross_attention_head_dim=cross_dim or width // heads)
 
 
-def _tier(shapes, config, words):
+def _stored_tier(shapes):
+    """sample_size by the position table that NVlabs' training leaves, (1, tokens, width); None without one."""
+    return round(shapes["pos_embed"][-2] ** 0.5) if len(shapes.get("pos_embed", ())) > 1 else None
+
+
+def _named(words, plain, sprint, stored_tier):
+    """Fields that a file's name states and no tensor shows."""
+    sizes = [] if stored_tier else _SIZE_WORD.findall(words)
+    named = {"sample_size": _TIER_WORDS[sizes[-1]]} if sizes else {}
+    if not plain and not sprint:  # Sana 1.5, or a teacher of Sprint's with the same tensors
+        if "teacher" in words:
+            named["timestep_scale"] = 0.001
+        elif re.search(r"sana[-_ ]?1[._]5", words):
+            named["timestep_scale"] = 1.0
+    return named
+
+
+def _tier(config, words):
     """sample_size and why. Diffusers files of one size have the same tensors from 512 px to 4K."""
-    if "pos_embed" in shapes:  # left over from NVlabs' training: (1, tokens, width)
-        return round(shapes["pos_embed"][-2] ** 0.5), "its pos_embed"
     if "sample_size" in config:
         return config["sample_size"], "config"
-    if found := re.findall(r"(?<![a-z0-9.])(512|1024|2048|4096|[124]k)(?:px)?(?![a-z0-9])", words):
+    if found := _SIZE_WORD.findall(words):
         return _TIER_WORDS[found[-1]], "file name"
     return 32, "assumed: no config and no size in the file name; a 2K or 4K model needs one"
 
@@ -220,7 +269,7 @@ def _clamp_fp16(size, plain, tier, config, words):
         return True, "all of 512px were trained in fp16"
     if "bf16" in words:
         return False, "file name"
-    if re.search(r"sana_1600m_|fp16", words):
+    if re.search(r"sana[-_ ]?1600m|fp16", words):
         return True, "file name"
     return False, "assumed: neither BF16 nor an fp16 release's name in the file name"
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from ..kernels.state_dict import check_state_dict
+from ..kernels.foreign_quant import refuse_foreign
+from ..kernels.state_dict import check_state_dict, refuse_hollow
+from ..kernels.stated_config import INSIDE, Rules
 from . import checkpoint
-from .config import Identity, identify
+from .config import CLASSES, Identity, SanaParams, identify_stated
 from .controlnet import WIRINGS, SanaControlNet
 from .lookalikes import looks_like, strip_prefix
 
@@ -19,6 +21,7 @@ _COPY = re.compile(r"controlnet\.(\d+)\.copied_block\.")
 _BASE_BLOCK = re.compile(r"(blocks|final_layer)\.")  # of the base, and not repeated in diffusers' files
 _INPUT = ("controlnet.0.before_proj.", "input_block.")
 _BASE_DEPTH = {1152: 28, 2240: 20}  # width -> layers of the released bases
+_REMEDY = "Take the file that it was made from, in bf16 or fp16. For less memory choose weight_dtype fp8_e4m3fn with it."
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,18 @@ class ControlIdentity(Identity):
     wiring: str
 
 
-def identify_controlnet(shapes: dict[str, tuple], config: dict | None = None, filename: str = "",
-                        wiring: str = "auto") -> ControlIdentity:
+@dataclass(frozen=True)
+class _Stated(SanaParams):
+    """What a ControlNet's config may state."""
+
+    wiring: str = WIRINGS[0]
+
+
+_RULES = Rules(_Stated, {"wiring": WIRINGS}, CLASSES)
+
+
+def identify_controlnet(shapes: dict[str, tuple], config: dict | None = None, filename: str = "", wiring: str = "auto",
+                        config_place: str = INSIDE) -> ControlIdentity:
     """Find out which Sana ControlNet a file holds; arguments as for config.identify.
 
     wiring: one of controlnet.WIRINGS, or "auto": what the config names as `wiring`, else the layout's own. Only a file
@@ -39,24 +52,35 @@ def identify_controlnet(shapes: dict[str, tuple], config: dict | None = None, fi
     shapes, where, config = strip_prefix(shapes), f"{filename}: " if filename else "", dict(config or {})
     if "Sana ControlNet:" not in (what := looks_like(shapes)):
         raise ValueError(f"{where}not a Sana ControlNet: this is {what}.")
+    refuse_foreign(shapes, "a Sana ControlNet", _REMEDY, where)
+    refuse_hollow(shapes, "Sana ControlNet", where)
     if wiring not in ("auto", *WIRINGS):
         raise ValueError(f"wiring is {wiring!r}: choose one of auto, {', '.join(WIRINGS)}.")
     layout = "nvlabs" if any(_COPY.match(key) for key in shapes) else "diffusers"
-    numbers = re.findall(_COPY if layout == "nvlabs" else r"controlnet_blocks\.(\d+)\.", "\n".join(shapes))
-    blocks = 1 + max(map(int, numbers), default=0)
+    numbers = set(map(int, re.findall(_COPY if layout == "nvlabs" else r"controlnet_blocks\.(\d+)\.", "\n".join(shapes))))
+    blocks = len(numbers)
+    if numbers != set(range(blocks)):
+        raise ValueError(f"{where}a damaged Sana ControlNet: of its blocks 0 to {max(numbers)} only {blocks} are there. "
+                         "Get the file again.")
     if layout == "nvlabs":
         if "x_embedder.proj.weight" not in shapes:
             raise ValueError(f"{where}a Sana ControlNet without its base, whose embedders it needs: in NVlabs' files they are "
                              "together. Get the whole file.")
-        base = identify({key: shape for key, shape in shapes.items() if not key.startswith("controlnet.")}, config, filename)
+        base = {key: shape for key, shape in shapes.items() if not key.startswith("controlnet.")}
+    elif "controlnet_blocks.0.weight" not in shapes:
+        raise ValueError(f"{where}a Sana ControlNet by its names, but controlnet_blocks.0.weight is missing. The file is "
+                         "incomplete or altered: get it again.")
     else:  # its size tells which base it is a part of, and that what else tensors do not show
         depth = _BASE_DEPTH.get(shapes.get("input_block.bias", (0,))[0], blocks)
-        base = identify(_as_base(shapes, depth), config | {"num_layers": depth}, filename)
+        base = _as_base(shapes, depth)
+        if type(config.get("num_layers")) is int and config["num_layers"] == blocks:  # its own, not its base's
+            config["num_layers"] = depth
+    found, stated = identify_stated(base, config, filename, config_place, _RULES)
     if wiring == "auto":
-        wiring = config.get("wiring", "native" if layout == "nvlabs" else "diffusers")
-    params = replace(base.params, num_layers=blocks)
-    return ControlIdentity(params, f"ControlNet of {base.variant}, {blocks} copied blocks, {wiring} wiring", layout,
-                           f"its base: {base.evidence}", wiring)
+        wiring = stated.get("wiring", "native" if layout == "nvlabs" else "diffusers")
+    params = replace(found.params, num_layers=blocks)
+    return ControlIdentity(params, f"ControlNet of {found.variant}, {blocks} copied blocks, {wiring} wiring", layout,
+                           f"its base: {found.evidence}", found.warnings, wiring)
 
 
 def to_canonical(state_dict: dict, layout: str) -> dict:
@@ -107,7 +131,8 @@ def _renamed(key):
 
 def _as_base(shapes, depth):
     """Shapes like those of the base of a ControlNet in diffusers' layout: `depth` blocks like its own, and an output."""
-    width, channels, patch_size, _ = shapes.get("patch_embed.proj.weight", (0, 0, 1, 1))
+    patch = shapes.get("patch_embed.proj.weight", ())
+    width, channels, patch_size, _ = patch if len(patch) == 4 else (1, 1, 1, 1)  # identify names the odd one
     base = {key: shape for key, shape in shapes.items() if not key.startswith(("controlnet_blocks.", "input_block."))}
-    return base | {"proj_out.weight": (patch_size**2 * channels, width),
-                   f"transformer_blocks.{depth - 1}.scale_shift_table": (6, width)}
+    return base | {"proj_out.weight": (patch_size**2 * channels, width)} | {
+        f"transformer_blocks.{number}.scale_shift_table": (6, width) for number in range(depth)}

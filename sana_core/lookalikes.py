@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-# Wrappings that savers put around a model's own names. Longest first.
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "module.", "model.")
+from ..kernels.key_names import AUTOENCODER, DIFFUSION_MODEL, unwrapped
+
+# A name that every transformer and ControlNet has, in diffusers' and in NVlabs' layout; and every DC-AE, in each of its own.
+_TRANSFORMER = ("patch_embed.proj.weight", "x_embedder.proj.weight")
+_AUTOENCODER = ("decoder.conv_in.weight", "decoder.project_in.main.conv.weight")
 
 INSTEAD_OF_SVDQUANT = ("take Sana_1600M_1024px_BF16, which it was made from, and for less memory make an int8 or "
                        "fp8 file of it with Quantize Sana / CogVideoX")
@@ -13,7 +16,7 @@ INSTEAD_OF_SVDQUANT = ("take Sana_1600M_1024px_BF16, which it was made from, and
 TABLE = (
     ("a LoRA: load the model first and give this file to a LoRA loader node",
      (".lora_A.",), (".lora_B.",), (".lora_down.",), (".lora_up.",), ("lora_unet_",), (".lora.up.",), (".hada_w1_a",),
-     (".lokr_w1",)),
+     (".lokr_w1",), (".matrix_A.",)),
     ("a Sana ControlNet: use Load Sana ControlNet",
      ("controlnet_blocks.", "ff.conv_inverted."), ("controlnet.0.copied_block.", "mlp.inverted_conv.")),
     ("a ControlNet of another model family", ("controlnet_blocks.",), ("controlnet_x_embedder.",), ("control_model.",),
@@ -74,18 +77,14 @@ TABLE = (
 
 
 def strip_prefix(mapping: dict) -> dict:
-    """Names without the wrapping of a saver, and without what is not wrapped in it.
+    """A transformer's or ControlNet's names without the wrapping of savers and trainers, and of a checkpoint of several
+    models its part alone. Values are passed through, tensors and shapes alike."""
+    return unwrapped(mapping, _TRANSFORMER, DIFFUSION_MODEL)
 
-    A checkpoint that holds a whole pipeline keeps its network under "model.diffusion_model.": then only that part is
-    returned. Another prefix goes when every key has it. Values are passed through, tensors and shapes alike.
-    """
-    whole = PREFIXES[0]
-    if any(key.startswith(whole) for key in mapping):
-        return {key[len(whole):]: value for key, value in mapping.items() if key.startswith(whole)}
-    for prefix in PREFIXES[1:]:
-        if mapping and all(key.startswith(prefix) for key in mapping):
-            return {key[len(prefix):]: value for key, value in mapping.items()}
-    return mapping
+
+def strip_autoencoder_prefix(mapping: dict) -> dict:
+    """The same for a DC-AE."""
+    return unwrapped(mapping, _AUTOENCODER, AUTOENCODER)
 
 
 def looks_like(shapes: dict) -> str:

@@ -26,7 +26,7 @@ from ..blocks import host_hooks
 from .channels import condition_channels
 from .sampling import around_sampling
 from ..compat import layers_for_saving, set_dtype
-from ..loading import ModelFile, diffusion_model, weight_dtype_of
+from ..loading import ModelFile, diffusion_model, report, weight_dtype_of
 from ..lora import ReadsDiffusersLoras
 from ..previews import contact_sheet, video_rgb_factors
 
@@ -176,13 +176,13 @@ def load_cogvideox(path, weight_dtype: str = "default", conditioning: str = "aut
     if conditioning not in CONDITIONING_CHOICES:
         raise ValueError(f"conditioning is {conditioning!r}: choose one of {', '.join(CONDITIONING_CHOICES)}.")
     file = ModelFile(path, CONFIG_KEY, strip_prefix)
-    chosen = file.config["conditioning"] if file.from_here and conditioning == "auto" else conditioning
-    identity = identify(file.shapes, file.config, str(path))
+    identity = identify(file.shapes, file.config, str(path), file.config_place)
+    chosen = file.config.get("conditioning", "auto") if file.from_here and conditioning == "auto" else conditioning
     params, evidence = identity.params, identity.evidence
     if chosen not in ("auto", params.conditioning):
         params, evidence = with_conditioning(params, chosen), f"{evidence}; conditioning: {chosen} (chosen)"
     check_shapes(file.shapes, identity, path.name)
-    logging.info("%s: %s; %s", path.name, identity.variant, evidence)
+    report(path, identity, evidence)
     state_dict, layers = file.read(identity.layout, to_canonical, dtype)
     patcher = diffusion_model(CogVideoXConfig(params), state_dict, dtype, disable_dynamic, layers)
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sanacog_cogvideox", around_sampling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.sd
@@ -13,10 +14,10 @@ from comfy.text_encoders import sd3_clip
 from transformers import T5TokenizerFast
 
 from ...cogvideo_core.lookalikes import looks_like
-from ...storage import open_checkpoint
+from ...kernels.key_names import several_models
+from ...kernels.stated_config import Rules, believed, checked
 from ..clip import TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside
-from ..compat import t5_quantisation
-from ..files import is_pipeline
+from ..encoder_file import EncoderFile
 
 NAME = "t5xxl"                # the host's name of this encoder, in token dictionaries and saved files
 MAX_TOKENS = 226              # what released transformers read
@@ -25,8 +26,20 @@ VOCABULARY = 32128            # rows of the released embedding: its tokenizer is
 TOKENIZER_FILES = ("spiece.model", "tokenizer.model", "tokenizer.json")
 WANTED = "the tokenizer of this text encoder"
 PAD, END = 0, 1
-# Beside the weights of a quantised layer.
-_SCALES = (".scale_weight", ".scale_input", ".weight_scale", ".weight_scale_2", ".input_scale", ".comfy_quant")
+ANCHORS = ("encoder.block.0.layer.0.layer_norm.weight", "encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight")
+EMBEDDINGS = ("shared", "relative_attention_bias")
+
+
+@dataclass(frozen=True)
+class T5Stated:
+    """What is read of a T5's config: transformers' names, and one of ours."""
+
+    d_model: int
+    num_layers: int
+    max_text_seq_length: int
+
+
+RULES = Rules(T5Stated, {LENGTH_KEY: range(2, 4097)}, ("T5", "t5"))
 
 
 class EndedPieces(Pieces):
@@ -102,63 +115,85 @@ def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False) 
     tokenizer.
     """
     path = Path(path)
-    pipeline = is_pipeline(path)
-    checkpoint = open_checkpoint(path, **({"subfolder": "text_encoder"} if pipeline else {}))
-    names = {k: key for k in checkpoint.shapes if (key := canonical_key(k))}
-    config = t5_config({key: tuple(checkpoint.shapes[k]) for k, key in names.items()}, checkpoint.shapes, path.name)
-    extras = {_plain(k): k for k in checkpoint.shapes if _plain(k) in (*TOKENIZER_KEYS, LENGTH_KEY)}
-    inside = [key for key in TOKENIZER_KEYS if key in extras]
+    file = EncoderFile(path, ANCHORS, canonical_key, (*TOKENIZER_KEYS, LENGTH_KEY))
+    config = t5_config(file)
+    length = prompt_length(file, config)
+    inside = [key for key in TOKENIZER_KEYS if key in file.extras]
     if tokenizer is None and not inside and config["vocab_size"] != VOCABULARY:
-        tokenizer = tokenizer_beside(path / "tokenizer" if pipeline else path, TOKENIZER_FILES, WANTED)
+        tokenizer = tokenizer_beside(path / "tokenizer" if file.pipeline else path, TOKENIZER_FILES, WANTED)
 
-    everything = checkpoint.load()
-    data = read_tokenizer(tokenizer, WANTED) if tokenizer else {key: everything[extras[key]] for key in inside}
+    state_dict, layers, extras = file.read()
+    data = read_tokenizer(tokenizer, WANTED) if tokenizer else {key: extras[key] for key in inside}
     if data and (count := Pieces(data).count) > config["vocab_size"]:
         raise ValueError(f"{path.name}: its tokenizer has {count} pieces, the text encoder knows {config['vocab_size']}: "
                          "it is another model's. Choose the right one in tokenizer_name.")
-    length = everything[extras[LENGTH_KEY]].item() if LENGTH_KEY in extras else (checkpoint.config or {}).get(LENGTH_KEY)
-    data[LENGTH_KEY] = length if isinstance(length, int) and length > 1 else MAX_TOKENS
-    state_dict, options = t5_quantisation({key: everything[k] for k, key in names.items()}, checkpoint.metadata)
-    del everything
+    data[LENGTH_KEY] = saved_length(extras[LENGTH_KEY], path.name) if LENGTH_KEY in extras else length
     if "shared.weight" not in state_dict:
-        state_dict["shared.weight"] = state_dict["encoder.embed_tokens.weight"]
-    state_dict.pop("encoder.embed_tokens.weight", None)
+        state_dict = {key.replace("encoder.embed_tokens.", "shared."): t for key, t in state_dict.items()}
+        layers = {layer.replace("encoder.embed_tokens", "shared"): entry for layer, entry in layers.items()}
+    state_dict = {key: t for key, t in state_dict.items() if not key.startswith("encoder.embed_tokens.")}
+    layers.pop("encoder.embed_tokens", None)
 
     # The final norm tells the type, as in the host's own loader: in quantised files it is not that of most weights.
-    options |= {"dtype": state_dict["encoder.final_layer_norm.weight"].dtype, f"{NAME}_model_config": config}
+    dtype = state_dict["encoder.final_layer_norm.weight"].dtype
+    wide = dtype if dtype.itemsize > 1 else torch.bfloat16
+    state_dict, _, options = file.for_host(state_dict, layers, wide, True, EMBEDDINGS)
+    options |= {"dtype": dtype, f"{NAME}_model_config": config}
     clip = native_clip(CogVideoXTokenizer, CogVideoXTextEncoder, state_dict, data, options, path.name, disable_dynamic)
     clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer))
     return clip
 
 
 def canonical_key(key: str) -> str | None:
-    """A released or saved file's name of a weight -> the host's ("encoder.block.0..."), None for anything else."""
-    match = re.search(r"(?:^|\.)(shared\.weight|encoder\.(?:block\.\d+\..+|final_layer_norm\.weight|embed_tokens\.weight)"
-                      r"|scaled_fp8)$", key)
-    return None if match is None or key.startswith(("model.diffusion_model.", "vae.")) else match[1]
+    """The name itself for a tensor of T5's encoder, None for anything else."""
+    own = re.fullmatch(r"shared\..+|encoder\.(block\.\d+|final_layer_norm|embed_tokens)\..+|scaled_fp8", key)
+    return own and key
 
 
-def t5_config(shapes: dict[str, tuple], raw: dict, name: str) -> dict:
-    """{canonical key: shape} -> the host's configuration of the network.
+def prompt_length(file: EncoderFile, network: dict) -> int:
+    """Tokens of a prompt, by the file's config where it says so. network: t5_config's. Raises ValueError for a config with
+    values that no T5 has."""
+    facts = {"d_model": network["d_model"], "num_layers": network["num_layers"]}
+    stated, warnings = believed(
+        file.checkpoint.config, file.checkpoint.config_place, RULES, lambda fields: next(
+            (f"{name} {fields[name]}, tensors {fact}" for name, fact in facts.items() if fields.get(name, fact) != fact), ""),
+        where=f"{file.path.name}: ")
+    for warning in warnings:
+        logging.warning("%s: %s.", file.path.name, warning)
+    return stated.get(LENGTH_KEY, MAX_TOKENS)
 
-    raw: keys as the file has them. Raises ValueError when it is no encoder of T5 v1.1, or not a whole one.
-    """
+
+def saved_length(tensor: torch.Tensor, name: str) -> int:
+    """The same of a file saved from here. Raises ValueError for a number that it cannot be."""
+    checked({LENGTH_KEY: tensor.tolist()[0] if tensor.ndim == 1 and len(tensor) else None}, RULES, where=f"{name}: ")
+    return int(tensor[0])
+
+
+def t5_config(file: EncoderFile) -> dict:
+    """The host's configuration of the network in a file. Raises ValueError when it is no encoder of T5 v1.1, or not a whole
+    one."""
+    shapes, raw, name = file.shapes, file.checkpoint.shapes, file.path.name
     first = "encoder.block.0.layer."
     embedding = shapes.get("shared.weight") or shapes.get("encoder.embed_tokens.weight")
     other = None
-    if f"{first}0.SelfAttention.q.weight" not in shapes or embedding is None:
-        other = looks_like(raw)
+    if "a T5 text encoder:" not in (what := looks_like(shapes or raw)):
+        other = what
     elif any("decoder.block." in key for key in raw):
         other = "a whole T5 with its decoder"
     elif f"{first}1.DenseReluDense.wi.weight" in shapes:
         other = "a T5 of the first version (t5-base and its like)"
     elif "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight" in shapes:
         other = "a UMT5 text encoder, as of Wan"
-    elif embedding[0] == 250112:
+    elif embedding and embedding[0] == 250112:
         other = "an mT5 text encoder, as of HunyuanDiT"
     if other:
         raise ValueError(f"{name}: not the text encoder of CogVideoX: this is {other}. It reads the encoder of "
-                         "t5-v1_1-xxl, such as t5xxl_fp16.safetensors.")
+                         f"t5-v1_1-xxl, such as t5xxl_fp16.safetensors.{several_models(raw)}")
+    file.refuse_foreign("a T5 text encoder", "Take t5xxl_fp16.safetensors, or for less memory "
+                        "t5xxl_fp8_e4m3fn_scaled.safetensors, which ComfyUI's makers offer.")
+    if len(embedding or ()) != 2:
+        raise ValueError(f"{name}: a T5 text encoder without its embedding: shared.weight is missing or no matrix. Get the "
+                         "file again.")
 
     layers = 1 + max(int(match[1]) for key in shapes if (match := re.match(r"encoder\.block\.(\d+)\.", key)))
     vocabulary, width = embedding
@@ -172,21 +207,16 @@ def t5_config(shapes: dict[str, tuple], raw: dict, name: str) -> dict:
     expected = {"shared.weight": embedding, "encoder.final_layer_norm.weight": (width,),
                 f"{first}0.SelfAttention.relative_attention_bias.weight": (32, heads)}
     expected |= {f"encoder.block.{i}.layer.{part}.weight": shape for i in range(layers) for part, shape in layer.items()}
-    # A packed weight has fewer columns than the layer it is of.
-    packed = {key[: -len(".comfy_quant")] + ".weight" for key in shapes if key.endswith(".comfy_quant")}
-    found = {key: shape for key, shape in shapes.items() if not key.endswith((*_SCALES, "scaled_fp8"))}
-    found["shared.weight"] = found.pop("encoder.embed_tokens.weight", embedding)
-    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)
-                   and not (key in packed and expected.get(key, (0,))[0] == found.get(key, (1,))[0]))
+    if "shared.weight" not in shapes:
+        expected["encoder.embed_tokens.weight"] = expected.pop("shared.weight")
+    elif "encoder.embed_tokens.weight" in shapes:
+        expected["encoder.embed_tokens.weight"] = embedding
+    wrong = file.odd_weights(expected)
     if wrong or 0 in (inner, hidden, heads) or inner % heads:
         raise ValueError(f"{name}: not a whole T5 v1.1 encoder: missing, unexpected or of another shape "
                          f"{', '.join(wrong[:6]) or 'heads'}{' ...' * (len(wrong) > 6)}. Get the file again.")
     return {"vocab_size": vocabulary, "d_model": width, "d_kv": inner // heads, "d_ff": hidden, "num_heads": heads,
             "num_layers": layers}
-
-
-def _plain(key: str) -> str:
-    return key.removeprefix("text_encoders.").removeprefix(f"{NAME}.")
 
 
 def _patcher(path, tokenizer, disable_dynamic=False):

@@ -15,13 +15,15 @@ import torch
 from ...cogvideo_core import autoencoder as core
 from ...cogvideo_core.autoencoder import CogVideoVAE, Tiles
 from ...cogvideo_core.checkpoint import autoencoder_to_canonical
-from ...cogvideo_core.config import VAE_PREFIXES, CogVideoVAEParams, identify_autoencoder
-from ...cogvideo_core.lookalikes import strip_prefix
+from ...cogvideo_core.config import CogVideoVAEParams, identify_autoencoder
+from ...cogvideo_core.lookalikes import strip_autoencoder_prefix
 from ...cogvideo_core.memory import decode_bytes, encode_bytes
 from ...kernels.state_dict import check_state_dict
+from ...kernels.stated_config import INSIDE, read_config_tensor
 from ...storage import open_checkpoint
 from ..compat import on_device, vae_output_dtype
 from ..files import is_pipeline
+from ..loading import report
 from ..memory import at_best, check_fits
 from ..native_vae import native_vae, progress
 
@@ -263,15 +265,16 @@ def load_cogvideox_vae(path, clips: str = "auto", disable_dynamic: bool = False)
     if clips not in CLIPS:
         raise ValueError(f"clips is {clips!r}: choose one of {', '.join(CLIPS)}.")
     checkpoint = open_checkpoint(path, **({"subfolder": "vae"} if is_pipeline(path) else {}))
-    shapes, config, state_dict = strip_prefix(checkpoint.shapes, VAE_PREFIXES), checkpoint.config, None
+    shapes, config, place = strip_autoencoder_prefix(checkpoint.shapes), checkpoint.config, checkpoint.config_place
+    state_dict = None
     if CONFIG_KEY in shapes:
-        state_dict = strip_prefix(checkpoint.load(), VAE_PREFIXES)
-        config = json.loads(state_dict.pop(CONFIG_KEY).numpy().tobytes())
+        state_dict = strip_autoencoder_prefix(checkpoint.load())
+        config, place = read_config_tensor(state_dict.pop(CONFIG_KEY), CONFIG_KEY, f"{path.name}: "), INSIDE
         shapes = {key: shape for key, shape in shapes.items() if key != CONFIG_KEY}
-    identity = identify_autoencoder(shapes, config, str(path))
+    identity = identify_autoencoder(shapes, config, str(path), place)
     check_state_dict(shapes, lambda tensors: autoencoder_to_canonical(tensors, identity.layout),
                      CogVideoVAE(identity.params, device="meta"), identity.variant, path.name)
-    logging.info("%s: %s; %s", path.name, identity.variant, identity.evidence)
+    report(path, identity)
     state_dict = autoencoder_to_canonical(checkpoint.load() if state_dict is None else state_dict, identity.layout)
     vae = cogvideox_vae(identity.params, state_dict, disable_dynamic)
     vae.patcher.cached_patcher_init = (_patcher, (path, clips))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from ...sana_core.controlnet_checkpoint import check_shapes, identify_controlnet
 from ...sana_core.lookalikes import strip_prefix
 from . import text_cache
 from ..compat import assign_keywords
-from ..loading import ModelFile, storage_and_compute, weight_dtype_of
+from ..loading import ModelFile, report, storage_and_compute, weight_dtype_of
 from .model import SanaLatent, SanaModel, inference_dtypes
 
 WIRING_CHOICES = ("auto", *WIRINGS)
@@ -123,9 +122,9 @@ def load_sana_controlnet(path, weight_dtype: str = "default", wiring: str = "aut
     """
     dtype, path = weight_dtype_of(weight_dtype), Path(path)
     file = ModelFile(path, CONFIG_KEY, strip_prefix, "controlnet")
-    identity = identify_controlnet(file.shapes, file.config, str(path), wiring)
+    identity = identify_controlnet(file.shapes, file.config, str(path), wiring, file.config_place)
     check_shapes(file.shapes, identity, path.name)
-    logging.info("%s: %s; %s", path.name, identity.variant, identity.evidence)
+    report(path, identity)
     state_dict, layers = file.read(identity.layout, to_canonical, dtype)
     if layers:  # the host's quantised layers are a model's
         state_dict = without_layers(state_dict, layers, torch.bfloat16)

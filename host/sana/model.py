@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from pathlib import Path
 
 import comfy.conds
@@ -26,7 +25,7 @@ from . import areas, text_cache
 from ..blocks import host_hooks
 from ..compat import corrects_empty_latents, layers_for_saving
 from .guidance import replaced_self_attention
-from ..loading import ModelFile, diffusion_model, weight_dtype_of
+from ..loading import ModelFile, diffusion_model, report, weight_dtype_of
 from ..lora import ReadsDiffusersLoras
 from ..previews import rgb_factors
 
@@ -182,9 +181,9 @@ def load_sana(path, weight_dtype: str = "default", disable_dynamic: bool = False
     """
     dtype, path = weight_dtype_of(weight_dtype), Path(path)
     file = ModelFile(path, CONFIG_KEY, strip_prefix)
-    identity = identify(file.shapes, file.config, str(path))
+    identity = identify(file.shapes, file.config, str(path), file.config_place)
     check_shapes(file.shapes, identity, path.name)
-    logging.info("%s: %s; %s", path.name, identity.variant, identity.evidence)
+    report(path, identity)
     state_dict, layers = file.read(identity.layout, to_canonical, dtype)
     patcher = diffusion_model(SanaConfig(identity.params), state_dict, dtype, disable_dynamic, layers)
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sanacog_sana", areas.around_sampling)

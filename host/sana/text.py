@@ -12,12 +12,12 @@ import torch
 from comfy import sd1_clip
 from comfy.text_encoders import llama
 
+from ...kernels.key_names import several_models
 from ...sana_core.lookalikes import looks_like
 from ...sana_core.text import MAX_TOKENS, PAD, kept_states, token_mask, tokens_of
-from ...storage import open_checkpoint
 from ..clip import TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside
 from ..compat import set_dtype
-from ..files import is_pipeline
+from ..encoder_file import EncoderFile
 from ..loading import weight_dtype_of
 
 NAME = "gemma2_2b"            # the host's name of this encoder, in token dictionaries and saved files
@@ -27,8 +27,11 @@ HEAD_DIM = 256                # of every Gemma-2 up to 9B; the host's network ha
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
 WANTED = "tokenizer.model or tokenizer.json of gemma-2-2b-it"
 BOS = 2
+VOCABULARY = 256000           # rows of the released embedding, each the piece of a tokenizer
+ANCHORS = ("layers.0.pre_feedforward_layernorm.weight", "layers.0.self_attn.q_proj.weight", "embed_tokens.weight")
+EMBEDDINGS = ("embed_tokens",)
 CAP_OPTION = "sana_attention_cap"  # among the host's model options: what attention's logits are capped at
-RELEASED_CAP, RELEASED_VOCABULARY = 50.0, 256000  # of gemma-2-2b-it, for files without a config
+RELEASED_CAP = 50.0           # of gemma-2-2b-it, for files without a config
 
 
 class SanaTokenizer:
@@ -101,7 +104,7 @@ def attention_cap(config: dict | None, vocabulary: int) -> float | None:
     """What the logits of this Gemma-2's attention are capped at, None for nothing: as its config says, else as released."""
     if config and config.get("vocab_size") == vocabulary and "attn_logit_softcapping" in config:
         return config["attn_logit_softcapping"]
-    return RELEASED_CAP if vocabulary == RELEASED_VOCABULARY else None
+    return RELEASED_CAP if vocabulary == VOCABULARY else None
 
 
 class SanaTextEncoder(TextEncoder):
@@ -130,31 +133,32 @@ def load_text_encoder(path, tokenizer: Path | None = None, weight_dtype: str = "
 
     tokenizer: tokenizer.model or tokenizer.json; None takes the one inside the file, else one beside it.
     weight_dtype: a name of loading.WEIGHT_DTYPES; "default" keeps the file's. The host computes in fp32 in any case.
-    Raises ValueError when it is not a whole Gemma-2, and FileNotFoundError when there is no tokenizer.
+    Layers that are quantised in a form of the host's stay so with "default", and are turned back otherwise. Raises
+    ValueError when it is not a whole Gemma-2, and FileNotFoundError when there is no tokenizer.
     """
     path, dtype = Path(path), weight_dtype_of(weight_dtype)
-    pipeline = is_pipeline(path)
-    checkpoint = open_checkpoint(path, **({"subfolder": "text_encoder"} if pipeline else {}))
-    inside = [key for key in TOKENIZER_KEYS if any(_plain(k) == key for k in checkpoint.shapes)]
-    shapes = {key: tuple(checkpoint.shapes[k]) for k in checkpoint.shapes if (key := canonical_key(k))}
-    config = gemma_config(shapes, checkpoint.shapes, path.name)
-    if tokenizer is None and not inside:
-        tokenizer = tokenizer_beside(path / "tokenizer" if pipeline else path, TOKENIZER_FILES, WANTED)
+    file = EncoderFile(path, ANCHORS, canonical_key, TOKENIZER_KEYS)
+    config = gemma_config(file)
+    if tokenizer is None and not file.extras:
+        tokenizer = tokenizer_beside(path / "tokenizer" if file.pipeline else path, TOKENIZER_FILES, WANTED)
 
-    everything = checkpoint.load()
-    state_dict = {key: everything[k] for k in list(everything) if (key := canonical_key(k))}
-    data = ({key: everything[k] for k in everything if (key := _plain(k)) in inside} if tokenizer is None
-            else read_tokenizer(tokenizer, WANTED))
-    del everything
-    dtype = dtype or comfy.utils.weight_dtype(state_dict)
+    state_dict, layers, data = file.read()
+    data = read_tokenizer(tokenizer, WANTED) if tokenizer else data
+    check_tokenizer(Pieces(data).count, config["vocab_size"], path.name)
+    kept = dtype is None
+    dtype = dtype or (plain_dtype(state_dict) if layers else comfy.utils.weight_dtype(state_dict))
+    wide = dtype if dtype.itemsize > 1 else torch.bfloat16
+    state_dict, layers, options = file.for_host(state_dict, layers, wide, kept, EMBEDDINGS)
     # As GemmaStates keeps them: hosts that assign tensors take the type that they have here.
-    kept = {"norm.weight": torch.float32} | ({"embed_tokens.weight": torch.bfloat16} if dtype.itemsize == 1 else {})
+    special = {"norm.weight": torch.float32} | ({"embed_tokens.weight": torch.bfloat16} if dtype.itemsize == 1 else {})
     for key in state_dict:
-        state_dict[key] = state_dict[key].to(next((kept[end] for end in kept if key.endswith(end)), dtype))
+        if key.rpartition(".")[0] not in layers:
+            state_dict[key] = state_dict[key].to(next((special[end] for end in special if key.endswith(end)), dtype))
 
     clip = native_clip(SanaTokenizer, SanaTextEncoder, state_dict, data,
-                       {"dtype": dtype, f"{NAME}_model_config": config,
-                        CAP_OPTION: attention_cap(checkpoint.config, config["vocab_size"])}, path.name, disable_dynamic)
+                       options | {"dtype": dtype, f"{NAME}_model_config": config,
+                                  CAP_OPTION: attention_cap(file.checkpoint.config, config["vocab_size"])},
+                       path.name, disable_dynamic)
     clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer, weight_dtype))
     return clip
 
@@ -189,24 +193,37 @@ def _encode(clip, text: str, options: dict) -> list:
     return clip.encode_from_tokens_scheduled(clip.tokenize(text, tokenizer_options=options))
 
 
+def plain_dtype(state_dict: dict) -> torch.dtype:
+    """The type of what is not quantised in a file with quantised layers: its norms tell."""
+    dtype = state_dict["model.norm.weight"].dtype
+    return dtype if dtype.itemsize > 1 else torch.bfloat16
+
+
+def check_tokenizer(count: int, vocabulary: int, name: str) -> None:
+    """Raise ValueError unless a tokenizer of `count` pieces can be that of an embedding of `vocabulary` rows."""
+    if count > vocabulary or vocabulary == VOCABULARY and count < 0.9 * VOCABULARY:
+        raise ValueError(f"{name}: the tokenizer has {count} pieces, the text encoder knows {vocabulary}: it is another "
+                         f"model's. Choose {WANTED} in tokenizer_name, or put it beside the file.")
+
+
 def canonical_key(key: str) -> str | None:
-    """A released or saved file's name of a weight -> the host's ("model.layers.0..."), None for anything else."""
-    # Rotary frequencies are computed. Scales of quantised files stay, and are refused: without them it would be noise.
-    match = re.search(r"(?:^|\.)(layers\.\d+\..+|embed_tokens\.weight|norm\.weight)$", key)
-    if match is None or key.startswith(("model.diffusion_model.", "vae.")) or "rotary_emb" in key:
-        return None
-    return "model." + match[1]
+    """A name as the network of Gemma has it -> the host's ("model.layers.0..."), None for anything else."""
+    # Rotary frequencies are computed.
+    own = re.fullmatch(r"(layers\.\d+|embed_tokens|norm)\..+", key) and "rotary_emb" not in key
+    return "model." + key if own else "scaled_fp8" if key == "scaled_fp8" else None
 
 
-def gemma_config(shapes: dict[str, tuple], raw: dict, name: str) -> dict:
-    """{canonical key: shape} -> the host's configuration of the network.
-
-    raw: keys as the file has them. Raises ValueError when it is no Gemma-2, or not a whole one.
-    """
+def gemma_config(file: EncoderFile) -> dict:
+    """The host's configuration of the network in a file. Raises ValueError when it is no Gemma-2, or not a whole one."""
+    shapes, raw, name = file.shapes, file.checkpoint.shapes, file.path.name
     layers = 1 + max((int(key.split(".")[2]) for key in shapes if key.startswith("model.layers.")), default=-1)
-    if ("model.layers.0.pre_feedforward_layernorm.weight" not in shapes
-            or "model.layers.0.self_attn.q_norm.weight" in shapes or "model.embed_tokens.weight" not in shapes):
-        raise ValueError(f"{name}: not a Gemma-2 text encoder: this is {looks_like(raw)}. Sana reads gemma-2-2b-it.")
+    if "a Gemma 2 text encoder:" not in (what := looks_like(shapes or raw)):
+        raise ValueError(f"{name}: not a Gemma-2 text encoder: this is {what}. Sana reads gemma-2-2b-it.{several_models(raw)}")
+    file.refuse_foreign("a Gemma-2 text encoder", "Take the bf16 file that it was made from. For less memory choose "
+                        "weight_dtype fp8_e4m3fn with it.")
+    if len(shapes.get("model.embed_tokens.weight", ())) != 2:
+        raise ValueError(f"{name}: a Gemma-2 text encoder without its embedding: model.embed_tokens.weight is missing or no "
+                         "matrix. Get the file again.")
     vocabulary, width = shapes["model.embed_tokens.weight"]
 
     def rows(part):
@@ -219,16 +236,12 @@ def gemma_config(shapes: dict[str, tuple], raw: dict, name: str) -> dict:
              "pre_feedforward_layernorm": (width,), "post_feedforward_layernorm": (width,)}
     expected = {"model.embed_tokens.weight": (vocabulary, width), "model.norm.weight": (width,)}
     expected |= {f"model.layers.{i}.{part}.weight": shape for i in range(layers) for part, shape in layer.items()}
-    wrong = sorted(k for k in expected.keys() | shapes.keys() if expected.get(k) != shapes.get(k))
+    wrong = file.odd_weights(expected)
     if wrong or 0 in (query, key, inner) or query % HEAD_DIM or key % HEAD_DIM:
         raise ValueError(f"{name}: not a whole Gemma-2 with heads of {HEAD_DIM}: missing, unexpected or of another shape "
                          f"{', '.join(wrong[:6]) or 'q_proj, k_proj'}{' ...' * (len(wrong) > 6)}. Get the file again.")
     return {"vocab_size": vocabulary, "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers,
             "num_attention_heads": query // HEAD_DIM, "num_key_value_heads": key // HEAD_DIM}
-
-
-def _plain(key: str) -> str:
-    return key.removeprefix("text_encoders.").removeprefix(f"{NAME}.")
 
 
 def _patcher(path, tokenizer, weight_dtype, disable_dynamic=False):

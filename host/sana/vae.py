@@ -19,11 +19,11 @@ from ...sana_core.tiles import Tiles, blend
 from ...storage import open_checkpoint
 from ..compat import on_device, vae_output_dtype
 from ..files import is_pipeline
+from ..loading import report
 from ..memory import at_best, check_fits
 from ..native_vae import native_vae, progress
 
 IMAGE_BYTES = 3 * 4  # of one pixel of an IMAGE
-WRAPPING = "vae."  # before the names of a VAE inside a whole saved checkpoint
 
 
 class SanaVAE(comfy.sd.VAE):
@@ -210,11 +210,10 @@ def load_dcae(path, disable_dynamic: bool = False):
     """File or diffusers pipeline -> VAE. Raises ValueError, naming what the file is instead."""
     path = Path(path)
     checkpoint = open_checkpoint(path, **({"subfolder": "vae"} if is_pipeline(path) else {}))
-    shapes = _unwrapped(checkpoint.shapes)
-    identity = identify_autoencoder(shapes, checkpoint.config, str(path))
-    check_shapes(shapes, identity, path.name)
-    logging.info("%s: %s; %s", path.name, identity.variant, identity.evidence)
-    vae = dcae(identity.params, to_canonical(_unwrapped(checkpoint.load()), identity.layout), disable_dynamic)
+    identity = identify_autoencoder(checkpoint.shapes, checkpoint.config, str(path), checkpoint.config_place)
+    check_shapes(checkpoint.shapes, identity, path.name)
+    report(path, identity)
+    vae = dcae(identity.params, to_canonical(checkpoint.load(), identity.layout), disable_dynamic)
     vae.patcher.cached_patcher_init = (_patcher, (path,))
     return vae
 
@@ -236,9 +235,3 @@ def dcae(params: DCAEParams, state_dict: dict, disable_dynamic: bool = False) ->
 
 def _patcher(path, disable_dynamic=False):
     return load_dcae(path, disable_dynamic).patcher
-
-
-def _unwrapped(mapping: dict) -> dict:
-    """The VAE's part of a whole checkpoint; anything else as it is."""
-    part = {key[len(WRAPPING):]: value for key, value in mapping.items() if key.startswith(WRAPPING)}
-    return part or mapping

@@ -127,3 +127,38 @@ def test_refusals(sana, cogvideox, tmp_path, capsys):
     assert (tmp_path / "there.safetensors").read_text() == "mine" and not (tmp_path / "x.safetensors").exists()
     assert main([str(cogvideox), "--output", str(tmp_path / "x.safetensors"), "--dtype", "fp16"]) == 0
     assert "CogVideoX" in capsys.readouterr().out
+
+
+def test_a_neighbours_config_is_no_config_of_this_file(cogvideox, tmp_path, capsys):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    save_file(open_checkpoint(cogvideox).load(), folder / "mine.safetensors")
+    (folder / "config.json").write_text(json.dumps({"num_layers": 30, "use_rotary_positional_embeddings": False}))
+    assert main([str(folder / "mine.safetensors"), "--output", str(tmp_path / "out.safetensors")]) == 0
+    assert "warning: the config.json beside it is of another model: it is ignored (num_layers 30" in capsys.readouterr().out
+    config = json.loads(open_checkpoint(tmp_path / "out.safetensors").metadata["config"])
+    assert config["use_rotary_positional_embeddings"] and config["snr_shift_scale"] == 1.0
+
+
+def test_prefixes_broken_configs_and_lora_checkpoints(sana, cogvideox, tmp_path, capsys):
+    tensors = open_checkpoint(sana).load()
+    save_file({f"module.transformer.{key}": t for key, t in tensors.items()}, tmp_path / "wrapped.safetensors",
+              metadata={"config": json.dumps(asdict(PARAMS))})
+    convert(tmp_path / "wrapped.safetensors", tmp_path / "plain.safetensors")
+    assert same(open_checkpoint(tmp_path / "plain.safetensors").load(), tensors)
+
+    def refusal(state_dict, config="{}"):
+        path = tmp_path / "refused.safetensors"
+        save_file({key: t.contiguous() for key, t in state_dict.items()}, path, metadata={"config": config})
+        assert main([str(path), "--output", str(tmp_path / "never.safetensors")]) == 1
+        assert not (tmp_path / "never.safetensors").exists()
+        return capsys.readouterr().err
+
+    assert "flow_shift is 'much', expected a number" in refusal(tensors, json.dumps(asdict(PARAMS) | {"flow_shift": "much"}))
+    bad = {"model.diffusion_model.sana_config": torch.tensor(list(b"{"), dtype=torch.uint8)}
+    assert "sana_config is no config in JSON" in refusal({f"model.diffusion_model.{key}": t for key, t in tensors.items()} | bad)
+    sat = cogvideo_checkpoint.from_canonical(open_checkpoint(cogvideox).load(), "sat")
+    layer = "transformer.layers.0.attention.dense"
+    sat |= {f"{layer}.original.weight": sat.pop(f"{layer}.weight"), f"{layer}.matrix_A.0": torch.zeros(2, 2)}
+    said = refusal(sat)
+    assert "load the model from its own file" in said and "this file with Load LoRA" in said

@@ -111,3 +111,20 @@ def test_what_cannot_be_understood():
             quant_layers.from_metadata({"_quantization_metadata": text})
     with pytest.raises(ValueError, match="svdq.*turned back"):
         quant_layers.without_layers({"a.weight": w}, {"a": {"format": "svdq"}}, torch.float32)
+
+
+def test_a_scale_that_nothing_describes():
+    eight = torch.randn(16, 16).to(torch.float8_e4m3fn)
+    tensors, entries = quant_layers.read_layers({"a.weight": eight, "a.weight_scale": torch.tensor(0.25), "b.weight": eight})
+    assert entries == {"a": {"format": "float8_e4m3fn", "full_precision_matrix_mult": True}}
+    assert tensors["a.weight_scale"] == 0.25 and "b.weight_scale" not in tensors
+    with pytest.raises(ValueError, match="nothing in it says how to read the float8_e4m3fn numbers of a.weight. Take the file"):
+        quant_layers.read_layers({"a.weight": eight, "a.weight_scale": torch.ones(16, 1)})
+    with pytest.raises(ValueError, match="nothing in it says how to read the int8 numbers of a.weight. Take the file"):
+        quant_layers.read_layers({"a.weight": torch.ones(16, 16, dtype=torch.int8), "a.weight_scale": torch.ones(16, 1)})
+
+
+@pytest.mark.parametrize("entry", [torch.tensor(list(b"{"), dtype=torch.uint8), torch.ones(3), torch.tensor([300])])
+def test_entries_that_cannot_be_read(entry):
+    with pytest.raises(ValueError, match="a.comfy_quant cannot be read, expected JSON"):
+        quant_layers.read_layers({"a.weight": torch.ones(16, 16), "a.comfy_quant": entry})

@@ -97,10 +97,11 @@ def test_config_outranks_the_name_and_tensors_outrank_the_config():
     # Somebody else's config.json in a folder of many models.
     other = diffusers_config(replace(SANA_16, layers=28, width=1152), 64, 1.0)
     identity = identify(shapes, other, "Sana_1600M_512px.safetensors")
-    assert identity.variant == "Sana 1.6B 512px" and "ignored (num_layers 28" in identity.evidence
+    assert identity.variant == "Sana 1.6B 512px" and "ignored (num_layers 28" in identity.warnings[0]
 
 
-@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "diffusion_model.", "transformer.", "model.", "module."])
+@pytest.mark.parametrize("prefix", ["model.diffusion_model.", "diffusion_model.", "transformer.", "model.", "module.",
+                                    "base_model.model.", "module.model.diffusion_model.", "module._orig_mod.", "student.net."])
 def test_prefixes_of_savers(prefix):
     shapes = {prefix + key: shape for key, shape in diffusers_shapes(SANA_16).items()}
     identity = identify(shapes, None, "Sana_1600M_1024px_BF16.safetensors")
@@ -165,6 +166,12 @@ def test_keys_that_are_wrong_are_named_in_nvlabs_files():
     del shapes["blocks.3.attn.qkv.weight"]
     with pytest.raises(ValueError, match="missing transformer_blocks.3.attn1.to_k.weight"):
         check_shapes(shapes, identity)
+
+
+def test_blocks_are_counted_and_not_believed():
+    shapes = tiny_shapes() | {"transformer_blocks.999999999.scale_shift_table": (6, 96)}
+    with pytest.raises(ValueError, match="of its blocks 0 to 999999999 only 4 are there"):
+        identify(shapes, dict(num_cross_attention_heads=2))
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,32 @@ def test_which_file_of_a_folder(tmp_path):
         open_checkpoint(tmp_path)
 
 
+def test_where_a_config_lies(tmp_path):
+    def place(path):
+        return open_checkpoint(path).config_place
+
+    config = tmp_path / "config.json"
+    config.write_text('{"depth": 2}')
+    save_file(WEIGHTS, tmp_path / "model.safetensors")
+    assert place(tmp_path / "model.safetensors") == "beside"
+    # The same model in other number types, in shards, as a pickle.
+    save_file(WEIGHTS, tmp_path / "model.fp16.safetensors")
+    torch.save(WEIGHTS, tmp_path / "model.bin")
+    shards(tmp_path)
+    assert place(tmp_path / "model-00001-of-00002.safetensors") == place(tmp_path / "model.fp16.safetensors") == "beside"
+    save_file(WEIGHTS, tmp_path / "inside.safetensors", metadata={"config": '{"depth": 3}'})
+    assert place(tmp_path / "inside.safetensors") == "inside"
+    assert place(tmp_path / "model.safetensors") == "shared"
+    config.unlink()
+    assert open_checkpoint(tmp_path / "model.safetensors").config is None
+    versions = tmp_path / "versions"  # dots in names are no number types
+    versions.mkdir()
+    (versions / "config.json").write_text("{}")
+    for name in ("CogVideoX1.5-5B", "CogVideoX1.5-5B-I2V"):
+        save_file(WEIGHTS, versions / f"{name}.safetensors")
+    assert place(versions / "CogVideoX1.5-5B.safetensors") == "shared"
+
+
 def test_unreadable_config_is_no_config(tmp_path):
     save_file(WEIGHTS, tmp_path / "model.safetensors", metadata={"config": "{half"})
     (tmp_path / "config.json").write_bytes(b"\xff\xfe")
