@@ -21,7 +21,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-WEIGHT_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+from .weight_files import WEIGHT_ENDINGS, is_index, models_in, shards_of
+
 # Under these names training programs put the weights, beside optimizer state and step counts. First found, first taken.
 WRAPPERS = ("state_dict", "module", "model", "ema")
 MAX_HEADER = 100_000_000  # bytes, the safetensors format's own limit
@@ -34,7 +35,6 @@ _DTYPES = {
         U32="uint32", U64="uint64", BOOL="bool", C64="complex64").items()
     if hasattr(torch, attribute)
 }
-_SHARD = re.compile(r"(.*-)(\d{5})(-of-)(\d{5})(\..+)")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def open_checkpoint(path, subfolder: str | None = None) -> Checkpoint:
         raise FileNotFoundError(f"{path}: there is no such file or folder. Check the path, or download it again.")
 
     source = _weights_in(path) if path.is_dir() else path
-    files = _shards(source)
+    files = _files(source)
     parts = [_open_file(file) for file in files]
     metadata = {key: value for part in parts for key, value in part.metadata.items()}
     checkpoint = Checkpoint(
@@ -94,58 +94,66 @@ def open_checkpoint(path, subfolder: str | None = None) -> Checkpoint:
         {key: shape for part in parts for key, shape in part.shapes.items()},
         {key: dtype for part in parts for key, dtype in part.dtypes.items()},
         metadata, _config(source, metadata), tuple(part.load for part in parts))
-    if source.name.endswith(".index.json"):
-        if lost := _json(source)["weight_map"].keys() - checkpoint.shapes.keys():
+    if is_index(source.name):
+        if lost := _weight_map(source).keys() - checkpoint.shapes.keys():
             raise ValueError(f"{source}: the index names {len(lost)} tensors that are in none of its files, such as "
                              f"{min(lost)}. Index and files are of different downloads: get the folder again.")
     return checkpoint
 
 
 def _weights_in(folder: Path) -> Path:
-    """The index or the weight file of a folder."""
+    """The weight file, first shard or index of the model in a folder."""
     if (folder / "model_index.json").exists():
         parts = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())) or "none"
         raise ValueError(f"{folder}: this is a whole pipeline folder, expected one model of it. Choose one of its "
                          f"folders: {parts}.")
     names = sorted(p.name for p in folder.iterdir() if p.is_file())
-    candidates = [name for name in names if name.endswith(".index.json")]
-    candidates += [name for name in names if name.endswith(WEIGHT_ENDINGS) and not _SHARD.fullmatch(name)]
-    if not candidates:
-        shards = [name for name in names if _SHARD.fullmatch(name)]
-        if shards:
-            return folder / shards[0]
+
+    def listed(index):
+        try:
+            return _listed(folder / index)
+        except ValueError:
+            return ()
+
+    models = models_in(names, listed)
+    if not models:
         found = ", ".join(names[:4]) or "nothing"
         raise FileNotFoundError(f"{folder}: no weights in this folder (found {found}), expected one of "
-                                f"*{', *'.join(WEIGHT_ENDINGS)} or an .index.json. Choose the folder with the weights.")
-
-    def rank(name):
-        # Safetensors before pickles; a plain name before a variant's (model.fp16.safetensors).
-        stem = name.replace(".index", "").replace(".json", "")
-        return ".safetensors" not in name, stem.count(".")
-
-    best = [name for name in candidates if rank(name) == min(map(rank, candidates))]
+                                f"*{', *'.join(WEIGHT_ENDINGS)}, or shards of it. Choose the folder with the weights.")
+    best = [model.label for model in models if model.rank == models[0].rank]
     if len(best) > 1:
         raise ValueError(f"{folder}: several models in this folder ({', '.join(best[:6])}), expected one. Choose the "
-                         f"file itself.")
-    return folder / best[0]
+                         f"file itself, or move the others away.")
+    return folder / models[0].entry
 
 
-def _shards(source: Path) -> tuple[Path, ...]:
+def _files(source: Path) -> tuple[Path, ...]:
     """The files that belong together: what an index lists, or a shard's fellows, or the file alone."""
-    if source.name.endswith(".index.json"):
-        weight_map = _json(source).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ValueError(f'{source}: no "weight_map" in it, expected the index of a sharded model. Get it again.')
-        files = [source.parent / name for name in sorted(set(weight_map.values()))]
-    elif match := _SHARD.fullmatch(source.name):
-        before, _, of, count, after = match.groups()
-        files = [source.parent / f"{before}{i:05d}{of}{count}{after}" for i in range(1, int(count) + 1)]
-    else:
-        return (source,)
-    if lost := [file.name for file in files if not file.is_file()]:
-        raise FileNotFoundError(f"{source}: of {len(files)} files of this model {len(lost)} are missing beside it: "
-                                f"{', '.join(lost[:4])}. Download them into {source.parent}.")
-    return tuple(files)
+    files = tuple(source.parent / name for name in _listed(source)) if is_index(source.name) else shards_of(source)
+    if len(files) > 1 or is_index(source.name):
+        if lost := [file.name for file in files if not file.is_file()]:
+            raise FileNotFoundError(f"{source}: of {len(files)} files of this model {len(lost)} are missing beside it: "
+                                    f"{', '.join(lost[:4])}. Download them into {source.parent}.")
+    return files
+
+
+def _listed(index: Path) -> list[str]:
+    """The names of the files that an index lists."""
+    names = _weight_map(index).values()
+    return sorted(set(names))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """{key of a tensor: name of its file, which lies beside the index}."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        weight_map = content["weight_map"]
+        if weight_map and all(Path(name).name == name for name in weight_map.values()):
+            return weight_map
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise ValueError(f'{index}: no "weight_map" from tensors to files can be read in it, expected the index of a sharded '
+                     "model. Get it again.")
 
 
 def _config(source: Path, metadata: dict) -> dict | None:
@@ -163,16 +171,6 @@ def _config(source: Path, metadata: dict) -> dict | None:
         except ValueError:
             pass
     return None
-
-
-def _json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: this is not readable JSON, expected the index of a sharded model. Get it again.")
-    return content
 
 
 def _open_file(path: Path) -> _Part:

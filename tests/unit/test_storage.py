@@ -105,6 +105,64 @@ def test_which_file_of_a_folder(tmp_path):
         open_checkpoint(tmp_path)
 
 
+def test_a_complete_model_is_taken_before_an_incomplete_one(tmp_path):
+    """What a broken-off download leaves, beside a variant that is whole."""
+    save_file(WEIGHTS, tmp_path / "model.bf16.safetensors")
+    first, second = shards(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    assert open_checkpoint(tmp_path).files == (first, second)
+    first.unlink()
+    assert open_checkpoint(tmp_path).files[0].name == "model.bf16.safetensors"
+    second.unlink()
+    assert open_checkpoint(tmp_path).files[0].name == "model.bf16.safetensors"
+    (tmp_path / "model.bf16.safetensors").unlink()
+    torch.save(WEIGHTS, tmp_path / "model.bin")
+    assert open_checkpoint(tmp_path).files[0].name == "model.bin"
+    (tmp_path / "model.bin").unlink()
+    assert [file.name for file in tmp_path.iterdir()] == [index.name]
+    with pytest.raises(FileNotFoundError, match="of 2 files of this model 2 are missing"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.bf16.json", None])
+def test_shards_of_a_variant(tmp_path, index):
+    names = [f"model.bf16-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    for name, (key, t) in zip(names, WEIGHTS.items()):
+        save_file({key: t}, tmp_path / name)
+    paths = [tmp_path, tmp_path / names[1]]
+    if index:
+        (tmp_path / index).write_text(json.dumps({"weight_map": dict(zip(WEIGHTS, names))}))
+        paths.append(tmp_path / index)
+    for path in paths:
+        assert same(open_checkpoint(path).load())
+    shards(tmp_path)
+    assert open_checkpoint(tmp_path).files[0].name == "model-00001-of-00002.safetensors"  # a plain name before a variant's
+
+
+def test_shards_by_names_of_their_own(tmp_path):
+    names = ["first.safetensors", "second.safetensors"]
+    for name, (key, t) in zip(names, WEIGHTS.items()):
+        save_file({key: t}, tmp_path / name)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(zip(WEIGHTS, names))}))
+    assert same(open_checkpoint(tmp_path).load())
+
+
+def test_a_file_and_its_own_shards_are_one_model(tmp_path):
+    shards(tmp_path)
+    save_file(WEIGHTS, tmp_path / "model.safetensors")
+    assert open_checkpoint(tmp_path).files == (tmp_path / "model.safetensors",)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"weight_map": ["a"]}', '{"weight_map": {"a": ["b"]}}', '{"weight_map": {"a": 3}}',
+                                     '{"weight_map": {"a": "../b.safetensors"}}', "[" * 100_000, "\udcff"])
+def test_an_index_that_is_none(tmp_path, content):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    for place in (path, tmp_path):
+        with pytest.raises(ValueError, match="model.safetensors.index.json: .*index of a sharded model. Get it again"):
+            open_checkpoint(place)
+
+
 def test_unreadable_config_is_no_config(tmp_path):
     save_file(WEIGHTS, tmp_path / "model.safetensors", metadata={"config": "{half"})
     (tmp_path / "config.json").write_bytes(b"\xff\xfe")
@@ -224,17 +282,17 @@ def test_missing(tmp_path):
 
 
 def test_index_of_another_download(tmp_path):
-    shards(tmp_path)
+    files = shards(tmp_path)
     index = tmp_path / "model.safetensors.index.json"
     content = json.loads(index.read_text())
     content["weight_map"]["c.weight"] = "model-00002-of-00002.safetensors"
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="1 tensors that are in none of its files, such as c.weight"):
-        open_checkpoint(tmp_path)
-    for bad in ("{}", "no json"):
-        index.write_text(bad)
-        with pytest.raises(ValueError, match="index of a sharded model. Get it again"):
-            open_checkpoint(tmp_path)
+        open_checkpoint(index)
+    # Shards that are all there need no index.
+    for left in (json.dumps(content), "no json"):
+        index.write_text(left)
+        assert open_checkpoint(tmp_path).files == tuple(files)
 
 
 def test_open_reads_no_weights(tmp_path):
