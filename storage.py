@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -21,10 +20,13 @@ import safetensors
 import safetensors.torch
 import torch
 
+from .pickles import read_pickle
 from .weight_files import WEIGHT_ENDINGS, is_index, models_in, shards_of
 
-# Under these names training programs put the weights, beside optimizer state and step counts. First found, first taken.
-WRAPPERS = ("state_dict", "module", "model", "ema")
+# Codes of 8-bit numbers from which on they are infinite or NaN: of the positive ones, and of the negative ones.
+_NOT_FINITE_FROM = {"torch.float8_e4m3fn": (0x7F, 0xFF), "torch.float8_e5m2": (0x7C, 0xFC), "torch.float8_e8m0fnu": (0x80, 0xFF)}
+# What trainers put into the names of layers that they wrap: FSDP, activation checkpointing, torch.compile, DDP.
+_WRAPPED = re.compile(r"(^|\.)(?:(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod|module)\.)+")
 MAX_HEADER = 100_000_000  # bytes, the safetensors format's own limit
 
 _DTYPES = {
@@ -87,13 +89,16 @@ def open_checkpoint(path, subfolder: str | None = None) -> Checkpoint:
 
     source = _weights_in(path) if path.is_dir() else path
     files = _files(source)
-    parts = [_open_file(file) for file in files]
+    parts = [_without_wrappers(_open_file(file)) for file in files]
     metadata = {key: value for part in parts for key, value in part.metadata.items()}
     checkpoint = Checkpoint(
         path, files,
         {key: shape for part in parts for key, shape in part.shapes.items()},
         {key: dtype for part in parts for key, dtype in part.dtypes.items()},
         metadata, _config(source, metadata), tuple(part.load for part in parts))
+    if twice := sum(len(part.shapes) for part in parts) - len(checkpoint.shapes):
+        raise ValueError(f"{source}: {twice} tensors are in two of its files. They are of different downloads: get the folder "
+                         "again.")
     if is_index(source.name):
         if lost := _weight_map(source).keys() - checkpoint.shapes.keys():
             raise ValueError(f"{source}: the index names {len(lost)} tensors that are in none of its files, such as "
@@ -185,6 +190,16 @@ def _open_file(path: Path) -> _Part:
     raise ValueError(f"{path}: this is {_kind(head)}, expected safetensors or a torch file of tensors. Get the weights again.")
 
 
+def _without_wrappers(part: _Part) -> _Part:
+    """The same, with a trainer's wrappers taken off the names, unless two names would become one."""
+    names = {key: _WRAPPED.sub(r"\1", key) for key in part.shapes}
+    if part.shapes.keys() == {*names.values()} or len({*names.values()}) < len(names):
+        return part
+    return _Part({names[key]: shape for key, shape in part.shapes.items()},
+                 {names[key]: dtype for key, dtype in part.dtypes.items()}, part.metadata,
+                 lambda: {names[key]: tensor for key, tensor in part.load().items()})
+
+
 def _kind(head: bytes) -> str:
     """Words for the beginning of a file that holds no weights."""
     if head.startswith(b"GGUF"):
@@ -211,23 +226,39 @@ def _open_safetensors(path: Path) -> _Part:
         if length > min(MAX_HEADER, size - 8):
             raise ValueError(f"{path}: its header should have {length:,} bytes and the file has {size:,}, expected a whole "
                              f"safetensors file. It is cut short or something else: get it again.")
-        try:
-            header = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", None) or {}
-            shapes = {key: tuple(entry["shape"]) for key, entry in header.items()}
-            names = {key: entry["dtype"] for key, entry in header.items()}
-            end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            raise ValueError(f"{path}: its header cannot be read, expected a safetensors file. The file is damaged: get it "
-                             f"again.") from None
-    if end != size:
-        raise ValueError(f"{path}: {size:,} bytes, expected {end:,} after its header. The file is "
-                         f"{'cut short' if size < end else 'damaged'}: get it again.")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        metadata = header.pop("__metadata__", None) or {}
+        names = {key: entry["dtype"] for key, entry in header.items()}
+        shapes = {key: tuple(entry["shape"]) for key, entry in header.items()}
+        places = {key: tuple(entry["data_offsets"]) for key, entry in header.items()}
+        numbers = [n for key in header for n in shapes[key] + places[key]]
+        sound = (all(type(n) is int and 0 <= n < 2**63 for n in numbers)
+                 and all(len(place) == 2 for place in places.values()) and all(len(shape) <= 64 for shape in shapes.values())
+                 and all(isinstance(word, str) for word in [*names.values(), *metadata, *metadata.values()]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{path}: its header cannot be read, expected a safetensors file. The file is damaged: get it "
+                         f"again.")
     if not shapes:
         raise ValueError(f"{path}: no tensors in this file, expected weights. Choose another file.")
     if strange := [key for key, name in names.items() if name not in _DTYPES]:
         raise ValueError(f"{path}: {strange[0]} has the type {names[strange[0]]}, which this torch {torch.__version__} does "
                          f"not know. Choose another version of the file, or a newer torch.")
+
+    dtypes, end = {key: _DTYPES[name] for key, name in names.items()}, 0
+    for key, (start, stop) in sorted(places.items(), key=lambda item: item[1]):
+        size_named = math.prod(shapes[key]) * dtypes[key].itemsize
+        if start != end or stop - start != size_named or math.prod(n or 1 for n in shapes[key]) >= 2**63:
+            raise ValueError(f"{path}: its header says that {key}, {names[key]} {list(shapes[key])}, is bytes {start:,} to "
+                             f"{stop:,}, expected {size_named:,} bytes from {end:,} on. The file is damaged: get it again.")
+        end = stop
+    end += 8 + length
+    if end != size:
+        raise ValueError(f"{path}: {size:,} bytes, expected {end:,} after its header. The file is "
+                         f"{'cut short' if size < end else 'damaged'}: get it again.")
 
     def load():
         try:
@@ -235,51 +266,37 @@ def _open_safetensors(path: Path) -> _Part:
         except safetensors.SafetensorError as error:
             raise ValueError(f"{path}: a damaged safetensors file ({error}). Get it again.") from None
 
-    return _Part(shapes, {key: _DTYPES[name] for key, name in names.items()}, metadata, load)
+    return _Part(shapes, dtypes, metadata, load)
 
 
 def _open_pickle(path: Path) -> _Part:
-    """A torch pickle, never run: only tensors and plain containers are let in. Zip archives stay on disk until used."""
-    try:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            content = torch.load(path, map_location="cpu", weights_only=True)  # written by torch before 1.6
-    except pickle.UnpicklingError as error:
-        if wanted := re.search(r"(?:GLOBAL|function|class) ([\w.]+\.[\w.]+)", str(error)):
-            raise ValueError(f"{path}: loading this pickle would run code ({wanted[1]}), expected tensors alone. It was "
-                             f"not run. Use a safetensors version of the file.") from None
-        raise ValueError(f"{path}: this pickle is damaged or holds other things than tensors, expected a torch file of "
-                         f"tensors. It was not run. Use a safetensors version of the file.") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: this torch file cannot be read ({reason}). It is cut short or damaged: get it "
-                         f"again.") from None
-
-    tensors = _unwrap(content)
-    if not tensors:
-        found = f"a dictionary of {', '.join(map(str, list(content)[:4]))}" if isinstance(content, Mapping) else (
-            f"a {type(content).__name__}")
-        raise ValueError(f"{path}: no tensors by name in this file (found {found}), expected a state dict. Choose the "
-                         f"file with the model's weights.")
+    tensors = read_pickle(path)
     return _Part({key: tuple(t.shape) for key, t in tensors.items()}, {key: t.dtype for key, t in tensors.items()}, {},
                  lambda: dict(tensors))
 
 
-def _unwrap(content) -> dict:
-    """The dictionary of tensors inside what a training program saved."""
-    for _ in range(len(WRAPPERS) + 1):  # bounded: a dictionary may hold itself
-        if not isinstance(content, Mapping):
-            break
-        tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
-        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        # Weights have dotted names; a lone tensor beside a wrapped state dict is a step count or the like.
-        if inner is None or any("." in key for key in tensors):
-            return tensors
-        content = inner
-    return {}
+def check_finite(tensors: Mapping[str, torch.Tensor], filename: str) -> None:
+    """Raise ValueError, naming the first such tensor, if any holds NaN or infinity: the result would be a black picture.
+
+    Scales of quantised weights are looked at as well, integers and tensors on the meta device are not. Each tensor is read
+    once, in its own type and without a copy: of a mapped file that is what later reading finds in the page cache.
+    """
+    for key, tensor in tensors.items():
+        if not _is_finite(tensor):
+            raise ValueError(f"{filename}: {key} holds NaN or infinite numbers, and so would every result. The file is damaged, "
+                             "or its training failed: get it again, or take an earlier checkpoint.")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
+        return True
+    if tensor.itemsize == 1:  # no reductions of these in torch
+        positive, negative = _NOT_FINITE_FROM.get(str(tensor.dtype), (0x80, 0x100))
+        return tensor.view(torch.int8).max().item() < positive and tensor.view(torch.uint8).max().item() < negative
+    # A sum, the fastest of all, is finite only if every number is; where finite numbers overflow it, the extremes decide.
+    return bool(tensor.sum().isfinite()) or all(bool(end.isfinite()) for end in tensor.aminmax())
 
 
 def write_checkpoint(path, layout: dict[str, tuple[torch.dtype, tuple[int, ...]]],
