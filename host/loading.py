@@ -12,7 +12,7 @@ import torch
 
 from ..kernels.quant import READABLE
 from ..kernels.quant_layers import float_shapes, from_metadata, read_layers, unscaled_layers, without_layers
-from ..storage import open_checkpoint
+from ..storage import check_finite, open_checkpoint
 from .compat import QUANTISED_SINCE, VERSION, assign_keywords, hand_over_layers, model_patcher, quantised_formats
 from .files import is_pipeline
 
@@ -57,7 +57,8 @@ class ModelFile:
         """(canonical tensors, {layer: entry} of those that stay quantised).
 
         dtype: what the weights shall be kept as; None for what they are in the file, anything else turns quantised ones
-        back. Raises ValueError for a format that this host does not know, or that cannot be turned back.
+        back. Raises ValueError for a format that this host does not know, or that cannot be turned back, and for numbers
+        that are not finite.
         """
         try:
             tensors, layers = self._layers()
@@ -71,6 +72,7 @@ class ModelFile:
         # The entries ride along, as they are named after the same layers.
         entries = {f"{layer}.comfy_quant": entry for layer, entry in layers.items()}
         tensors = to_canonical(tensors, layout)
+        check_finite(tensors, self.path.name)
         layers = {key.removesuffix(".comfy_quant"): entry for key, entry in to_canonical(entries, layout).items()}
         if dtype is None and "float8_e4m3fn" in quantised_formats():
             layers |= unscaled_layers(tensors, layers)

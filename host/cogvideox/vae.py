@@ -19,7 +19,7 @@ from ...cogvideo_core.config import VAE_PREFIXES, CogVideoVAEParams, identify_au
 from ...cogvideo_core.lookalikes import strip_prefix
 from ...cogvideo_core.memory import decode_bytes, encode_bytes
 from ...kernels.state_dict import check_state_dict
-from ...storage import open_checkpoint
+from ...storage import check_finite, open_checkpoint
 from ..compat import on_device, vae_output_dtype
 from ..files import is_pipeline
 from ..memory import check_fits
@@ -241,6 +241,7 @@ def load_cogvideox_vae(path, disable_dynamic: bool = False) -> CogVideoXVAE:
                      CogVideoVAE(identity.params, device="meta"), identity.variant, path.name)
     logging.info("%s: %s; %s", path.name, identity.variant, identity.evidence)
     state_dict = autoencoder_to_canonical(checkpoint.load() if state_dict is None else state_dict, identity.layout)
+    check_finite(state_dict, path.name)
     vae = cogvideox_vae(identity.params, state_dict, disable_dynamic)
     vae.patcher.cached_patcher_init = (_patcher, (path,))
     return vae

@@ -14,7 +14,7 @@ from ...sana_core.autoencoder import AutoencoderDC, DCAEParams
 from ...sana_core.autoencoder_checkpoint import check_shapes, identify_autoencoder, to_canonical
 from ...sana_core.memory import picture_bytes
 from ...sana_core.tiles import Tiles, blend
-from ...storage import open_checkpoint
+from ...storage import check_finite, open_checkpoint
 from ..compat import on_device, vae_output_dtype
 from ..files import is_pipeline
 from ..memory import at_best, check_fits
@@ -180,7 +180,9 @@ def load_dcae(path, disable_dynamic: bool = False):
     identity = identify_autoencoder(shapes, checkpoint.config, str(path))
     check_shapes(shapes, identity, path.name)
     logging.info("%s: %s; %s", path.name, identity.variant, identity.evidence)
-    vae = dcae(identity.params, to_canonical(_unwrapped(checkpoint.load()), identity.layout), disable_dynamic)
+    state_dict = to_canonical(_unwrapped(checkpoint.load()), identity.layout)
+    check_finite(state_dict, path.name)
+    vae = dcae(identity.params, state_dict, disable_dynamic)
     vae.patcher.cached_patcher_init = (_patcher, (path,))
     return vae
 

@@ -1,0 +1,94 @@
+"""Weights that hold NaN or infinity: every loader names the tensor and the file, before anything is made of them."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from . import tiny
+
+DAMAGE = [float("nan"), float("inf"), float("-inf")]
+
+
+@pytest.fixture(scope="module")
+def host(comfyui_path):
+    tiny.import_host(comfyui_path)
+    from sanacog.headless.installation import ROOT
+    from sanacog.host import lora
+    from sanacog.host.cogvideox import model as cogvideox, text as t5, vae as video_vae
+    from sanacog.host.sana import control, model as sana, text as gemma, vae as dcae
+
+    models = ROOT / "models"
+    model = sana.load_sana(models / "diffusion_models" / "sanacog_tiny_sana.safetensors")
+    return SimpleNamespace(models=models, load={
+        "diffusion_models/sanacog_tiny_sana": sana.load_sana,
+        "diffusion_models/sanacog_tiny_cogvideox": cogvideox.load_cogvideox,
+        "controlnet/sanacog_tiny_sana_controlnet": control.load_sana_controlnet,
+        "vae/sanacog_tiny_dcae": dcae.load_dcae,
+        "vae/sanacog_tiny_cogvideox_vae": video_vae.load_cogvideox_vae,
+        "text_encoders/sanacog_tiny_gemma2": gemma.load_text_encoder,
+        "text_encoders/sanacog_tiny_t5": t5.load_t5,
+        "loras/sanacog_tiny_sana_outline_lora": lambda path: lora.apply_lora(path, model),
+    }, sana=sana)
+
+
+def read(path):
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
+
+
+@pytest.mark.parametrize("name", [
+    "diffusion_models/sanacog_tiny_sana", "diffusion_models/sanacog_tiny_cogvideox", "controlnet/sanacog_tiny_sana_controlnet",
+    "vae/sanacog_tiny_dcae", "vae/sanacog_tiny_cogvideox_vae", "text_encoders/sanacog_tiny_gemma2",
+    "text_encoders/sanacog_tiny_t5", "loras/sanacog_tiny_sana_outline_lora"])
+def test_every_loader(host, tmp_path, name):
+    tensors, metadata = read(host.models / f"{name}.safetensors")
+    key = sorted(key for key, t in tensors.items() if t.is_floating_point() and t.ndim > 1)[-1]
+    tensors[key] = tensors[key].clone()
+    path = tmp_path / "broken.safetensors"
+    for value in DAMAGE:
+        tensors[key].view(-1)[-1] = value
+        save_file(tensors, path, metadata)
+        with pytest.raises(ValueError, match="broken.safetensors: .*holds NaN or infinite numbers.*earlier checkpoint") as error:
+            host.load[name](path)
+        assert any(part in str(error.value) for part in key.split(".")[-3:-1])  # a LoRA's parts are named as ComfyUI names them
+
+
+def test_left_overs_of_training_may_hold_anything(host, tmp_path):
+    """Nothing reads them: a null caption, say, that was never filled."""
+    tensors, metadata = read(host.models / "diffusion_models" / "sanacog_tiny_sana.safetensors")
+    path = tmp_path / "left_over.safetensors"
+    save_file(tensors | {"y_embedder.y_embedding": torch.full((300, 96), torch.nan)}, path, metadata)
+    host.sana.load_sana(path)
+
+
+@pytest.mark.parametrize("scale", ["weight", "weight_scale"])
+def test_quantised_weights_and_their_scales(host, tmp_path, scale):
+    tensors, metadata = read(host.models / "diffusion_models" / "sanacog_tiny_sana.safetensors")
+    layer = "transformer_blocks.1.attn2.to_q"
+    tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"].to(torch.float8_e4m3fn)
+    tensors[f"{layer}.weight_scale"] = torch.ones(())
+    tensors[f"{layer}.comfy_quant"] = torch.tensor(list(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
+    path = tmp_path / "quantised.safetensors"
+    save_file(tensors, path, metadata)
+    host.sana.load_sana(path)
+    broken = tensors[f"{layer}.{scale}"].clone()
+    if scale == "weight":
+        broken.view(torch.uint8)[3, 4] = 0x7F
+    else:
+        broken.fill_(torch.inf)
+    save_file(tensors | {f"{layer}.{scale}": broken}, path, metadata)
+    with pytest.raises(ValueError, match=f"quantised.safetensors: {layer}.{scale} holds NaN"):
+        host.sana.load_sana(path)
+
+
+def test_convert(host, tmp_path):
+    from sanacog.commands.convert import convert
+
+    tensors, metadata = read(host.models / "diffusion_models" / "sanacog_tiny_sana.safetensors")
+    save_file(tensors | {"proj_out.bias": torch.full_like(tensors["proj_out.bias"], torch.nan)}, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(ValueError, match="a.safetensors: proj_out.bias holds NaN"):
+        convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
