@@ -282,12 +282,13 @@ def check_finite(tensors: Mapping[str, torch.Tensor], filename: str) -> None:
     once, in its own type and without a copy: of a mapped file that is what later reading finds in the page cache.
     """
     for key, tensor in tensors.items():
-        if not _is_finite(tensor):
+        if not is_finite(tensor):
             raise ValueError(f"{filename}: {key} holds NaN or infinite numbers, and so would every result. The file is damaged, "
                              "or its training failed: get it again, or take an earlier checkpoint.")
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds no NaN and no infinity; integers never do."""
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
     if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():

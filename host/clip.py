@@ -11,8 +11,8 @@ import torch
 from comfy import sd1_clip
 from comfy.supported_models_base import ClipTarget
 
-from ..storage import check_finite
 from .compat import accepts
+from .first_result import FirstResult
 
 TOKENIZER_KEYS = ("spiece_model", "tokenizer_json")  # uint8 tensors: sentencepiece's model, tokenizers' JSON
 
@@ -66,14 +66,18 @@ class TextEncoder(sd1_clip.SD1ClipModel):
         return self.differing
 
 
+def watch_clip(clip, name: str, weights) -> None:
+    """Look at the first states that the network computes; arguments as for FirstResult."""
+    encoder = clip.cond_stage_model
+    FirstResult(name, weights).watch(getattr(encoder, encoder.clip))
+
+
 def native_clip(tokenizer, model, state_dict: dict, tokenizer_data: dict, model_options: dict, name: str,
                 disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """The host's CLIP of these classes with these weights. model: a TextEncoder. name: of the file, for the error.
 
-    Raises ValueError for numbers that are not finite, and when the host's network has other weights; scales of inputs,
-    which it may not use, aside.
+    Raises ValueError when the host's network has other weights; scales of inputs, which it may not use, aside.
     """
-    check_finite(state_dict, name)
     keywords = {"disable_dynamic": disable_dynamic} if accepts(comfy.sd.CLIP.__init__, "disable_dynamic") else {}
     at_once = accepts(comfy.sd.CLIP.__init__, "state_dict")  # these want quantised weights before they move a network
     if at_once:

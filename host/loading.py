@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 
 from ..kernels.quant import READABLE
 from ..kernels.quant_layers import float_shapes, from_metadata, read_layers, unscaled_layers, without_layers
-from ..storage import check_finite, open_checkpoint
+from ..storage import open_checkpoint
 from .compat import QUANTISED_SINCE, VERSION, assign_keywords, hand_over_layers, model_patcher, quantised_formats
 from .files import is_pipeline
+from .first_result import FirstResult
 
 STACKED = ("nvlabs", "sat")  # layouts in which one matrix holds several layers, and one scale would have to serve them all
 WEIGHT_DTYPES = {
@@ -44,6 +46,7 @@ class ModelFile:
 
     def __init__(self, path, config_key: str, strip_prefix, subfolder: str = "transformer"):
         self.path, self.strip_prefix = Path(path), strip_prefix
+        self.again = functools.partial(ModelFile, path, config_key, strip_prefix, subfolder)
         self.checkpoint = open_checkpoint(self.path, **({"subfolder": subfolder} if is_pipeline(self.path) else {}))
         shapes = strip_prefix(self.checkpoint.shapes)
         self.shapes, self.tensors = float_shapes(shapes, strip_prefix(self.checkpoint.dtypes)), None
@@ -57,8 +60,7 @@ class ModelFile:
         """(canonical tensors, {layer: entry} of those that stay quantised).
 
         dtype: what the weights shall be kept as; None for what they are in the file, anything else turns quantised ones
-        back. Raises ValueError for a format that this host does not know, or that cannot be turned back, and for numbers
-        that are not finite.
+        back. Raises ValueError for a format that this host does not know, or that cannot be turned back.
         """
         try:
             tensors, layers = self._layers()
@@ -72,11 +74,15 @@ class ModelFile:
         # The entries ride along, as they are named after the same layers.
         entries = {f"{layer}.comfy_quant": entry for layer, entry in layers.items()}
         tensors = to_canonical(tensors, layout)
-        check_finite(tensors, self.path.name)
         layers = {key.removesuffix(".comfy_quant"): entry for key, entry in to_canonical(entries, layout).items()}
         if dtype is None and "float8_e4m3fn" in quantised_formats():
             layers |= unscaled_layers(tensors, layers)
         return tensors, layers
+
+    def first_result(self, layout: str, to_canonical) -> FirstResult:
+        """What looks at the first result of a network with the weights that `read` gives."""
+        again, name = self.again, self.path.name  # and not self, which would keep a pickle's tensors
+        return FirstResult(name, lambda: to_canonical(again()._layers()[0], layout))
 
     def _layers(self):
         tensors = self.strip_prefix(self.checkpoint.load()) if self.tensors is None else self.tensors

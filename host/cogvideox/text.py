@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import T5TokenizerFast
 
 from ...cogvideo_core.lookalikes import looks_like
 from ...storage import open_checkpoint
-from ..clip import TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside
+from ..clip import TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside, watch_clip
 from ..compat import t5_quantisation
 from ..files import is_pipeline
 
@@ -103,7 +104,8 @@ def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False) 
     """
     path = Path(path)
     pipeline = is_pipeline(path)
-    checkpoint = open_checkpoint(path, **({"subfolder": "text_encoder"} if pipeline else {}))
+    look = functools.partial(open_checkpoint, path, **({"subfolder": "text_encoder"} if pipeline else {}))
+    checkpoint = look()
     names = {k: key for k in checkpoint.shapes if (key := canonical_key(k))}
     config = t5_config({key: tuple(checkpoint.shapes[k]) for k, key in names.items()}, checkpoint.shapes, path.name)
     extras = {_plain(k): k for k in checkpoint.shapes if _plain(k) in (*TOKENIZER_KEYS, LENGTH_KEY)}
@@ -127,6 +129,7 @@ def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False) 
     # The final norm tells the type, as in the host's own loader: in quantised files it is not that of most weights.
     options |= {"dtype": state_dict["encoder.final_layer_norm.weight"].dtype, f"{NAME}_model_config": config}
     clip = native_clip(CogVideoXTokenizer, CogVideoXTextEncoder, state_dict, data, options, path.name, disable_dynamic)
+    watch_clip(clip, path.name, lambda: {key: t for k, t in look().load().items() if (key := canonical_key(k))})
     clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer))
     return clip
 

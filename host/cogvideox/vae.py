@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from dataclasses import asdict
@@ -19,11 +20,11 @@ from ...cogvideo_core.config import VAE_PREFIXES, CogVideoVAEParams, identify_au
 from ...cogvideo_core.lookalikes import strip_prefix
 from ...cogvideo_core.memory import decode_bytes, encode_bytes
 from ...kernels.state_dict import check_state_dict
-from ...storage import check_finite, open_checkpoint
+from ...storage import open_checkpoint
 from ..compat import on_device, vae_output_dtype
 from ..files import is_pipeline
 from ..memory import check_fits
-from ..native_vae import native_vae, progress
+from ..native_vae import native_vae, progress, watch_vae
 
 CONFIG_KEY = "cogvideox_vae_config"  # JSON as uint8, in files saved from here whose tensors do not tell everything
 PIXELS = core.SPATIAL                # px a side of one latent pixel
@@ -230,7 +231,8 @@ def decode_frames(vae, samples, tile_width: int, tile_height: int):
 def load_cogvideox_vae(path, disable_dynamic: bool = False) -> CogVideoXVAE:
     """File or diffusers pipeline -> VAE. Raises ValueError, naming what the file is instead."""
     path = Path(path)
-    checkpoint = open_checkpoint(path, **({"subfolder": "vae"} if is_pipeline(path) else {}))
+    look = functools.partial(open_checkpoint, path, **({"subfolder": "vae"} if is_pipeline(path) else {}))
+    checkpoint = look()
     shapes, config, state_dict = strip_prefix(checkpoint.shapes, VAE_PREFIXES), checkpoint.config, None
     if CONFIG_KEY in shapes:
         state_dict = strip_prefix(checkpoint.load(), VAE_PREFIXES)
@@ -241,8 +243,9 @@ def load_cogvideox_vae(path, disable_dynamic: bool = False) -> CogVideoXVAE:
                      CogVideoVAE(identity.params, device="meta"), identity.variant, path.name)
     logging.info("%s: %s; %s", path.name, identity.variant, identity.evidence)
     state_dict = autoencoder_to_canonical(checkpoint.load() if state_dict is None else state_dict, identity.layout)
-    check_finite(state_dict, path.name)
     vae = cogvideox_vae(identity.params, state_dict, disable_dynamic)
+    watch_vae(vae, path.name, lambda: autoencoder_to_canonical(
+        {key: t for key, t in strip_prefix(look().load(), VAE_PREFIXES).items() if key != CONFIG_KEY}, identity.layout))
     vae.patcher.cached_patcher_init = (_patcher, (path,))
     return vae
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from comfy.text_encoders import llama
 from ...sana_core.lookalikes import looks_like
 from ...sana_core.text import MAX_TOKENS, PAD, kept_states, token_mask, tokens_of
 from ...storage import open_checkpoint
-from ..clip import TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside
+from ..clip import TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside, watch_clip
 from ..compat import set_dtype
 from ..files import is_pipeline
 from ..loading import weight_dtype_of
@@ -106,7 +107,8 @@ def load_text_encoder(path, tokenizer: Path | None = None, weight_dtype: str = "
     """
     path, dtype = Path(path), weight_dtype_of(weight_dtype)
     pipeline = is_pipeline(path)
-    checkpoint = open_checkpoint(path, **({"subfolder": "text_encoder"} if pipeline else {}))
+    look = functools.partial(open_checkpoint, path, **({"subfolder": "text_encoder"} if pipeline else {}))
+    checkpoint = look()
     inside = [key for key in TOKENIZER_KEYS if any(_plain(k) == key for k in checkpoint.shapes)]
     shapes = {key: tuple(checkpoint.shapes[k]) for k in checkpoint.shapes if (key := canonical_key(k))}
     config = gemma_config(shapes, checkpoint.shapes, path.name)
@@ -126,6 +128,7 @@ def load_text_encoder(path, tokenizer: Path | None = None, weight_dtype: str = "
 
     clip = native_clip(SanaTokenizer, SanaTextEncoder, state_dict, data,
                        {"dtype": dtype, f"{NAME}_model_config": config}, path.name, disable_dynamic)
+    watch_clip(clip, path.name, lambda: {key: t for k, t in look().load().items() if (key := canonical_key(k))})
     clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer, weight_dtype))
     return clip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 
@@ -14,11 +15,11 @@ from ...sana_core.autoencoder import AutoencoderDC, DCAEParams
 from ...sana_core.autoencoder_checkpoint import check_shapes, identify_autoencoder, to_canonical
 from ...sana_core.memory import picture_bytes
 from ...sana_core.tiles import Tiles, blend
-from ...storage import check_finite, open_checkpoint
+from ...storage import open_checkpoint
 from ..compat import on_device, vae_output_dtype
 from ..files import is_pipeline
 from ..memory import at_best, check_fits
-from ..native_vae import native_vae, progress
+from ..native_vae import native_vae, progress, watch_vae
 
 IMAGE_BYTES = 3 * 4  # of one pixel of an IMAGE
 WRAPPING = "vae."  # before the names of a VAE inside a whole saved checkpoint
@@ -175,14 +176,14 @@ def requested_tiles(tile_size: int, overlap: int, unit: int) -> Tiles | None:
 def load_dcae(path, disable_dynamic: bool = False):
     """File or diffusers pipeline -> VAE. Raises ValueError, naming what the file is instead."""
     path = Path(path)
-    checkpoint = open_checkpoint(path, **({"subfolder": "vae"} if is_pipeline(path) else {}))
+    look = functools.partial(open_checkpoint, path, **({"subfolder": "vae"} if is_pipeline(path) else {}))
+    checkpoint = look()
     shapes = _unwrapped(checkpoint.shapes)
     identity = identify_autoencoder(shapes, checkpoint.config, str(path))
     check_shapes(shapes, identity, path.name)
     logging.info("%s: %s; %s", path.name, identity.variant, identity.evidence)
-    state_dict = to_canonical(_unwrapped(checkpoint.load()), identity.layout)
-    check_finite(state_dict, path.name)
-    vae = dcae(identity.params, state_dict, disable_dynamic)
+    vae = dcae(identity.params, to_canonical(_unwrapped(checkpoint.load()), identity.layout), disable_dynamic)
+    watch_vae(vae, path.name, lambda: to_canonical(_unwrapped(look().load()), identity.layout))
     vae.patcher.cached_patcher_init = (_patcher, (path,))
     return vae
 
