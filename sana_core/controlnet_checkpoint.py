@@ -95,8 +95,9 @@ def from_canonical(state_dict: dict, layout: str, base: dict | None = None) -> d
 
 def check_shapes(shapes: dict[str, tuple], identity: ControlIdentity, filename: str = "") -> None:
     """Raise ValueError, naming the keys, unless a file has exactly the tensors of the ControlNet it was identified as."""
-    network = SanaControlNet(identity.params, identity.params.num_layers, identity.wiring, device="meta")
-    check_state_dict(shapes, lambda tensors: to_canonical(tensors, identity.layout), network, identity.variant, filename)
+    check_state_dict(shapes, lambda tensors: to_canonical(tensors, identity.layout),
+                     lambda: SanaControlNet(identity.params, identity.params.num_layers, identity.wiring, device="meta"),
+                     identity.variant, filename)
 
 
 def _renamed(key):
@@ -107,7 +108,8 @@ def _renamed(key):
 
 def _as_base(shapes, depth):
     """Shapes like those of the base of a ControlNet in diffusers' layout: `depth` blocks like its own, and an output."""
-    width, channels, patch_size, _ = shapes.get("patch_embed.proj.weight", (0, 0, 1, 1))
+    patch = shapes.get("patch_embed.proj.weight", ())
+    width, channels, patch_size, _ = patch if len(patch) == 4 else (0, 0, 1, 1)  # identify refuses any other
     base = {key: shape for key, shape in shapes.items() if not key.startswith(("controlnet_blocks.", "input_block."))}
     return base | {"proj_out.weight": (patch_size**2 * channels, width),
                    f"transformer_blocks.{depth - 1}.scale_shift_table": (6, width)}

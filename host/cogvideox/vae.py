@@ -240,7 +240,7 @@ def load_cogvideox_vae(path, disable_dynamic: bool = False) -> CogVideoXVAE:
         shapes = {key: shape for key, shape in shapes.items() if key != CONFIG_KEY}
     identity = identify_autoencoder(shapes, config, str(path))
     check_state_dict(shapes, lambda tensors: autoencoder_to_canonical(tensors, identity.layout),
-                     CogVideoVAE(identity.params, device="meta"), identity.variant, path.name)
+                     lambda: CogVideoVAE(identity.params, device="meta"), identity.variant, path.name)
     logging.info("%s: %s; %s", path.name, identity.variant, identity.evidence)
     state_dict = autoencoder_to_canonical(checkpoint.load() if state_dict is None else state_dict, identity.layout)
     vae = cogvideox_vae(identity.params, state_dict, disable_dynamic)
