@@ -47,6 +47,16 @@ def read_tokenizer(path: Path, wanted: str) -> dict[str, torch.Tensor]:
     return found
 
 
+def tokenizer_inside(data: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """The data, if Pieces reads it. name: of the file that it is from. Raises ValueError when it is no tokenizer."""
+    try:
+        Pieces(data)
+    except Exception as error:
+        raise ValueError(f"{name}: the tokenizer inside it cannot be read ({error}). The file is damaged: get it again, or "
+                         "choose another tokenizer in tokenizer_name.") from error
+    return data
+
+
 def tokenizer_beside(path: Path, names: Sequence[str], wanted: str) -> Path:
     """One of `names` next to a file, in a folder, or in the folder `tokenizer` beside either. Raises
     FileNotFoundError."""

@@ -81,7 +81,8 @@ def _check_sizes(filename, layers, weights):
             continue
         up, down, shape = parts[UP], parts[DOWN], weights[name][1]
         rows, columns = shape[0], math.prod(shape[1:])
-        if (up.shape[0], down[0].numel()) != (rows, columns) or up.shape[1] != down.shape[0]:
+        if (min(up.ndim, down.ndim) < 2 or (up.shape[0], math.prod(down.shape[1:])) != (rows, columns)
+                or up.shape[1] != down.shape[0] or not down.shape[0]):
             raise ValueError(f"{filename}: its matrices for {name} are {tuple(up.shape)} and {tuple(down.shape)}, the layer "
                              f"has {rows} x {columns}: this is a LoRA of another size of the model.")
 

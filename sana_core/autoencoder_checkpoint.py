@@ -258,8 +258,10 @@ def _read(shapes):
         for key in shapes:
             if match := re.match(rf"{side}\.{stages}\.(\d+)\.(\d+)\.(conv1|attn|conv\.)", key):
                 layers.setdefault(int(match[1]), {})[int(match[2])] = match[3]
-        blocks = [{i: kind for i, kind in layers.get(stage, {}).items() if kind != "conv."}
-                  for stage in range(1 + max(layers, default=-1))]
+        last = max(layers, default=-1)
+        if last > len(shapes):
+            raise ValueError(f"its {side} has a stage {last}, and there are only {len(shapes)} tensors")
+        blocks = [{i: kind for i, kind in layers.get(stage, {}).items() if kind != "conv."} for stage in range(1 + last)]
         names = [f"{side}.{stages}.{stage}.{min(inside)}" if inside else None for stage, inside in enumerate(blocks)]
         attends = ["attn" in inside.values() for inside in blocks]
         widths = [name and shapes[name + (".attn.to_out.weight" if attention else ".conv2.weight")][0]

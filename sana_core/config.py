@@ -102,7 +102,7 @@ def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str
 
     width, in_channels, patch_size, _ = shapes[names["patch"]]
     found = dict(
-        num_layers=1 + max(int(n) for n in re.findall(rf"^{names['block']}(\d+)\.", "\n".join(shapes), re.M)),
+        num_layers=len({*re.findall(rf"^{names['block']}(\d+)\.", "\n".join(shapes), re.M)}),
         in_channels=in_channels,
         out_channels=shapes[names["out"]][0] // patch_size**2,
         patch_size=patch_size,

@@ -43,7 +43,7 @@ def identify_controlnet(shapes: dict[str, tuple], config: dict | None = None, fi
         raise ValueError(f"wiring is {wiring!r}: choose one of auto, {', '.join(WIRINGS)}.")
     layout = "nvlabs" if any(_COPY.match(key) for key in shapes) else "diffusers"
     numbers = re.findall(_COPY if layout == "nvlabs" else r"controlnet_blocks\.(\d+)\.", "\n".join(shapes))
-    blocks = 1 + max(map(int, numbers), default=0)
+    blocks = len({*numbers}) or 1
     if layout == "nvlabs":
         if "x_embedder.proj.weight" not in shapes:
             raise ValueError(f"{where}a Sana ControlNet without its base, whose embedders it needs: in NVlabs' files they are "
@@ -111,5 +111,5 @@ def _as_base(shapes, depth):
     patch = shapes.get("patch_embed.proj.weight", ())
     width, channels, patch_size, _ = patch if len(patch) == 4 else (0, 0, 1, 1)  # identify refuses any other
     base = {key: shape for key, shape in shapes.items() if not key.startswith(("controlnet_blocks.", "input_block."))}
-    return base | {"proj_out.weight": (patch_size**2 * channels, width),
-                   f"transformer_blocks.{depth - 1}.scale_shift_table": (6, width)}
+    return base | {"proj_out.weight": (patch_size**2 * channels, width)} | {
+        f"transformer_blocks.{i}.scale_shift_table": (6, width) for i in range(depth)}

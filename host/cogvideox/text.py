@@ -15,7 +15,8 @@ from transformers import T5TokenizerFast
 
 from ...cogvideo_core.lookalikes import looks_like
 from ...storage import open_checkpoint
-from ..clip import TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside, watch_clip
+from ..clip import (TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside, tokenizer_inside,
+                    watch_clip)
 from ..compat import t5_quantisation
 from ..files import is_pipeline
 
@@ -115,6 +116,7 @@ def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False) 
 
     everything = checkpoint.load()
     data = read_tokenizer(tokenizer, WANTED) if tokenizer else {key: everything[extras[key]] for key in inside}
+    data = tokenizer_inside(data, path.name) if inside and not tokenizer else data
     if data and (count := Pieces(data).count) > config["vocab_size"]:
         raise ValueError(f"{path.name}: its tokenizer has {count} pieces, the text encoder knows {config['vocab_size']}: "
                          "it is another model's. Choose the right one in tokenizer_name.")
@@ -163,7 +165,7 @@ def t5_config(shapes: dict[str, tuple], raw: dict, name: str) -> dict:
         raise ValueError(f"{name}: not the text encoder of CogVideoX: this is {other}. It reads the encoder of "
                          "t5-v1_1-xxl, such as t5xxl_fp16.safetensors.")
 
-    layers = 1 + max(int(match[1]) for key in shapes if (match := re.match(r"encoder\.block\.(\d+)\.", key)))
+    layers = len({match[1] for key in shapes if (match := re.match(r"encoder\.block\.(\d+)\.", key))})
     vocabulary, width = embedding
     inner, hidden = (shapes.get(f"{first}{part}.weight", (0,))[0]
                      for part in ("0.SelfAttention.q", "1.DenseReluDense.wi_0"))

@@ -15,7 +15,8 @@ from comfy.text_encoders import llama
 from ...sana_core.lookalikes import looks_like
 from ...sana_core.text import MAX_TOKENS, PAD, kept_states, token_mask, tokens_of
 from ...storage import open_checkpoint
-from ..clip import TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside, watch_clip
+from ..clip import (TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside, tokenizer_inside,
+                    watch_clip)
 from ..compat import set_dtype
 from ..files import is_pipeline
 from ..loading import weight_dtype_of
@@ -117,8 +118,8 @@ def load_text_encoder(path, tokenizer: Path | None = None, weight_dtype: str = "
 
     everything = checkpoint.load()
     state_dict = {key: everything[k] for k in list(everything) if (key := canonical_key(k))}
-    data = ({key: everything[k] for k in everything if (key := _plain(k)) in inside} if tokenizer is None
-            else read_tokenizer(tokenizer, WANTED))
+    data = (tokenizer_inside({key: everything[k] for k in everything if (key := _plain(k)) in inside}, path.name)
+            if tokenizer is None and inside else read_tokenizer(tokenizer, WANTED))
     del everything
     dtype = dtype or comfy.utils.weight_dtype(state_dict)
     # As GemmaStates keeps them: hosts that assign tensors take the type that they have here.
@@ -177,7 +178,7 @@ def gemma_config(shapes: dict[str, tuple], raw: dict, name: str) -> dict:
 
     raw: keys as the file has them. Raises ValueError when it is no Gemma-2, or not a whole one.
     """
-    layers = 1 + max((int(key.split(".")[2]) for key in shapes if key.startswith("model.layers.")), default=-1)
+    layers = len({key.split(".")[2] for key in shapes if key.startswith("model.layers.")})
     if ("model.layers.0.pre_feedforward_layernorm.weight" not in shapes
             or "model.layers.0.self_attn.q_norm.weight" in shapes or "model.embed_tokens.weight" not in shapes):
         raise ValueError(f"{name}: not a Gemma-2 text encoder: this is {looks_like(raw)}. Sana reads gemma-2-2b-it.")
