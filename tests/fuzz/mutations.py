@@ -8,7 +8,8 @@ from functools import cache
 import torch
 from safetensors.torch import load
 
-ODD_VALUES = ["x", "", [], [3], {}, None, True, 2.5, -1, 0, 10**9, 10**30, -(10**30), float("nan"), float("inf"), "32", [None], 1e-9]
+ODD_VALUES = ["x", "", [], [3], {}, None, True, 2.5, -1, 0, 10**9, 10**30, -(10**30), float("nan"), float("inf"), "32", [None],
+              1e-9]
 ODD_SIZES = [-1, 0, 1, 2**31, 2**62, 2**63, 2**64, 10**30, 2.0, "4", None, True, [], -(2**63)]
 ODD_TYPES = ["F31", "", "f32", "I64", "BOOL", "F8_E4M3", "BF16", "F64", 4, None, [], "U8", "F4", "F32 "]
 
@@ -57,7 +58,8 @@ def sizes(path, rng):
         value = rng.choice(ODD_SIZES)
         if numbers and rng.random() < 0.8:
             place = rng.randrange(len(numbers))
-            numbers[place] = numbers[place] + rng.choice([-1, 1, 64]) if rng.random() < 0.3 and isinstance(numbers[place], int) else value
+            near = rng.random() < 0.3 and isinstance(numbers[place], int)
+            numbers[place] = numbers[place] + rng.choice([-1, 1, 64]) if near else value
         else:
             entry[rng.choice(["shape", "data_offsets"])] = rng.choice([value, [], [1] * 70, numbers * 2, {"a": 1}])
     return joined(header, data)
@@ -128,7 +130,8 @@ def shapes(path, rng):
     for _ in range(rng.randint(1, 3)):
         key = rng.choice(sorted(tensors))
         name, shape, content = tensors[key]
-        tensors[key] = name, rng.choice([shape[::-1], [1, *shape], [*shape, 1], [torch.Size(shape).numel()], shape[1:] + shape[:1]]), content
+        others = [shape[::-1], [1, *shape], [*shape, 1], [torch.Size(shape).numel()], shape[1:] + shape[:1]]
+        tensors[key] = name, rng.choice(others), content
     return _written(path, tensors)
 
 
@@ -197,8 +200,8 @@ def zeros(path, rng):
     return bytes(raw[:start]) + bytes(end - start) + bytes(raw[end:])
 
 
-MUTATIONS = (header_bytes, header_length, sizes, types, entries, length, names, tensors_missing, shapes, empty_tensors, not_finite,
-             weights, pickles, zeros, config)
+MUTATIONS = (header_bytes, header_length, sizes, types, entries, length, names, tensors_missing, shapes, empty_tensors,
+             not_finite, weights, pickles, zeros, config)
 # What cannot pass until configs are checked for types and ranges where they are read.
 AWAITED = {"config"}
 

@@ -16,7 +16,8 @@ import torch
 from sanacog.cogvideo_core import checkpoint as video, config as video_config
 from sanacog.cogvideo_core.autoencoder import CogVideoVAE
 from sanacog.cogvideo_core.transformer import CogVideoTransformer
-from sanacog.sana_core import autoencoder_checkpoint as dcae, checkpoint as sana, config as sana_config, controlnet_checkpoint as control
+from sanacog.sana_core import autoencoder_checkpoint as dcae, checkpoint as sana, config as sana_config
+from sanacog.sana_core import controlnet_checkpoint as control
 from sanacog.sana_core.autoencoder import AutoencoderDC
 from sanacog.sana_core.controlnet import SanaControlNet
 from sanacog.sana_core.transformer import SanaTransformer

@@ -21,7 +21,8 @@ def loaders(comfyui_path):
 def finite(result):
     if isinstance(result, torch.Tensor):
         return bool(result.float().isfinite().all())
-    return all(map(finite, result.values() if isinstance(result, dict) else result)) if isinstance(result, (dict, list, tuple)) else True
+    parts = result.values() if isinstance(result, dict) else result if isinstance(result, (list, tuple)) else ()
+    return all(map(finite, parts))
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
