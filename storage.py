@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -21,9 +20,13 @@ import safetensors
 import safetensors.torch
 import torch
 
-WEIGHT_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
-# Under these names training programs put the weights, beside optimizer state and step counts. First found, first taken.
-WRAPPERS = ("state_dict", "module", "model", "ema")
+from .pickles import read_pickle
+from .weight_files import WEIGHT_ENDINGS, is_index, models_in, shards_of
+
+# Codes of 8-bit numbers from which on they are infinite or NaN: of the positive ones, and of the negative ones.
+_NOT_FINITE_FROM = {"torch.float8_e4m3fn": (0x7F, 0xFF), "torch.float8_e5m2": (0x7C, 0xFC), "torch.float8_e8m0fnu": (0x80, 0xFF)}
+# What trainers put into the names of layers that they wrap: FSDP, activation checkpointing, torch.compile, DDP.
+_WRAPPED = re.compile(r"(^|\.)(?:(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod|module)\.)+")
 MAX_HEADER = 100_000_000  # bytes, the safetensors format's own limit
 
 _DTYPES = {
@@ -34,7 +37,6 @@ _DTYPES = {
         U32="uint32", U64="uint64", BOOL="bool", C64="complex64").items()
     if hasattr(torch, attribute)
 }
-_SHARD = re.compile(r"(.*-)(\d{5})(-of-)(\d{5})(\..+)")
 
 
 @dataclass(frozen=True)
@@ -88,66 +90,77 @@ def open_checkpoint(path, subfolder: str | None = None) -> Checkpoint:
         raise FileNotFoundError(f"{path}: there is no such file or folder. Check the path, or download it again.")
 
     source = _weights_in(path) if path.is_dir() else path
-    files = _shards(source)
-    parts = [_open_file(file) for file in files]
+    files = _files(source)
+    parts = [_without_wrappers(_open_file(file)) for file in files]
     metadata = {key: value for part in parts for key, value in part.metadata.items()}
     checkpoint = Checkpoint(
         path, files,
         {key: shape for part in parts for key, shape in part.shapes.items()},
         {key: dtype for part in parts for key, dtype in part.dtypes.items()},
         metadata, *_config(source, metadata), tuple(part.load for part in parts))
-    if source.name.endswith(".index.json"):
-        if lost := _json(source)["weight_map"].keys() - checkpoint.shapes.keys():
+    if twice := sum(len(part.shapes) for part in parts) - len(checkpoint.shapes):
+        raise ValueError(f"{source}: {twice} tensors are in two of its files. They are of different downloads: get the folder "
+                         "again.")
+    if is_index(source.name):
+        if lost := _weight_map(source).keys() - checkpoint.shapes.keys():
             raise ValueError(f"{source}: the index names {len(lost)} tensors that are in none of its files, such as "
                              f"{min(lost)}. Index and files are of different downloads: get the folder again.")
     return checkpoint
 
 
 def _weights_in(folder: Path) -> Path:
-    """The index or the weight file of a folder."""
+    """The weight file, first shard or index of the model in a folder."""
     if (folder / "model_index.json").exists():
         parts = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())) or "none"
         raise ValueError(f"{folder}: this is a whole pipeline folder, expected one model of it. Choose one of its "
                          f"folders: {parts}.")
     names = sorted(p.name for p in folder.iterdir() if p.is_file())
-    candidates = [name for name in names if name.endswith(".index.json")]
-    candidates += [name for name in names if name.endswith(WEIGHT_ENDINGS) and not _SHARD.fullmatch(name)]
-    if not candidates:
-        shards = [name for name in names if _SHARD.fullmatch(name)]
-        if shards:
-            return folder / shards[0]
+
+    def listed(index):
+        try:
+            return _listed(folder / index)
+        except ValueError:
+            return ()
+
+    models = models_in(names, listed)
+    if not models:
         found = ", ".join(names[:4]) or "nothing"
         raise FileNotFoundError(f"{folder}: no weights in this folder (found {found}), expected one of "
-                                f"*{', *'.join(WEIGHT_ENDINGS)} or an .index.json. Choose the folder with the weights.")
-
-    def rank(name):
-        # Safetensors before pickles; a plain name before a variant's (model.fp16.safetensors).
-        stem = name.replace(".index", "").replace(".json", "")
-        return ".safetensors" not in name, stem.count(".")
-
-    best = [name for name in candidates if rank(name) == min(map(rank, candidates))]
+                                f"*{', *'.join(WEIGHT_ENDINGS)}, or shards of it. Choose the folder with the weights.")
+    best = [model.label for model in models if model.rank == models[0].rank]
     if len(best) > 1:
         raise ValueError(f"{folder}: several models in this folder ({', '.join(best[:6])}), expected one. Choose the "
-                         f"file itself.")
-    return folder / best[0]
+                         f"file itself, or move the others away.")
+    return folder / models[0].entry
 
 
-def _shards(source: Path) -> tuple[Path, ...]:
+def _files(source: Path) -> tuple[Path, ...]:
     """The files that belong together: what an index lists, or a shard's fellows, or the file alone."""
-    if source.name.endswith(".index.json"):
-        weight_map = _json(source).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ValueError(f'{source}: no "weight_map" in it, expected the index of a sharded model. Get it again.')
-        files = [source.parent / name for name in sorted(set(weight_map.values()))]
-    elif match := _SHARD.fullmatch(source.name):
-        before, _, of, count, after = match.groups()
-        files = [source.parent / f"{before}{i:05d}{of}{count}{after}" for i in range(1, int(count) + 1)]
-    else:
-        return (source,)
-    if lost := [file.name for file in files if not file.is_file()]:
-        raise FileNotFoundError(f"{source}: of {len(files)} files of this model {len(lost)} are missing beside it: "
-                                f"{', '.join(lost[:4])}. Download them into {source.parent}.")
-    return tuple(files)
+    files = tuple(source.parent / name for name in _listed(source)) if is_index(source.name) else shards_of(source)
+    if len(files) > 1 or is_index(source.name):
+        if lost := [file.name for file in files if not file.is_file()]:
+            raise FileNotFoundError(f"{source}: of {len(files)} files of this model {len(lost)} are missing beside it: "
+                                    f"{', '.join(lost[:4])}. Download them into {source.parent}.")
+    return files
+
+
+def _listed(index: Path) -> list[str]:
+    """The names of the files that an index lists."""
+    names = _weight_map(index).values()
+    return sorted(set(names))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """{key of a tensor: name of its file, which lies beside the index}."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        weight_map = content["weight_map"]
+        if weight_map and all(Path(name).name == name for name in weight_map.values()):
+            return weight_map
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise ValueError(f'{index}: no "weight_map" from tensors to files can be read in it, expected the index of a sharded '
+                     "model. Get it again.")
 
 
 def _config(source: Path, metadata: dict) -> tuple[dict | None, str]:
@@ -156,7 +169,7 @@ def _config(source: Path, metadata: dict) -> tuple[dict | None, str]:
     beside = source.parent / "config.json"
     try:
         if beside.is_file():
-            texts["shared" if len(_models_in(source.parent)) > 1 else "beside"] = beside.read_text(encoding="utf-8")
+            texts["shared" if _several(source.parent) else "beside"] = beside.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         pass
     for place, text in texts.items():
@@ -168,22 +181,10 @@ def _config(source: Path, metadata: dict) -> tuple[dict | None, str]:
     return None, "inside"
 
 
-def _models_in(folder: Path) -> set[str]:
-    """Names of the models of a folder: shards and their index count as one, and so do a model's number types."""
-    names = {path.name.removesuffix(".index.json") for path in folder.iterdir()
-             if path.name.endswith((*WEIGHT_ENDINGS, ".index.json"))}
-    stems = {_SHARD.sub(lambda match: match[1].removesuffix("-") + match[5], name).rpartition(".")[0] for name in names}
-    return {re.sub(r"(\.(fp16|bf16|fp32|fp8|ema|non_ema))+$", "", stem) for stem in stems}
-
-
-def _json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: this is not readable JSON, expected the index of a sharded model. Get it again.")
-    return content
+def _several(folder: Path) -> bool:
+    """Whether a folder holds more than one model: one in several number types, as shards and as a pickle counts once."""
+    stems = (model.name.rpartition(".")[0] for model in models_in(path.name for path in folder.iterdir()))
+    return len({re.sub(r"(\.(fp16|bf16|fp32|fp8|ema|non_ema))+$", "", stem) for stem in stems}) > 1
 
 
 def _open_file(path: Path) -> _Part:
@@ -196,6 +197,16 @@ def _open_file(path: Path) -> _Part:
     if head[:2] == b"PK" or (head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")):
         return _open_pickle(path)
     raise ValueError(f"{path}: this is {_kind(head)}, expected safetensors or a torch file of tensors. Get the weights again.")
+
+
+def _without_wrappers(part: _Part) -> _Part:
+    """The same, with a trainer's wrappers taken off the names, unless two names would become one."""
+    names = {key: _WRAPPED.sub(r"\1", key) for key in part.shapes}
+    if part.shapes.keys() == {*names.values()} or len({*names.values()}) < len(names):
+        return part
+    return _Part({names[key]: shape for key, shape in part.shapes.items()},
+                 {names[key]: dtype for key, dtype in part.dtypes.items()}, part.metadata,
+                 lambda: {names[key]: tensor for key, tensor in part.load().items()})
 
 
 def _kind(head: bytes) -> str:
@@ -224,23 +235,39 @@ def _open_safetensors(path: Path) -> _Part:
         if length > min(MAX_HEADER, size - 8):
             raise ValueError(f"{path}: its header should have {length:,} bytes and the file has {size:,}, expected a whole "
                              f"safetensors file. It is cut short or something else: get it again.")
-        try:
-            header = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", None) or {}
-            shapes = {key: tuple(entry["shape"]) for key, entry in header.items()}
-            names = {key: entry["dtype"] for key, entry in header.items()}
-            end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            raise ValueError(f"{path}: its header cannot be read, expected a safetensors file. The file is damaged: get it "
-                             f"again.") from None
-    if end != size:
-        raise ValueError(f"{path}: {size:,} bytes, expected {end:,} after its header. The file is "
-                         f"{'cut short' if size < end else 'damaged'}: get it again.")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        metadata = header.pop("__metadata__", None) or {}
+        names = {key: entry["dtype"] for key, entry in header.items()}
+        shapes = {key: tuple(entry["shape"]) for key, entry in header.items()}
+        places = {key: tuple(entry["data_offsets"]) for key, entry in header.items()}
+        numbers = [n for key in header for n in shapes[key] + places[key]]
+        sound = (all(type(n) is int and 0 <= n < 2**63 for n in numbers)
+                 and all(len(place) == 2 for place in places.values()) and all(len(shape) <= 64 for shape in shapes.values())
+                 and all(isinstance(word, str) for word in [*names.values(), *metadata, *metadata.values()]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise ValueError(f"{path}: its header cannot be read, expected a safetensors file. The file is damaged: get it "
+                         f"again.")
     if not shapes:
         raise ValueError(f"{path}: no tensors in this file, expected weights. Choose another file.")
     if strange := [key for key, name in names.items() if name not in _DTYPES]:
         raise ValueError(f"{path}: {strange[0]} has the type {names[strange[0]]}, which this torch {torch.__version__} does "
                          f"not know. Choose another version of the file, or a newer torch.")
+
+    dtypes, end = {key: _DTYPES[name] for key, name in names.items()}, 0
+    for key, (start, stop) in sorted(places.items(), key=lambda item: item[1]):
+        size_named = math.prod(shapes[key]) * dtypes[key].itemsize
+        if start != end or stop - start != size_named or math.prod(n or 1 for n in shapes[key]) >= 2**63:
+            raise ValueError(f"{path}: its header says that {key}, {names[key]} {list(shapes[key])}, is bytes {start:,} to "
+                             f"{stop:,}, expected {size_named:,} bytes from {end:,} on. The file is damaged: get it again.")
+        end = stop
+    end += 8 + length
+    if end != size:
+        raise ValueError(f"{path}: {size:,} bytes, expected {end:,} after its header. The file is "
+                         f"{'cut short' if size < end else 'damaged'}: get it again.")
 
     def load():
         try:
@@ -248,51 +275,38 @@ def _open_safetensors(path: Path) -> _Part:
         except safetensors.SafetensorError as error:
             raise ValueError(f"{path}: a damaged safetensors file ({error}). Get it again.") from None
 
-    return _Part(shapes, {key: _DTYPES[name] for key, name in names.items()}, metadata, load)
+    return _Part(shapes, dtypes, metadata, load)
 
 
 def _open_pickle(path: Path) -> _Part:
-    """A torch pickle, never run: only tensors and plain containers are let in. Zip archives stay on disk until used."""
-    try:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            content = torch.load(path, map_location="cpu", weights_only=True)  # written by torch before 1.6
-    except pickle.UnpicklingError as error:
-        if wanted := re.search(r"(?:GLOBAL|function|class) ([\w.]+\.[\w.]+)", str(error)):
-            raise ValueError(f"{path}: loading this pickle would run code ({wanted[1]}), expected tensors alone. It was "
-                             f"not run. Use a safetensors version of the file.") from None
-        raise ValueError(f"{path}: this pickle is damaged or holds other things than tensors, expected a torch file of "
-                         f"tensors. It was not run. Use a safetensors version of the file.") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: this torch file cannot be read ({reason}). It is cut short or damaged: get it "
-                         f"again.") from None
-
-    tensors = _unwrap(content)
-    if not tensors:
-        found = f"a dictionary of {', '.join(map(str, list(content)[:4]))}" if isinstance(content, Mapping) else (
-            f"a {type(content).__name__}")
-        raise ValueError(f"{path}: no tensors by name in this file (found {found}), expected a state dict. Choose the "
-                         f"file with the model's weights.")
+    tensors = read_pickle(path)
     return _Part({key: tuple(t.shape) for key, t in tensors.items()}, {key: t.dtype for key, t in tensors.items()}, {},
                  lambda: dict(tensors))
 
 
-def _unwrap(content) -> dict:
-    """The dictionary of tensors inside what a training program saved."""
-    for _ in range(len(WRAPPERS) + 1):  # bounded: a dictionary may hold itself
-        if not isinstance(content, Mapping):
-            break
-        tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
-        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        # Weights have dotted names; a lone tensor beside a wrapped state dict is a step count or the like.
-        if inner is None or any("." in key for key in tensors):
-            return tensors
-        content = inner
-    return {}
+def check_finite(tensors: Mapping[str, torch.Tensor], filename: str) -> None:
+    """Raise ValueError, naming the first such tensor, if any holds NaN or infinity: the result would be a black picture.
+
+    Scales of quantised weights are looked at as well, integers and tensors on the meta device are not. Each tensor is read
+    once, in its own type and without a copy: of a mapped file that is what later reading finds in the page cache.
+    """
+    for key, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise ValueError(f"{filename}: {key} holds NaN or infinite numbers, and so would every result. The file is damaged, "
+                             "or its training failed: get it again, or take an earlier checkpoint.")
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds no NaN and no infinity; integers never do."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    if not tensor.is_floating_point() or tensor.is_meta or not tensor.numel():
+        return True
+    if tensor.itemsize == 1:  # no reductions of these in torch
+        positive, negative = _NOT_FINITE_FROM.get(str(tensor.dtype), (0x80, 0x100))
+        return tensor.view(torch.int8).max().item() < positive and tensor.view(torch.uint8).max().item() < negative
+    # A sum, the fastest of all, is finite only if every number is; where finite numbers overflow it, the extremes decide.
+    return bool(tensor.sum().isfinite()) or all(bool(end.isfinite()) for end in tensor.aminmax())
 
 
 def write_checkpoint(path, layout: dict[str, tuple[torch.dtype, tuple[int, ...]]],

@@ -129,13 +129,13 @@ def check_shapes(shapes: dict[str, tuple], identity: Identity, filename: str = "
     shapes: {key: shape} of the file in its own layout. Nothing is allocated.
     """
     check_state_dict(shapes, lambda tensors: to_canonical(tensors, identity.layout),
-                     CogVideoTransformer(identity.params, device="meta"), identity.variant, filename)
+                     lambda: CogVideoTransformer(identity.params, device="meta"), identity.variant, filename)
 
 
 def check_autoencoder_shapes(shapes: dict[str, tuple], identity: Identity, filename: str = "") -> None:
     """The same for an autoencoder."""
     check_state_dict(shapes, lambda tensors: autoencoder_to_canonical(tensors, identity.layout),
-                     CogVideoVAE(identity.params, device="meta"), identity.variant, filename)
+                     lambda: CogVideoVAE(identity.params, device="meta"), identity.variant, filename)
 
 
 def canonical_modules(name: str) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from ..sana_core import checkpoint as sana_checkpoint
 from ..sana_core import config as sana_config
 from ..sana_core import lookalikes as sana_names
 from ..sana_core import precision as sana_precision
-from ..storage import open_checkpoint, write_converted
+from ..storage import check_finite, open_checkpoint, write_converted
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -104,6 +104,7 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
     identity = family.config.identify(shapes, config, str(path), place)
     family.checkpoint.check_shapes(shapes, identity, path.name)
     canonical = family.checkpoint.to_canonical(tensors, identity.layout)
+    check_finite(canonical, path.name)
 
     largest = calibrated(path, family, text_encoder, prompts) if text_encoder else {}
 

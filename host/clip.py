@@ -12,6 +12,7 @@ from comfy import sd1_clip
 from comfy.supported_models_base import ClipTarget
 
 from .compat import accepts
+from .first_result import FirstResult
 
 TOKENIZER_KEYS = ("spiece_model", "tokenizer_json")  # uint8 tensors: sentencepiece's model, tokenizers' JSON
 
@@ -46,6 +47,16 @@ def read_tokenizer(path: Path, wanted: str) -> dict[str, torch.Tensor]:
     return found
 
 
+def tokenizer_inside(data: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """The data, if Pieces reads it. name: of the file that it is from. Raises ValueError when it is no tokenizer."""
+    try:
+        Pieces(data)
+    except Exception as error:
+        raise ValueError(f"{name}: the tokenizer inside it cannot be read ({error}). The file is damaged: get it again, or "
+                         "choose another tokenizer in tokenizer_name.") from error
+    return data
+
+
 def tokenizer_beside(path: Path, names: Sequence[str], wanted: str) -> Path:
     """One of `names` next to a file, in a folder, or in the folder `tokenizer` beside either. Raises
     FileNotFoundError."""
@@ -63,6 +74,12 @@ class TextEncoder(sd1_clip.SD1ClipModel):
     def load_sd(self, sd):
         self.differing = super().load_sd(sd)
         return self.differing
+
+
+def watch_clip(clip, name: str, weights) -> None:
+    """Look at the first states that the network computes; arguments as for FirstResult."""
+    encoder = clip.cond_stage_model
+    FirstResult(name, weights).watch(getattr(encoder, encoder.clip))
 
 
 def native_clip(tokenizer, model, state_dict: dict, tokenizer_data: dict, model_options: dict, name: str,

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import folder_paths
 
+from ..weight_files import is_shard, models_in, shards_of
+
 # Kind of model (a folder name of ComfyUI) -> its place in a diffusers pipeline.
 SUBFOLDERS = {"diffusion_models": "transformer", "vae": "vae", "text_encoders": "text_encoder", "controlnet": "controlnet"}
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 
 def choices(kind: str) -> list[str]:
-    """Names for a loader's list: files, sharded folders and diffusers pipelines, the latter from models/diffusers too."""
-    files = [name for name in folder_paths.get_filename_list(kind) if not _SHARD.search(name)]
-    return files + sorted(_folders(kind))
+    """Names for a loader's list: files, sharded models and diffusers pipelines, the latter from models/diffusers too.
+
+    A sharded model has its folder's name; where that would not tell, its own name and the number of its shards.
+    """
+    files = [name for name in folder_paths.get_filename_list(kind) if not is_shard(Path(name).name)]
+    return files + sorted(_more_than_a_file(kind))
 
 
 def model_path(kind: str, name: str) -> Path:
-    """Where the model called `name` lies: a file or a folder. Raises FileNotFoundError."""
-    folder = _folders(kind).get(name)
-    if folder is not None:
-        return folder
+    """Where the model called `name` lies: a file (one shard of several, too) or a folder. Raises FileNotFoundError."""
+    place = _more_than_a_file(kind).get(name)
+    if place is not None:
+        return place
     path = folder_paths.get_full_path(kind, name)
     if path is None:
         where = ", ".join(folder_paths.get_folder_paths(kind))
@@ -51,7 +54,8 @@ def fingerprint(path: Path | None) -> tuple:
     """A value that changes when a file, or a file of a folder, does. ComfyUI saves it in pictures: no whole paths."""
     if path is None:
         return ()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    files = sorted(path.rglob("*")) if path.is_dir() else shards_of(path)
+    files = [p for p in files if p.is_file()]
     return tuple((p.relative_to(path.parent).as_posix(), p.stat().st_mtime_ns, p.stat().st_size) for p in files)
 
 
@@ -67,16 +71,24 @@ def _walk(kind):
             yield Path(root), Path(folder), folders, files
 
 
-def _folders(kind) -> dict[str, Path]:
-    found = {}
+def _more_than_a_file(kind) -> dict[str, Path]:
+    """{name: folder, or shard or index} of the models that ComfyUI's list of files does not have. No file is opened."""
+    found, part = {}, SUBFOLDERS[kind]
     for place in (kind, "diffusers"):
         for root, folder, folders, files in _walk(place):
-            pipeline = "model_index.json" in files
-            if pipeline:
-                pipeline = SUBFOLDERS[kind] in folders
+            name = folder.relative_to(root).as_posix()
+            if "model_index.json" in files:
+                if folder != root and part in folders:
+                    found.setdefault(name, folder)
                 folders.clear()  # its parts are reached through it
-            if folder != root and (pipeline or (place == kind and any(f.endswith(".index.json") for f in files))):
-                found.setdefault(folder.relative_to(root).as_posix(), folder)
+                continue
+            models = models_in(files)
+            sharded = [model for model in models if model.parts != 1] if place == kind else []
+            if folder != root and (sharded or (models and place != kind and folder.name == part)):
+                found.setdefault(name, folder)
+            if sharded and (folder == root or len(models) > 1):  # the folder alone does not say which
+                for model in sharded:
+                    found.setdefault((folder / model.label).relative_to(root).as_posix(), folder / model.entry)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ..kernels.stated_config import INSIDE, read_config_tensor
 from ..storage import open_checkpoint
 from .compat import QUANTISED_SINCE, VERSION, assign_keywords, hand_over_layers, model_patcher, quantised_formats
 from .files import is_pipeline
+from .first_result import FirstResult
 
 STACKED = ("nvlabs", "sat")  # layouts in which one matrix holds several layers, and one scale would have to serve them all
 WEIGHT_DTYPES = {
@@ -52,6 +54,7 @@ class ModelFile:
 
     def __init__(self, path, config_key: str, strip_prefix, subfolder: str = "transformer"):
         self.path = Path(path)
+        self.again = functools.partial(ModelFile, path, config_key, strip_prefix, subfolder)
         self.checkpoint = open_checkpoint(self.path, **({"subfolder": subfolder} if is_pipeline(self.path) else {}))
         self.names = strip_prefix({key: key for key in self.checkpoint.shapes})  # the model's own -> the file's
         self.from_here = config_key in self.names
@@ -89,6 +92,11 @@ class ModelFile:
         if dtype is None and "float8_e4m3fn" in quantised_formats():
             layers |= unscaled_layers(tensors, layers)
         return tensors, layers
+
+    def first_result(self, layout: str, to_canonical) -> FirstResult:
+        """What looks at the first result of a network with the weights that `read` gives."""
+        again, name = self.again, self.path.name  # and not self, which would keep a pickle's tensors
+        return FirstResult(name, lambda: to_canonical(again()._layers()[0], layout))
 
     def _layers(self):
         tensors = self._of(self.checkpoint.load()) if self.tensors is None else self.tensors

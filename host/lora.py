@@ -10,7 +10,7 @@ import comfy.lora
 import comfy.model_base
 import folder_paths
 
-from ..storage import open_checkpoint
+from ..storage import check_finite, open_checkpoint
 from .lora_keys import DOWN, UP, read
 
 
@@ -31,7 +31,7 @@ def apply_lora(path, model, clip=None, strength_model: float = 1.0, strength_cli
     """(MODEL, CLIP or None) with the LoRA in the file at `path` on them.
 
     alpha: for files that do not state one; 0 is the rank (scale 1). Raises ValueError, before anything is changed, for
-    a file that is no LoRA or none of this model, or whose matrices have other sizes.
+    a file that is no LoRA or none of this model, whose matrices have other sizes, or whose numbers are not finite.
     """
     path = Path(path)
     checkpoint = open_checkpoint(path)
@@ -43,6 +43,7 @@ def apply_lora(path, model, clip=None, strength_model: float = 1.0, strength_cli
                          "another model, or no LoRA.")
     for kind, layers in (("model", found.model), ("text", found.text)):
         _check_sizes(path.name, layers, weights[kind])
+        check_finite({f"{name}.{part}": t for name, parts in layers.items() for part, t in parts.items()}, path.name)
     if found.unmatched:
         logging.warning("%s: %d of %d tensors have no place in this model%s: %s%s", path.name, len(found.unmatched),
                         len(checkpoint.shapes), "" if clip else " (no CLIP was connected)",
@@ -80,7 +81,8 @@ def _check_sizes(filename, layers, weights):
             continue
         up, down, shape = parts[UP], parts[DOWN], weights[name][1]
         rows, columns = shape[0], math.prod(shape[1:])
-        if (up.shape[0], down[0].numel()) != (rows, columns) or up.shape[1] != down.shape[0]:
+        if (min(up.ndim, down.ndim) < 2 or (up.shape[0], math.prod(down.shape[1:])) != (rows, columns)
+                or up.shape[1] != down.shape[0] or not down.shape[0]):
             raise ValueError(f"{filename}: its matrices for {name} are {tuple(up.shape)} and {tuple(down.shape)}, the layer "
                              f"has {rows} x {columns}: this is a LoRA of another size of the model.")
 

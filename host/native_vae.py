@@ -10,6 +10,7 @@ import comfy.sd
 import comfy.utils
 
 from .compat import assign_keywords, model_patcher
+from .first_result import FirstResult
 
 
 def to_unit(picture):
@@ -38,6 +39,12 @@ def native_vae(model, state_dict: dict, working_dtypes: list, kind=comfy.sd.VAE,
     vae.size = None
     vae.model_size()
     return vae
+
+
+def watch_vae(vae, name: str, weights) -> None:
+    """Look at the first results of both directions; arguments as for FirstResult."""
+    for part in (vae.first_stage_model.encoder, vae.first_stage_model.decoder):
+        FirstResult(name, weights).watch(part)
 
 
 @contextmanager

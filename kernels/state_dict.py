@@ -9,7 +9,7 @@ def check_state_dict(shapes: dict[str, tuple], to_canonical, network, variant: s
     """Raise ValueError, naming the keys, unless a file's tensors are those of `network`. Nothing is allocated.
 
     shapes: {key: shape} of the file in its own layout. to_canonical: {key: tensor} -> the same under the network's
-    names, by views and stacks alone; its ValueError goes on with the file's name before it. network: the module, on
+    names, by views and stacks alone; its ValueError goes on with the file's name before it. network: makes the module, on
     the meta device. variant, filename: for the message.
     """
     where = f"{filename}: " if filename else ""
@@ -17,7 +17,10 @@ def check_state_dict(shapes: dict[str, tuple], to_canonical, network, variant: s
         found = to_canonical({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
     except ValueError as error:
         raise ValueError(where + str(error)) from None
-    expected, problems = network.state_dict(), []
+    try:
+        expected, problems = network().state_dict(), []
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError) as error:
+        raise ValueError(f"{where}a damaged {variant}: its sizes make no network ({error}). Get the file again.") from None
     if missing := expected.keys() - found.keys():
         problems.append("missing " + some(missing))
     if extra := found.keys() - expected.keys():

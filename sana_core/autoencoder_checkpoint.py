@@ -179,7 +179,7 @@ def check_shapes(shapes: dict[str, tuple], identity: AutoencoderIdentity, filena
     shapes: {key: shape} of the file in its own layout. Nothing is allocated.
     """
     check_state_dict(shapes, lambda tensors: to_canonical(tensors, identity.layout),
-                     AutoencoderDC(identity.params, device="meta"), identity.variant, filename)
+                     lambda: AutoencoderDC(identity.params, device="meta"), identity.variant, filename)
 
 
 def _known(layout):

@@ -67,7 +67,7 @@ def to_canonical(state_dict: dict, layout: str) -> dict:
     elif layout != "diffusers":
         raise ValueError(f'unknown layout "{layout}" of a Sana transformer, expected "diffusers" or "nvlabs"')
     # Some savers write matrices already; four dimensions are what the released files have.
-    return {key: t.flatten(1) if _CONV_1X1.fullmatch(key) else t for key, t in state_dict.items()}
+    return {key: t.flatten(1) if _CONV_1X1.fullmatch(key) and t.ndim > 1 else t for key, t in state_dict.items()}
 
 
 def from_canonical(state_dict: dict, layout: str) -> dict:
@@ -86,7 +86,7 @@ def check_shapes(shapes: dict[str, tuple], identity: Identity, filename: str = "
     shapes: {key: shape} of the file in its own layout. Nothing is allocated.
     """
     check_state_dict(shapes, lambda tensors: to_canonical(tensors, identity.layout),
-                     SanaTransformer(identity.params, device="meta"), identity.variant, filename)
+                     lambda: SanaTransformer(identity.params, device="meta"), identity.variant, filename)
 
 
 def canonical_modules(name: str) -> tuple[str, ...]:

@@ -119,8 +119,9 @@ def from_canonical(state_dict: dict, layout: str, base: dict | None = None) -> d
 
 def check_shapes(shapes: dict[str, tuple], identity: ControlIdentity, filename: str = "") -> None:
     """Raise ValueError, naming the keys, unless a file has exactly the tensors of the ControlNet it was identified as."""
-    network = SanaControlNet(identity.params, identity.params.num_layers, identity.wiring, device="meta")
-    check_state_dict(shapes, lambda tensors: to_canonical(tensors, identity.layout), network, identity.variant, filename)
+    check_state_dict(shapes, lambda tensors: to_canonical(tensors, identity.layout),
+                     lambda: SanaControlNet(identity.params, identity.params.num_layers, identity.wiring, device="meta"),
+                     identity.variant, filename)
 
 
 def _renamed(key):

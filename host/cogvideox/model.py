@@ -186,6 +186,8 @@ def load_cogvideox(path, weight_dtype: str = "default", conditioning: str = "aut
     state_dict, layers = file.read(identity.layout, to_canonical, dtype)
     patcher = diffusion_model(CogVideoXConfig(params), state_dict, dtype, disable_dynamic, layers)
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sanacog_cogvideox", around_sampling)
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "sanacog_first_result",
+                                 file.first_result(identity.layout, to_canonical).around_model)
     patcher.cached_patcher_init = (load_cogvideox, (path, weight_dtype, conditioning))
     return patcher
 

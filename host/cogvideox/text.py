@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import comfy.sd
@@ -16,7 +17,8 @@ from transformers import T5TokenizerFast
 from ...cogvideo_core.lookalikes import looks_like
 from ...kernels.key_names import several_models
 from ...kernels.stated_config import Rules, believed, checked
-from ..clip import TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside
+from ..clip import (TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside, tokenizer_inside,
+                    watch_clip)
 from ..encoder_file import EncoderFile
 
 NAME = "t5xxl"                # the host's name of this encoder, in token dictionaries and saved files
@@ -115,7 +117,8 @@ def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False) 
     tokenizer.
     """
     path = Path(path)
-    file = EncoderFile(path, ANCHORS, canonical_key, (*TOKENIZER_KEYS, LENGTH_KEY))
+    look = partial(EncoderFile, path, ANCHORS, canonical_key, (*TOKENIZER_KEYS, LENGTH_KEY))
+    file = look()
     config = t5_config(file)
     length = prompt_length(file, config)
     inside = [key for key in TOKENIZER_KEYS if key in file.extras]
@@ -124,6 +127,7 @@ def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False) 
 
     state_dict, layers, extras = file.read()
     data = read_tokenizer(tokenizer, WANTED) if tokenizer else {key: extras[key] for key in inside}
+    data = tokenizer_inside(data, path.name) if inside and not tokenizer else data
     if data and (count := Pieces(data).count) > config["vocab_size"]:
         raise ValueError(f"{path.name}: its tokenizer has {count} pieces, the text encoder knows {config['vocab_size']}: "
                          "it is another model's. Choose the right one in tokenizer_name.")
@@ -140,6 +144,7 @@ def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False) 
     state_dict, _, options = file.for_host(state_dict, layers, wide, True, EMBEDDINGS)
     options |= {"dtype": dtype, f"{NAME}_model_config": config}
     clip = native_clip(CogVideoXTokenizer, CogVideoXTextEncoder, state_dict, data, options, path.name, disable_dynamic)
+    watch_clip(clip, path.name, lambda: look().read()[0])
     clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer))
     return clip
 
@@ -195,7 +200,7 @@ def t5_config(file: EncoderFile) -> dict:
         raise ValueError(f"{name}: a T5 text encoder without its embedding: shared.weight is missing or no matrix. Get the "
                          "file again.")
 
-    layers = 1 + max(int(match[1]) for key in shapes if (match := re.match(r"encoder\.block\.(\d+)\.", key)))
+    layers = len({match[1] for key in shapes if (match := re.match(r"encoder\.block\.(\d+)\.", key))})
     vocabulary, width = embedding
     inner, hidden = (shapes.get(f"{first}{part}.weight", (0,))[0]
                      for part in ("0.SelfAttention.q", "1.DenseReluDense.wi_0"))

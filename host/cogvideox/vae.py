@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -25,7 +26,7 @@ from ..compat import on_device, vae_output_dtype
 from ..files import is_pipeline
 from ..loading import report
 from ..memory import at_best, check_fits
-from ..native_vae import native_vae, progress
+from ..native_vae import native_vae, progress, watch_vae
 
 CONFIG_KEY = "cogvideox_vae_config"  # JSON as uint8, in files saved from here whose tensors do not tell everything
 PIXELS = core.SPATIAL                # px a side of one latent pixel
@@ -264,7 +265,8 @@ def load_cogvideox_vae(path, clips: str = "auto", disable_dynamic: bool = False)
     path = Path(path)
     if clips not in CLIPS:
         raise ValueError(f"clips is {clips!r}: choose one of {', '.join(CLIPS)}.")
-    checkpoint = open_checkpoint(path, **({"subfolder": "vae"} if is_pipeline(path) else {}))
+    look = partial(open_checkpoint, path, **({"subfolder": "vae"} if is_pipeline(path) else {}))
+    checkpoint = look()
     shapes, config, place = strip_autoencoder_prefix(checkpoint.shapes), checkpoint.config, checkpoint.config_place
     state_dict = None
     if CONFIG_KEY in shapes:
@@ -273,10 +275,12 @@ def load_cogvideox_vae(path, clips: str = "auto", disable_dynamic: bool = False)
         shapes = {key: shape for key, shape in shapes.items() if key != CONFIG_KEY}
     identity = identify_autoencoder(shapes, config, str(path), place)
     check_state_dict(shapes, lambda tensors: autoencoder_to_canonical(tensors, identity.layout),
-                     CogVideoVAE(identity.params, device="meta"), identity.variant, path.name)
+                     lambda: CogVideoVAE(identity.params, device="meta"), identity.variant, path.name)
     report(path, identity)
     state_dict = autoencoder_to_canonical(checkpoint.load() if state_dict is None else state_dict, identity.layout)
     vae = cogvideox_vae(identity.params, state_dict, disable_dynamic)
+    watch_vae(vae, path.name, lambda: autoencoder_to_canonical(
+        {key: t for key, t in strip_autoencoder_prefix(look().load()).items() if key != CONFIG_KEY}, identity.layout))
     vae.patcher.cached_patcher_init = (_patcher, (path, clips))
     vae.clips = clips
     return vae

@@ -137,4 +137,5 @@ def load_sana_controlnet(path, weight_dtype: str = "default", wiring: str = "aut
         mm.archive_model_dtypes(network)
     control = SanaControl(network, identity.params, compute)
     network.load_state_dict(state_dict, **assign_keywords(control.control_model_wrapped, network.load_state_dict))
+    file.first_result(identity.layout, to_canonical).watch(network)
     return control

@@ -188,6 +188,8 @@ def load_sana(path, weight_dtype: str = "default", disable_dynamic: bool = False
     patcher = diffusion_model(SanaConfig(identity.params), state_dict, dtype, disable_dynamic, layers)
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sanacog_sana", areas.around_sampling)
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sanacog_texts", text_cache.around_sampling)
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "sanacog_first_result",
+                                 file.first_result(identity.layout, to_canonical).around_model)
     patcher.cached_patcher_init = (load_sana, (path, weight_dtype))
     return patcher
 

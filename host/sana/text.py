@@ -15,7 +15,8 @@ from comfy.text_encoders import llama
 from ...kernels.key_names import several_models
 from ...sana_core.lookalikes import looks_like
 from ...sana_core.text import MAX_TOKENS, PAD, kept_states, token_mask, tokens_of
-from ..clip import TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside
+from ..clip import (TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside, tokenizer_inside,
+                    watch_clip)
 from ..compat import set_dtype
 from ..encoder_file import EncoderFile
 from ..loading import weight_dtype_of
@@ -137,13 +138,14 @@ def load_text_encoder(path, tokenizer: Path | None = None, weight_dtype: str = "
     ValueError when it is not a whole Gemma-2, and FileNotFoundError when there is no tokenizer.
     """
     path, dtype = Path(path), weight_dtype_of(weight_dtype)
-    file = EncoderFile(path, ANCHORS, canonical_key, TOKENIZER_KEYS)
+    look = partial(EncoderFile, path, ANCHORS, canonical_key, TOKENIZER_KEYS)
+    file = look()
     config = gemma_config(file)
     if tokenizer is None and not file.extras:
         tokenizer = tokenizer_beside(path / "tokenizer" if file.pipeline else path, TOKENIZER_FILES, WANTED)
 
     state_dict, layers, data = file.read()
-    data = read_tokenizer(tokenizer, WANTED) if tokenizer else data
+    data = read_tokenizer(tokenizer, WANTED) if tokenizer else tokenizer_inside(data, path.name)
     check_tokenizer(Pieces(data).count, config["vocab_size"], path.name)
     kept = dtype is None
     dtype = dtype or (plain_dtype(state_dict) if layers else comfy.utils.weight_dtype(state_dict))
@@ -159,6 +161,7 @@ def load_text_encoder(path, tokenizer: Path | None = None, weight_dtype: str = "
                        options | {"dtype": dtype, f"{NAME}_model_config": config,
                                   CAP_OPTION: attention_cap(file.checkpoint.config, config["vocab_size"])},
                        path.name, disable_dynamic)
+    watch_clip(clip, path.name, lambda: look().read()[0])
     clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer, weight_dtype))
     return clip
 
@@ -216,7 +219,7 @@ def canonical_key(key: str) -> str | None:
 def gemma_config(file: EncoderFile) -> dict:
     """The host's configuration of the network in a file. Raises ValueError when it is no Gemma-2, or not a whole one."""
     shapes, raw, name = file.shapes, file.checkpoint.shapes, file.path.name
-    layers = 1 + max((int(key.split(".")[2]) for key in shapes if key.startswith("model.layers.")), default=-1)
+    layers = len({key.split(".")[2] for key in shapes if key.startswith("model.layers.")})
     if "a Gemma 2 text encoder:" not in (what := looks_like(shapes or raw)):
         raise ValueError(f"{name}: not a Gemma-2 text encoder: this is {what}. Sana reads gemma-2-2b-it.{several_models(raw)}")
     file.refuse_foreign("a Gemma-2 text encoder", "Take the bf16 file that it was made from. For less memory choose "

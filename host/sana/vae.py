@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -21,7 +22,7 @@ from ..compat import on_device, vae_output_dtype
 from ..files import is_pipeline
 from ..loading import report
 from ..memory import at_best, check_fits
-from ..native_vae import native_vae, progress
+from ..native_vae import native_vae, progress, watch_vae
 
 IMAGE_BYTES = 3 * 4  # of one pixel of an IMAGE
 
@@ -209,11 +210,13 @@ def requested_tiles(tile_size: int, overlap: int, unit: int) -> Tiles | None:
 def load_dcae(path, disable_dynamic: bool = False):
     """File or diffusers pipeline -> VAE. Raises ValueError, naming what the file is instead."""
     path = Path(path)
-    checkpoint = open_checkpoint(path, **({"subfolder": "vae"} if is_pipeline(path) else {}))
+    look = partial(open_checkpoint, path, **({"subfolder": "vae"} if is_pipeline(path) else {}))
+    checkpoint = look()
     identity = identify_autoencoder(checkpoint.shapes, checkpoint.config, str(path), checkpoint.config_place)
     check_shapes(checkpoint.shapes, identity, path.name)
     report(path, identity)
     vae = dcae(identity.params, to_canonical(checkpoint.load(), identity.layout), disable_dynamic)
+    watch_vae(vae, path.name, lambda: to_canonical(look().load(), identity.layout))
     vae.patcher.cached_patcher_init = (_patcher, (path,))
     return vae
 

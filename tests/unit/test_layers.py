@@ -8,12 +8,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-CORES = {"sana_core", "cogvideo_core", "kernels", "storage"}
+CORES = {"sana_core", "cogvideo_core", "kernels", "storage", "weight_files", "pickles"}
 WINGS = {"host/sana", "host/cogvideox"}
 # What a room may import of ours, itself included. A wing is a room of its own within host/; storage is a single file.
 ALLOWED = {
     "kernels": {"kernels"},
-    "storage": {"storage"},
+    "weight_files": {"weight_files"},
+    "pickles": {"pickles"},
+    "storage": {"storage", "weight_files", "pickles"},
     "sana_core": {"sana_core", "kernels"},
     "cogvideo_core": {"cogvideo_core", "kernels"},
     "host/sana": {"host/sana", "host", "sana_core", "kernels", "storage"},

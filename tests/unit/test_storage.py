@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sanacog.storage import open_checkpoint, write_checkpoint
+from sanacog.storage import check_finite, open_checkpoint, write_checkpoint
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.weight": torch.ones(4, dtype=torch.bfloat16)}
 
@@ -129,6 +129,62 @@ def test_where_a_config_lies(tmp_path):
     for name in ("CogVideoX1.5-5B", "CogVideoX1.5-5B-I2V"):
         save_file(WEIGHTS, versions / f"{name}.safetensors")
     assert place(versions / "CogVideoX1.5-5B.safetensors") == "shared"
+def test_a_complete_model_is_taken_before_an_incomplete_one(tmp_path):
+    """What a broken-off download leaves, beside a variant that is whole."""
+    save_file(WEIGHTS, tmp_path / "model.bf16.safetensors")
+    first, second = shards(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    assert open_checkpoint(tmp_path).files == (first, second)
+    first.unlink()
+    assert open_checkpoint(tmp_path).files[0].name == "model.bf16.safetensors"
+    second.unlink()
+    assert open_checkpoint(tmp_path).files[0].name == "model.bf16.safetensors"
+    (tmp_path / "model.bf16.safetensors").unlink()
+    torch.save(WEIGHTS, tmp_path / "model.bin")
+    assert open_checkpoint(tmp_path).files[0].name == "model.bin"
+    (tmp_path / "model.bin").unlink()
+    assert [file.name for file in tmp_path.iterdir()] == [index.name]
+    with pytest.raises(FileNotFoundError, match="of 2 files of this model 2 are missing"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.bf16.json", None])
+def test_shards_of_a_variant(tmp_path, index):
+    names = [f"model.bf16-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    for name, (key, t) in zip(names, WEIGHTS.items()):
+        save_file({key: t}, tmp_path / name)
+    paths = [tmp_path, tmp_path / names[1]]
+    if index:
+        (tmp_path / index).write_text(json.dumps({"weight_map": dict(zip(WEIGHTS, names))}))
+        paths.append(tmp_path / index)
+    for path in paths:
+        assert same(open_checkpoint(path).load())
+    shards(tmp_path)
+    assert open_checkpoint(tmp_path).files[0].name == "model-00001-of-00002.safetensors"  # a plain name before a variant's
+
+
+def test_shards_by_names_of_their_own(tmp_path):
+    names = ["first.safetensors", "second.safetensors"]
+    for name, (key, t) in zip(names, WEIGHTS.items()):
+        save_file({key: t}, tmp_path / name)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(zip(WEIGHTS, names))}))
+    assert same(open_checkpoint(tmp_path).load())
+
+
+def test_a_file_and_its_own_shards_are_one_model(tmp_path):
+    shards(tmp_path)
+    save_file(WEIGHTS, tmp_path / "model.safetensors")
+    assert open_checkpoint(tmp_path).files == (tmp_path / "model.safetensors",)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"weight_map": ["a"]}', '{"weight_map": {"a": ["b"]}}', '{"weight_map": {"a": 3}}',
+                                     '{"weight_map": {"a": "../b.safetensors"}}', "[" * 100_000, "\udcff"])
+def test_an_index_that_is_none(tmp_path, content):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    for place in (path, tmp_path):
+        with pytest.raises(ValueError, match="model.safetensors.index.json: .*index of a sharded model. Get it again"):
+            open_checkpoint(place)
 
 
 def test_unreadable_config_is_no_config(tmp_path):
@@ -186,6 +242,77 @@ def test_damaged_header(tmp_path):
     save_file({}, path)
     with pytest.raises(ValueError, match="no tensors in this file"):
         open_checkpoint(path)
+
+
+def entry(dtype="F32", shape=(2,), place=(0, 8)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(place)}
+
+
+@pytest.mark.parametrize("header, size", [
+    ({"a": entry(shape=(-2,))}, 8), ({"a": entry(place=(-8, 8))}, 8), ({"a": entry(place=(8, 0))}, 8),
+    ({"a": entry(shape=(-1, -2))}, 8), ({"a": entry(shape=(2**63, 2**63))}, 8), ({"a": entry(shape=(2**70,))}, 8),
+    ({"a": entry(shape=(0, 2**62, 2**62), place=(0, 0))}, 0), ({"a": entry(shape=(3,))}, 8), ({"a": entry("F64")}, 8),
+    ({"a": entry(), "b": entry(place=(4, 12))}, 12),                 # overlapping
+    ({"a": entry(), "b": entry(place=(12, 20))}, 20),                # with a hole
+    ({"a": entry(place=(4, 12))}, 12), ({"a": entry(place=(0, 8, 8))}, 8), ({"a": entry(place=(8,))}, 8),
+    ({"a": entry(shape=(2.0,))}, 8), ({"a": entry(shape=(True, 2))}, 8), ({"a": entry(shape=("2",))}, 8),
+    ({"a": entry(dtype=None)}, 8), ({"a": entry(dtype=["F32"])}, 8), ({"a": entry(shape=[1] * 65)}, 4),
+    ({"a": entry(), "__metadata__": {"config": 3}}, 8), ({"a": entry(), "__metadata__": ["x"]}, 8),
+    ({"a": entry() | {"shape": 2}}, 8), ({"a": entry() | {"data_offsets": "08"}}, 8), ({"a": None}, 8)])
+def test_sizes_that_cannot_be(tmp_path, header, size):
+    """Refused where the header is read: torch would raise an error of its own, or read another tensor's bytes."""
+    path = tmp_path / "odd.safetensors"
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(size))
+    with pytest.raises(ValueError, match="odd.safetensors: .*The file is damaged: get it again"):
+        open_checkpoint(path)
+
+
+def test_a_header_nested_too_deep(tmp_path):
+    path = tmp_path / "odd.safetensors"
+    text = b'{"a": ' + b"[" * 100_000
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(ValueError, match="its header cannot be read"):
+        open_checkpoint(path)
+
+
+def test_empty_tensors_and_any_order_are_sound(tmp_path):
+    path = tmp_path / "model.safetensors"
+    header = {"b": entry(place=(8, 16)), "none": entry(shape=(0, 7), place=(8, 8)), "a": entry(), "one": entry("U8", (), (16, 17))}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(17))
+    loaded = open_checkpoint(path).load()
+    assert {key: tuple(t.shape) for key, t in loaded.items()} == open_checkpoint(path).shapes
+
+
+def test_a_tensor_in_two_shards(tmp_path):
+    files = shards(tmp_path)
+    save_file(WEIGHTS, files[1])
+    with pytest.raises(ValueError, match="1 tensors are in two of its files"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu",
+                                   "complex64"])
+def test_numbers_that_are_none(dtype):
+    dtype = getattr(torch, dtype)
+    every = torch.arange(256, dtype=torch.uint8)
+    if dtype.itemsize == 1:
+        numbers = every.view(dtype)
+    else:  # all exponents of either sign
+        numbers = torch.cat([every.double().exp2(), -every.double().exp2(), (-every.double()).exp2()])
+        numbers = (numbers.to(dtype) if dtype.is_complex else numbers.clamp(*(torch.finfo(dtype).min, torch.finfo(dtype).max)).to(dtype))
+    finite = numbers.to(torch.complex128 if dtype.is_complex else torch.float64).isfinite()
+    good = numbers[finite].repeat(8)
+    check_finite({"good": good, "none": good[:0], "bytes": every, "meta": good.to("meta"), "sliced": good[1::3]}, "f")
+    bad = [numbers[~finite]] if dtype.itemsize == 1 else [torch.tensor([x]).to(dtype) for x in (torch.nan, torch.inf, -torch.inf)]
+    assert all(len(numbers) for numbers in bad)
+    for x in torch.cat(bad):
+        for place in (0, 5, len(good) - 1):
+            broken = good.clone()
+            broken.view(torch.uint8 if dtype.itemsize == 1 else dtype)[place] = x.view(torch.uint8) if dtype.itemsize == 1 else x
+            with pytest.raises(ValueError, match="model.pth: c.scale holds NaN or infinite numbers.*get it again"):
+                check_finite({"good": good, "c.scale": broken.reshape(2, -1)}, "model.pth")
 
 
 class Bomb:
@@ -250,17 +377,17 @@ def test_missing(tmp_path):
 
 
 def test_index_of_another_download(tmp_path):
-    shards(tmp_path)
+    files = shards(tmp_path)
     index = tmp_path / "model.safetensors.index.json"
     content = json.loads(index.read_text())
     content["weight_map"]["c.weight"] = "model-00002-of-00002.safetensors"
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="1 tensors that are in none of its files, such as c.weight"):
-        open_checkpoint(tmp_path)
-    for bad in ("{}", "no json"):
-        index.write_text(bad)
-        with pytest.raises(ValueError, match="index of a sharded model. Get it again"):
-            open_checkpoint(tmp_path)
+        open_checkpoint(index)
+    # Shards that are all there need no index.
+    for left in (json.dumps(content), "no json"):
+        index.write_text(left)
+        assert open_checkpoint(tmp_path).files == tuple(files)
 
 
 def test_open_reads_no_weights(tmp_path):
