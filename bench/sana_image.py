@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import torch
 
+from ..sana_core.transformer import whole
 from ..sana_core.sampling import flow_sigmas, sample_flow_dpm_solver, sample_scm, sprint_sigmas
 from . import sana, sides
 from .harness import Case
@@ -54,7 +55,7 @@ def picture(size, pixels, device="cpu", dtype=torch.float32, sets=1, steps=STEPS
 
             def denoised(x, sigma):
                 both = sigma.repeat(2)
-                v, empty = transformer(torch.cat([x, x]), both * params.timestep_multiplier, context, mask, **once).chunk(2)
+                v, empty = transformer(torch.cat([x, x]), whole(both * params.timestep_multiplier), context, mask, **once).chunk(2)
                 return x - sigma[:, None, None, None].to(x) * (empty + CFG * (v - empty))
             return decode(sample_flow_dpm_solver(denoised, x[:1], sigmas) / sana.LATENT_SCALE)
         return run
