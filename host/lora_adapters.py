@@ -1,0 +1,205 @@
+"""What the host makes of a LoRA's tensors: which of them will change a weight, which cannot, and why.
+
+The host's adapters log a failure while a picture is being made and go on with the weight as it was. Here they are tried
+when the file is loaded, on weights without numbers, so that success is what they did and not what a name promises.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import comfy.lora
+import comfy.weight_adapter
+import torch
+
+from .lora_keys import ALPHA, DORA, DOWN, MID, UP
+
+ADAPTERS = tuple(adapter.name for adapter in comfy.weight_adapter.adapters if hasattr(adapter, "name"))
+# Left and right factor of a matrix: the host only looks whether their product has as many numbers as the weight.
+_PAIRS = ((UP, DOWN, MID), ("hada_w1_a", "hada_w1_b", "hada_t1"), ("hada_w2_a", "hada_w2_b", "hada_t2"))
+_PRODUCTS = {"lora", "loha", "lokr"}  # a factor of zeros makes the whole change zero
+_INCOMPLETE = "{} is missing, the file is incomplete"
+_NUMBERS = {ALPHA, "reshape_weight"}  # tensors that the host keeps as plain numbers
+
+
+@dataclass
+class Made:
+    """patches: {key of a weight: patch}, for ModelPatcher.add_patches. kinds: how many layers, by kind of change.
+    layers: those changed. left_out: {layer, or layer and part: why}. wrong_size: those of them that have another size."""
+
+    patches: dict[str, object] = field(default_factory=dict)
+    kinds: Counter = field(default_factory=Counter)
+    layers: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    wrong_size: list[str] = field(default_factory=list)
+
+
+def make_patches(layers: dict[str, dict], keys: dict[str, str], weights: dict[str, torch.Tensor]) -> Made:
+    """The host's patches for {layer: {part: tensor}}. keys: {layer: key of its weight}; weights: {key: tensor}."""
+    made = Made()
+    for name, parts in layers.items():
+        shape = tuple(weights[keys[name]].shape)
+        if fault := _wrong_size(parts, shape):
+            made.left_out[name] = fault
+            made.wrong_size.append(name)
+        elif fault := _bad_numbers(parts):
+            made.left_out[name] = fault
+        else:
+            _make(made, name, _fitted(parts, shape), keys[name], weights)
+    return made
+
+
+def _make(made: Made, name, parts, key, weights):
+    """One layer's patches, each tried."""
+    try:
+        patches = comfy.lora.load_lora({f"{name}.{part}": t for part, t in parts.items()}, {name: key}, log_missing=False)
+    except KeyError as error:
+        made.left_out[name] = _INCOMPLETE.format(str(error.args[0]).removeprefix(f"{name}."))
+        return
+    except Exception as error:
+        made.left_out[name] = f"ComfyUI cannot read its {_some(parts)}: {error}"
+        return
+    if not patches:
+        made.left_out[name] = _INCOMPLETE.format(UP) if DOWN in parts else (
+            f"ComfyUI knows no change that is made of {_some(parts)}")
+        return
+    used, kinds = [], []
+    for place, patch in patches.items():
+        kind = patch.name if _is_adapter(patch) else patch[0]
+        what = name if place == key else f"{name}.bias"
+        used += _tensors(patch)
+        if place not in weights:
+            made.left_out[what] = "the layer has no bias here"
+            continue
+        shape = tuple(weights[place].shape)
+        patch = patch if _is_adapter(patch) else _reshaped(patch, shape)
+        if fault := _changes_nothing(patch, parts) or _fails(patch, shape, place):
+            made.left_out[what] = fault
+            if not _is_adapter(patch) and patch[1][0].shape != shape:
+                made.wrong_size.append(what)
+            continue
+        made.patches[place] = patch
+        kinds.append(kind if place == key else "bias")
+    made.layers += [name] if kinds else []
+    made.kinds.update(kinds)
+    for part, tensor in parts.items():
+        if not any(tensor is other for other in used) and part not in _NUMBERS:
+            made.left_out[f"{name}.{part}"] = f"ComfyUI does not use {part} beside {_some(p for p in parts if p != part)}"
+
+
+def _some(names) -> str:
+    return ", ".join(sorted(names))
+
+
+def _is_adapter(patch) -> bool:
+    return isinstance(patch, comfy.weight_adapter.WeightAdapterBase)
+
+
+def _tensors(patch) -> list[torch.Tensor]:
+    values = patch.weights if _is_adapter(patch) else patch[1]
+    return [value for value in values if isinstance(value, torch.Tensor)]
+
+
+def _wrong_size(parts, shape) -> str:
+    """Why the product of a layer's matrices is not its weight's; "" when it is."""
+    rows, columns = shape[0], math.prod(shape[1:])
+    for left, right, middle in _PAIRS:
+        if left in parts and right in parts and middle not in parts:
+            up, down = parts[left], parts[right]
+            if min(up.ndim, down.ndim) < 2 or up[0].numel() != down.shape[0]:
+                return f"{left} and {right} of {tuple(up.shape)} and {tuple(down.shape)} are no two matrices to multiply"
+            found = up.shape[0], down[0].numel()
+            if found != (rows, columns):
+                depthwise = ", a convolution of each channel by itself" if len(shape) > 2 and shape[1] == 1 < rows else ""
+                return f"its matrices make {found[0]} x {found[1]}, the layer has {rows} x {columns}{depthwise}"
+    return ""
+
+
+def _bad_numbers(parts) -> str:
+    for part, tensor in parts.items():
+        if not all(map(math.isfinite, _extremes(tensor))):
+            return f"{part} holds numbers that are not finite, its training has failed"
+    return ""
+
+
+def _extremes(tensor) -> tuple[float, float]:
+    """(least, greatest) number, not finite when one is not."""
+    if not tensor.numel():
+        return 0.0, 0.0
+    low, high = torch.aminmax(tensor.float() if tensor.element_size() == 1 else tensor)
+    return float(low), float(high)
+
+
+def _fitted(parts, shape):
+    """The parts with DoRA's sizes in the form that the host divides by: (rows, 1, ...), or (1, columns) along the inputs."""
+    dora = parts.get(DORA)
+    if dora is None or dora.ndim == len(shape):
+        return parts
+    if dora.numel() == shape[0] == dora.shape[0]:
+        return parts | {DORA: dora.reshape(-1, *[1] * (len(shape) - 1))}
+    return parts | {DORA: dora.reshape(1, -1)} if len(shape) == 2 and dora.numel() == shape[1] else parts
+
+
+def _reshaped(patch, shape):
+    """A whole change without the ones in its shape that our layer does not have: 1 x 1 convolutions are linear here."""
+    kind, (tensor, *more) = patch
+    ours, theirs = ([n for n in s if n != 1] for s in (shape, tensor.shape))
+    return (kind, (tensor.reshape(shape), *more)) if ours == theirs and tensor.shape != shape else patch
+
+
+def _changes_nothing(patch, parts) -> str:
+    """Why a patch that the host would apply changes no number; "" when it may."""
+    if not _is_adapter(patch):
+        return "it is zero" if patch[0] == "diff" and not any(_extremes(patch[1][0])) else ""
+    factors = {part: tensor for part, tensor in parts.items() if any(tensor is other for other in patch.weights)}
+    if DORA in factors:
+        return ""
+    zero = [part for part, tensor in factors.items() if not any(_extremes(tensor))]
+    if zero and (patch.name in _PRODUCTS or len(zero) == len(factors)):
+        return f"{zero[0]} is zero, as before the first step of a training"
+    if patch.name == "lora" and ALPHA in parts and not float(parts[ALPHA]):
+        return "its alpha is zero"
+    return ""
+
+
+def _fails(patch, shape, key) -> str:
+    """Why a patch cannot be applied to a weight of this shape; "" when it can."""
+    if not _is_adapter(patch):
+        found = tuple(patch[1][0].shape)
+        return "" if found == shape else f"its {patch[0]} has {found}, the layer has {shape}"
+    # Without numbers it costs nothing, but what looks at numbers (the bound in OFT) fails there and is tried in full.
+    for weight in (torch.empty(shape, device="meta"), torch.zeros(shape)):
+        with _errors() as told:
+            try:
+                out = patch.calculate_weight(weight, key, 1.0, 1.0, None, lambda change: change, torch.float32)
+                if not told and (out is None or tuple(out.shape) != shape):
+                    told.append("no result" if out is None else f"it makes {tuple(out.shape)}, the layer has {shape}")
+            except Exception as error:
+                told.append(f"{type(error).__name__}: {error}")
+        if not told:
+            return ""
+    return f"ComfyUI cannot apply its {patch.name}: {told[0]}".replace(f"ERROR {patch.name} {key} ", "")
+
+
+@contextmanager
+def _errors():
+    """Collects what this thread logs as an error meanwhile, in place of the log: so the adapters report a failure."""
+    told, thread = [], threading.get_ident()
+
+    def take(record):
+        if record.levelno < logging.ERROR or record.thread != thread:
+            return True
+        told.append(record.getMessage())
+        return False
+
+    root = logging.getLogger()
+    root.addFilter(take)
+    try:
+        yield told
+    finally:
+        root.removeFilter(take)
