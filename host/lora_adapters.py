@@ -110,10 +110,10 @@ def _wrong_size(parts, shape) -> str:
     rows, columns = shape[0], math.prod(shape[1:])
     for left, right, middle in _PAIRS:
         if left in parts and right in parts and middle not in parts:
-            up, down = parts[left], parts[right]
-            if min(up.ndim, down.ndim) < 2 or up[0].numel() != down.shape[0]:
-                return f"{left} and {right} of {tuple(up.shape)} and {tuple(down.shape)} are no two matrices to multiply"
-            found = up.shape[0], down[0].numel()
+            up, down = tuple(parts[left].shape), tuple(parts[right].shape)
+            if min(len(up), len(down)) < 2 or math.prod(up[1:]) != down[0]:
+                return f"{left} and {right} of {up} and {down} are no two matrices to multiply"
+            found = up[0], math.prod(down[1:])
             if found != (rows, columns):
                 depthwise = ", a convolution of each channel by itself" if len(shape) > 2 and shape[1] == 1 < rows else ""
                 return f"its matrices make {found[0]} x {found[1]}, the layer has {rows} x {columns}{depthwise}"
@@ -122,7 +122,7 @@ def _wrong_size(parts, shape) -> str:
 
 def _bad_numbers(parts) -> str:
     for part, tensor in parts.items():
-        if not all(map(math.isfinite, _extremes(tensor))):
+        if tensor.is_complex() or not all(map(math.isfinite, _extremes(tensor))):
             return f"{part} holds numbers that are not finite, its training has failed"
     return ""
 
@@ -131,7 +131,8 @@ def _extremes(tensor) -> tuple[float, float]:
     """(least, greatest) number, not finite when one is not."""
     if not tensor.numel():
         return 0.0, 0.0
-    low, high = torch.aminmax(tensor.float() if tensor.element_size() == 1 else tensor)
+    has_order = tensor.is_floating_point() and tensor.element_size() > 1
+    low, high = torch.aminmax(tensor if has_order else tensor.float())
     return float(low), float(high)
 
 
@@ -140,7 +141,7 @@ def _fitted(parts, shape):
     dora = parts.get(DORA)
     if dora is None or dora.ndim == len(shape):
         return parts
-    if dora.numel() == shape[0] == dora.shape[0]:
+    if dora.numel() == shape[0] and tuple(dora.shape[:1]) == shape[:1]:
         return parts | {DORA: dora.reshape(-1, *[1] * (len(shape) - 1))}
     return parts | {DORA: dora.reshape(1, -1)} if len(shape) == 2 and dora.numel() == shape[1] else parts
 
@@ -173,10 +174,10 @@ def _fails(patch, shape, key) -> str:
         found = tuple(patch[1][0].shape)
         return "" if found == shape else f"its {patch[0]} has {found}, the layer has {shape}"
     # Without numbers it costs nothing, but what looks at numbers (the bound in OFT) fails there and is tried in full.
-    for weight in (torch.empty(shape, device="meta"), torch.zeros(shape)):
+    for device in ("meta", "cpu"):
         with _errors() as told:
             try:
-                out = patch.calculate_weight(weight, key, 1.0, 1.0, None, lambda change: change, torch.float32)
+                out = patch.calculate_weight(torch.zeros(shape, device=device), key, 1.0, 1.0, None, lambda change: change, torch.float32)
                 if not told and (out is None or tuple(out.shape) != shape):
                     told.append("no result" if out is None else f"it makes {tuple(out.shape)}, the layer has {shape}")
             except Exception as error:

@@ -84,8 +84,8 @@ class _Change:
         """What alpha is divided by; None for kinds to which alpha means nothing or something else."""
         part = next((part for part in (DOWN, "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if part in self.parts), None)
         if part:
-            return self.parts[part].shape[0]
-        return min(self.parts["a1.weight"].shape[:2]) if "a1.weight" in self.parts else None
+            return next(iter(self.parts[part].shape), None)
+        return min(self.parts["a1.weight"].shape[:2], default=None) if "a1.weight" in self.parts else None
 
     @property
     def peft_names(self) -> tuple:
@@ -239,8 +239,8 @@ def _put(found: Lora, change: _Change) -> None:
         if count > 1 and not cut and part not in _SHARED:
             found.left_out[change.stem] = f"{part} of a fused layer cannot be divided among {', '.join(change.names)}"
             return
-        if cut and tensor.shape[0] % count:
-            found.left_out[change.stem] = f"the {tensor.shape[0]} rows of {part} cannot be divided among {', '.join(change.names)}"
+        if cut and (rows := next(iter(tensor.shape), 1)) % count:
+            found.left_out[change.stem] = f"the {rows} rows of {part} cannot be divided among {', '.join(change.names)}"
             return
         pieces[part] = tensor.chunk(count) if cut else (tensor,) * count
     for i, name in enumerate(change.names):

@@ -12,7 +12,7 @@ GEMMA = "layers.1.self_attn.q_proj"
 
 
 def numbers(*shape, seed=0, scale=0.1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
 
 
 def lora(stem, rows=64, columns=64, scale=0.1):
@@ -254,3 +254,27 @@ def test_mostly_another_size_is_another_model(host, sana, clip, tmp_path):
 def test_stock_spelling_of_old_diffusers(host, sana, tmp_path):
     file = {f"transformer.{SANA_Q}_lora.down.weight": numbers(4, 64), f"transformer.{SANA_Q}_lora.up.weight": numbers(64, 4)}
     assert list(host.lora.apply_lora(written(tmp_path / "lora.safetensors", file), sana)[0].patches) == [KEY]
+
+
+SHAPES = {"a number": (), "empty": (0,), "a row": (64,), "three": (2, 2, 2), "four": (64, 64, 1, 1), "no rows": (0, 64)}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("stem, kind", [(STEM, kind) for kind in KINDS] + [("blocks.1.attn.qkv", "lora"), ("blocks.1.attn.qkv", "loha")])
+def test_parts_of_any_shape(host, sana, tmp_path, caplog, stem, kind, shape):
+    """Whatever is reported as changed is changed when a picture is made; all else is left out, and nothing breaks."""
+    strange = numbers(*SHAPES[shape]) + 0.01
+    for part in (*KINDS[kind], "dora_scale", "reshape_weight"):
+        file = KINDS[kind] | {part: strange.abs().ceil().long() if part == "reshape_weight" else strange}
+        caplog.clear()
+        try:
+            model, _ = host.lora.apply_lora(written(tmp_path / "lora.safetensors", at(stem, file)), sana)
+        except ValueError as error:
+            assert "lora.safetensors" in str(error)
+            continue
+        caplog.clear()
+        assert model.patches
+        for key in model.patches:
+            got, before = changed(host, model, key)
+            assert got.shape == before.shape and not torch.equal(got, before)
+        assert not caplog.records
