@@ -128,14 +128,14 @@ def _tell(filename, found, sides, alpha) -> None:
         logging.info("%s: the node's alpha %g is not used", filename, alpha)
     for side in sides:
         if (change := side.relative_change()) > TOO_STRONG:
-            logging.warning("%s: its change is %.1f times as large as the weights of %s (others stay below 0.3), which ruins "
-                            "the result: %s", filename, change, side.title, _advice(found, side, 0.3 / change))
+            logging.warning("%s: its change is %.1f times as large as the weights of %s (less than half is usual), which ruins "
+                            "the result: %s", filename, change, side.title, _advice(found, side, alpha, 0.3 / change))
 
 
-def _advice(found, side, factor) -> str:
+def _advice(found, side, alpha, factor) -> str:
     """What helps against a change that should be `factor` times as large."""
     ranks = [side.layers[name][DOWN].shape[0] for name in side.made.layers if DOWN in side.layers[name]]
-    if ranks and (NOBODY in found.alphas or USER in found.alphas):
+    if ranks and (NOBODY in found.alphas or (USER in found.alphas and alpha > 1)):
         return (f"the file states no alpha, its rank is {ranks[0]}. Set alpha on the node: 1 is usual for files that were exported "
                 "from SAT")
     return f"lower the strength to {side.strength * factor:.2g} or less, or get the file with its right alpha"

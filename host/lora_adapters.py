@@ -19,10 +19,11 @@ import torch
 
 from .lora_keys import ALPHA, DORA, DOWN, MID, UP
 
-ADAPTERS = tuple(adapter.name for adapter in comfy.weight_adapter.adapters if hasattr(adapter, "name"))
+ADAPTERS = tuple(adapter.name for adapter in comfy.weight_adapter.adapters)
 # Left and right factor of a matrix: the host only looks whether their product has as many numbers as the weight.
 _PAIRS = ((UP, DOWN, MID), ("hada_w1_a", "hada_w1_b", "hada_t1"), ("hada_w2_a", "hada_w2_b", "hada_t2"))
 _PRODUCTS = {"lora", "loha", "lokr"}  # a factor of zeros makes the whole change zero
+_SCALED = {"lora", "loha", "glora"}  # alpha multiplies the whole change
 _INCOMPLETE = "{} is missing, the file is incomplete"
 _NUMBERS = {ALPHA, "reshape_weight"}  # tensors that the host keeps as plain numbers
 
@@ -46,23 +47,26 @@ def make_patches(layers: dict[str, dict], keys: dict[str, str], weights: dict[st
         shape = tuple(weights[keys[name]].shape)
         if fault := _wrong_size(parts, shape):
             made.left_out[name] = fault
-            made.wrong_size.append(name)
-        elif fault := _bad_numbers(parts):
-            made.left_out[name] = fault
-        else:
-            _make(made, name, _fitted(parts, shape), keys[name], weights)
+            # A dense pair for a depthwise convolution is no sign of that: some trainers write it for the right model too.
+            made.wrong_size += [] if _is_depthwise(shape) else [name]
+            continue
+        extremes = {part: _extremes(tensor) for part, tensor in parts.items()}
+        if bad := [part for part, pair in extremes.items() if not all(map(math.isfinite, pair))]:
+            made.left_out[name] = f"{bad[0]} holds numbers that are not finite, its training has failed"
+            continue
+        _make(made, name, _fitted(parts, shape), {part for part, pair in extremes.items() if not any(pair)}, keys[name], weights)
     return made
 
 
-def _make(made: Made, name, parts, key, weights):
-    """One layer's patches, each tried."""
+def _make(made: Made, name, parts, zero, key, weights):
+    """One layer's patches, each tried. zero: the parts that hold nothing else."""
     try:
         patches = comfy.lora.load_lora({f"{name}.{part}": t for part, t in parts.items()}, {name: key}, log_missing=False)
     except KeyError as error:
         made.left_out[name] = _INCOMPLETE.format(str(error.args[0]).removeprefix(f"{name}."))
         return
     except Exception as error:
-        made.left_out[name] = f"ComfyUI cannot read its {_some(parts)}: {error}"
+        made.left_out[name] = f"ComfyUI cannot read its {_some(parts)}: {_first_line(error)}"
         return
     if not patches:
         made.left_out[name] = _INCOMPLETE.format(UP) if DOWN in parts else (
@@ -77,8 +81,9 @@ def _make(made: Made, name, parts, key, weights):
             made.left_out[what] = "the layer has no bias here"
             continue
         shape = tuple(weights[place].shape)
+        nothing = _changes_nothing(patch, parts, zero)
         patch = patch if _is_adapter(patch) else _reshaped(patch, shape)
-        if fault := _changes_nothing(patch, parts) or _fails(patch, shape, place):
+        if fault := nothing or _fails(patch, shape, place):
             made.left_out[what] = fault
             if not _is_adapter(patch) and patch[1][0].shape != shape:
                 made.wrong_size.append(what)
@@ -94,6 +99,10 @@ def _make(made: Made, name, parts, key, weights):
 
 def _some(names) -> str:
     return ", ".join(sorted(names))
+
+
+def _first_line(error) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _is_adapter(patch) -> bool:
@@ -115,22 +124,21 @@ def _wrong_size(parts, shape) -> str:
                 return f"{left} and {right} of {up} and {down} are no two matrices to multiply"
             found = up[0], math.prod(down[1:])
             if found != (rows, columns):
-                depthwise = ", a convolution of each channel by itself" if len(shape) > 2 and shape[1] == 1 < rows else ""
+                depthwise = ", a convolution of each channel by itself" if _is_depthwise(shape) else ""
                 return f"its matrices make {found[0]} x {found[1]}, the layer has {rows} x {columns}{depthwise}"
     return ""
 
 
-def _bad_numbers(parts) -> str:
-    for part, tensor in parts.items():
-        if tensor.is_complex() or not all(map(math.isfinite, _extremes(tensor))):
-            return f"{part} holds numbers that are not finite, its training has failed"
-    return ""
+def _is_depthwise(shape) -> bool:
+    return len(shape) > 2 and shape[1] == 1 < shape[0]
 
 
 def _extremes(tensor) -> tuple[float, float]:
     """(least, greatest) number, not finite when one is not."""
     if not tensor.numel():
         return 0.0, 0.0
+    if tensor.is_complex():  # no kind has such
+        return math.nan, math.nan
     has_order = tensor.is_floating_point() and tensor.element_size() > 1
     low, high = torch.aminmax(tensor if has_order else tensor.float())
     return float(low), float(high)
@@ -153,19 +161,15 @@ def _reshaped(patch, shape):
     return (kind, (tensor.reshape(shape), *more)) if ours == theirs and tensor.shape != shape else patch
 
 
-def _changes_nothing(patch, parts) -> str:
+def _changes_nothing(patch, parts, zero) -> str:
     """Why a patch that the host would apply changes no number; "" when it may."""
-    if not _is_adapter(patch):
-        return "it is zero" if patch[0] == "diff" and not any(_extremes(patch[1][0])) else ""
-    factors = {part: tensor for part, tensor in parts.items() if any(tensor is other for other in patch.weights)}
-    if DORA in factors:
+    factors = [part for part, tensor in parts.items() if any(tensor is other for other in _tensors(patch))]
+    kind = patch.name if _is_adapter(patch) else patch[0]
+    if kind == "set" or DORA in factors:
         return ""
-    zero = [part for part, tensor in factors.items() if not any(_extremes(tensor))]
-    if zero and (patch.name in _PRODUCTS or len(zero) == len(factors)):
-        return f"{zero[0]} is zero, as before the first step of a training"
-    if patch.name == "lora" and ALPHA in parts and not float(parts[ALPHA]):
-        return "its alpha is zero"
-    return ""
+    if (found := [part for part in factors if part in zero]) and (kind in _PRODUCTS or len(found) == len(factors)):
+        return f"{found[0]} is zero, as before the first step of a training"
+    return "its alpha is zero" if ALPHA in zero and kind in _SCALED else ""
 
 
 def _fails(patch, shape, key) -> str:
@@ -177,14 +181,15 @@ def _fails(patch, shape, key) -> str:
     for device in ("meta", "cpu"):
         with _errors() as told:
             try:
-                out = patch.calculate_weight(torch.zeros(shape, device=device), key, 1.0, 1.0, None, lambda change: change, torch.float32)
+                weight = torch.zeros(shape, device=device)
+                out = patch.calculate_weight(weight, key, 1.0, 1.0, None, lambda change: change, torch.float32)
                 if not told and (out is None or tuple(out.shape) != shape):
                     told.append("no result" if out is None else f"it makes {tuple(out.shape)}, the layer has {shape}")
             except Exception as error:
-                told.append(f"{type(error).__name__}: {error}")
+                told.append(_first_line(error))
         if not told:
             return ""
-    return f"ComfyUI cannot apply its {patch.name}: {told[0]}".replace(f"ERROR {patch.name} {key} ", "")
+    return f"ComfyUI cannot apply its {patch.name}: {told[0].removeprefix(f'ERROR {patch.name} {key} ')}"
 
 
 @contextmanager
@@ -195,7 +200,7 @@ def _errors():
     def take(record):
         if record.levelno < logging.ERROR or record.thread != thread:
             return True
-        told.append(record.getMessage())
+        told.append(_first_line(record.getMessage()))
         return False
 
     root = logging.getLogger()

@@ -69,6 +69,8 @@ def peft_configs(path: Path, metadata: dict) -> list[PeftConfig]:
             texts[BESIDE] = beside.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             texts[BESIDE] = ""
+    elif path.with_name(BESIDE).is_file():
+        logging.info("%s: %s in its folder may be another file's and is not read. In a folder of their own it is.", path.name, BESIDE)
     out = []
     for source, text in texts.items():
         if fault := _fault(text):

@@ -60,7 +60,7 @@ def test_a_configuration_of_who_knows_which_file(host, sana, tmp_path, caplog):
     with caplog.at_level("INFO"):
         assert scale(host, sana, path) == pytest.approx(1.0, rel=1e-4)
         assert scale(host, sana, path, alpha=2.0) == pytest.approx(0.5, rel=1e-4)
-    assert "scale 1 (alpha = rank) is assumed" in caplog.text
+    assert "scale 1 (alpha = rank) is assumed" in caplog.text and "may be another file's" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"lora_alpha": "16"}', '{"r": 4, "lora_alpha": true}', '{"alpha_pattern": 3}',
@@ -145,6 +145,12 @@ def test_an_alpha_of_the_file_is_not_advised_about(host, sana, tmp_path, caplog)
     path = saved(tmp_path / "lora.safetensors", {stem: sized(host, sana, KEY, 1.0)}, **{stem + ".alpha": torch.tensor(40.0)})
     host.lora.apply_lora(path, sana)
     assert f"10.0 {TOO_LARGE}" in caplog.text and "lower the strength to 0.03" in caplog.text and "SAT" not in caplog.text
+
+
+def test_who_has_set_the_usual_alpha_is_not_sent_back_to_it(host, sana, tmp_path, caplog):
+    path = saved(tmp_path / "lora.safetensors", {"transformer." + SANA_Q: sized(host, sana, KEY, 400.0)})
+    host.lora.apply_lora(path, sana, alpha=1.0)
+    assert f"100.0 {TOO_LARGE}" in caplog.text and "lower the strength to 0.003" in caplog.text and "SAT" not in caplog.text
 
 
 def test_fused_layers_and_lokr_are_measured(host, sana, tmp_path, caplog):
