@@ -124,6 +124,7 @@ def sized(host, patcher, key, ratio, rank=4):
     (0.5, 0.0, 1.0, False),  # strong, as LoRAs go
     (0.9, 0.0, -1.0, False),
     (16.0, 0.0, 1.0, True),  # as exported from SAT at rank 64
+    (16.0, 0.0, -1.0, True),
     (16.0, 1.0, 1.0, False),
     (16.0, 0.0, 1 / 64, False),
     (0.5, 0.0, 5.0, True),
@@ -136,7 +137,7 @@ def test_a_change_larger_than_the_weights_is_told(host, request, tmp_path, caplo
     host.lora.apply_lora(path, model, strength_model=strength, alpha=alpha)
     assert (TOO_LARGE in caplog.text) == warns
     if warns:
-        assert f"{ratio * strength:.1f} {TOO_LARGE} of the model" in caplog.text
+        assert f"{ratio * abs(strength):.1f} {TOO_LARGE} of the model" in caplog.text
         assert "rank is 64" in caplog.text and "1 is usual for files that were exported from SAT" in caplog.text
 
 
