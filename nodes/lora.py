@@ -5,7 +5,7 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.latest import io
 
-from ..host import files, lora
+from ..host import files, lora, lora_alpha
 from ..host.compat import schema
 
 
@@ -27,8 +27,8 @@ class LoadLoRA(io.ComfyNode):
                                tooltip="A file in models/loras."),
                 strength("strength_model", "model"),
                 io.Float.Input("alpha", default=0.0, min=0.0, max=4096.0, step=0.5,
-                               tooltip="For files that state no alpha: the LoRA counts alpha / rank. 0: the rank, so it "
-                                       "counts fully. 1 for LoRAs exported from SAT, 64 for those of CogVideoX's own "
+                               tooltip="For files that state no alpha, nor an adapter_config.json beside them: the LoRA "
+                                       "counts alpha / rank. 0: the rank, so it counts fully. 1 for LoRAs exported from SAT, 64 for those of CogVideoX's own "
                                        "fine-tuning at rank 128."),
                 io.Clip.Input("clip", optional=True, tooltip="For LoRAs that change the text encoder too."),
                 strength("strength_clip", "text encoder"),
@@ -38,7 +38,8 @@ class LoadLoRA(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora_name, **kwargs):
-        return files.fingerprint(lora.lora_path(lora_name))
+        path = lora.lora_path(lora_name)
+        return files.fingerprint(path) + files.fingerprint(lora_alpha.config_beside(path))
 
     @classmethod
     def execute(cls, model, lora_name, strength_model=1.0, alpha=0.0, clip=None, strength_clip=1.0):
