@@ -2,8 +2,8 @@
 
 Each function returns (positive, negative, LATENT). It encodes through the host's VAE object, so that offloading works,
 and leaves unscaled latents in the conditioning under "concat_latent_image" (1, 16, T, h, w), with zeros where nothing
-is given, and for inpainting a mask under "concat_mask" (1, 1, T, h, w), 1 where the model is to draw. How each variant
-takes them is decided in cogvideox.py. Frames are IMAGEs: (N, H, W, 3) in [0, 1].
+is given, and for inpainting a mask under "concat_mask" (1, 1, T, h, w), 1 where the model is to draw; what it is stands
+beside it. How each variant takes them is decided in channels.py. Frames are IMAGEs: (N, H, W, 3) in [0, 1].
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import node_helpers
 import torch
 import torch.nn.functional as F
 
+from .channels import GIVEN
 from .model import empty_latent
 from .sampling import LATENT_CHANNELS
 from ..memory import check_fits
@@ -43,7 +44,7 @@ def image_to_video(positive, negative, vae, width: int, height: int, length: int
     clip[:, :, :1] = first
     if last:
         clip[:, :, -1:] = last[0]
-    values = {"concat_latent_image": clip * strength}
+    values = {"concat_latent_image": clip * strength, GIVEN: "images" if last else "image"}
     return *conditioned(positive, negative, values), latent
 
 
@@ -81,7 +82,7 @@ def fun_inpaint(positive, negative, vae, width: int, height: int, length: int, b
     # Black is what the model was shown at the places that it had to draw.
     known = noised(video, noise_augmentation, noise_seed) * (1.0 - drawn).unsqueeze(-1)
     clip = encoded(vae, known)
-    values = {"concat_latent_image": clip, "concat_mask": to_latent_grid(drawn, clip.shape[2:])}
+    values = {GIVEN: "inpaint", "concat_latent_image": clip, "concat_mask": to_latent_grid(drawn, clip.shape[2:])}
     return *conditioned(positive, negative, values), latent
 
 
@@ -95,7 +96,7 @@ def fun_control(positive, negative, vae, width: int, height: int, length: int, b
     check_clip_fits(width, height, length)
     check_vae(vae)
     clip = encoded(vae, fitted(first_frames(control_video, length, "control_video"), width, height, "control_video"))
-    return *conditioned(positive, negative, {"concat_latent_image": clip * strength}), latent
+    return *conditioned(positive, negative, {"concat_latent_image": clip * strength, GIVEN: "control"}), latent
 
 
 def conditioned(positive, negative, values: dict):
