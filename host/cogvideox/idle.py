@@ -12,9 +12,9 @@ KEY = "sanacog_idle"  # of a run's set of what has been said, in transformer_opt
 # Kinds of patches that something here calls, see host/blocks.py.
 _CALLED = {"post_input", "double_block"}
 _KNOWN = {  # kind of patch, or name in a conditioning -> who sets it
-    "attn1_patch": "HyperTile, ToMe, hypernetworks", "attn1_output_patch": "HyperTile, ToMe, NAG",
+    "attn1_patch": "ToMe, hypernetworks", "attn1_output_patch": "ToMe, NAG",
     "attn2_patch": "hypernetworks", "input_block_patch": "Kohya Deep Shrink", "input_block_patch_after_skip":
-    "Kohya Deep Shrink", "output_block_patch": "FreeU, Kohya Deep Shrink", "rope_options": "ScaleROPE",
+    "Kohya Deep Shrink", "output_block_patch": "Kohya Deep Shrink", "rope_options": "ScaleROPE",
     "guidance": "FluxGuidance", "reference_latents": "ReferenceLatent", "unclip_conditioning": "unCLIPConditioning",
 }
 _OF_CONDITIONS = ("guidance", "reference_latents", "unclip_conditioning")
