@@ -21,7 +21,8 @@ _OF_CONDITIONS = ("guidance", "reference_latents", "unclip_conditioning")
 
 
 def before_sampling(guider) -> None:
-    """Say what of a guider's conditions and noise levels is another model's, and begin a run's set of what has been said.
+    """Say what of a guider's conditions, windows and noise levels is another model's, and begin a run's set of what has been
+    said.
 
     guider: with the conditions and options of this run. Raises ValueError for Self-Attention Guidance, which would end in
     an error of its own or do nothing.
@@ -30,6 +31,10 @@ def before_sampling(guider) -> None:
     if ("middle", 0, 0) in options.get("patches_replace", {}).get("attn1", {}):
         raise ValueError("Self-Attention Guidance blurs pictures by the attention of a UNet, and CogVideoX has neither. Take "
                          "the node out; Perturbed-Attention Guidance works.")
+    windows = guider.model_options.get("context_handler")
+    if windows is not None and windows.dim != 2:
+        logging.warning("The context windows lie along dimension %d; the frames of a CogVideoX latent are dimension 2. Set dim "
+                        "to 2.", windows.dim)
     options[KEY] = set()
     found = {name for conds in guider.conds.values() for cond in conds for name in _OF_CONDITIONS if cond.get(name) is not None}
     _say(found, options[KEY])

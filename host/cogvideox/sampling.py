@@ -15,6 +15,7 @@ import torch
 
 from ...cogvideo_core.config import CogVideoParams
 from . import idle
+from .areas import fit_area
 from .channels import check_given
 from .stages import Fronts
 from ..memory import check_fits
@@ -32,11 +33,12 @@ def around_sampling(executor, noise, latent_image, sampler, sigmas, denoise_mask
     conditions = [cond for conds in guider.conds.values() for cond in conds]  # copies of this run
     check_latent(noise, latent_image)
     check_size(noise.shape, guider.model_options.get("context_handler"), model, guider.model_patcher.load_device)
+    front = -noise.shape[2] % (params.patch_size_t or 1)
     for cond in conditions:
         check_given(params, cond)
+        fit_area(cond, noise.shape[2:], front)
     idle.before_sampling(guider)
     say_size(noise.shape, params)
-    front = -noise.shape[2] % (params.patch_size_t or 1)
     if not front:
         return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
 
