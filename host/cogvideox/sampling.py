@@ -22,6 +22,11 @@ from ..memory import check_fits
 
 LATENT_CHANNELS = 16
 _FRONTS = Fronts()
+# Stock samplers that reckon with two predictions as if noise levels were evenly spaced: in the first step, from sigma 4518,
+# the little by which the two differ is multiplied by the ratio of its ends. Which they are was measured
+# (tests/host/cogvideox/test_stock_samplers.py), and at what ratio: 30 steps have 71 and show it, 50 have 42 and do not.
+_BROKEN_BY_FIRST_STEP = {"sample_heun": "heun", "sample_dpm_2_ancestral": "dpm_2_ancestral", "sample_ipndm": "ipndm"}
+_TOO_FAR = 45.0
 
 
 def around_sampling(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,
@@ -39,6 +44,7 @@ def around_sampling(executor, noise, latent_image, sampler, sigmas, denoise_mask
         fit_area(cond, noise.shape[2:], front)
     idle.before_sampling(guider)
     say_size(noise.shape, params)
+    say_sampler(sampler, sigmas)
     if not front:
         return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
 
@@ -111,6 +117,14 @@ def say_size(shape, params: CogVideoParams) -> None:
         logging.warning("This CogVideoX model knows videos of %d x %d px alone: its table of positions is stretched to %d x %d, "
                         "which draws worse. Take that size, or CogVideoX1.5-5B-I2V.", 8 * trained[1], 8 * trained[0],
                         8 * width, 8 * height)
+
+
+def say_sampler(sampler, sigmas) -> None:
+    """Log when a stock sampler cannot make CogVideoX's first step."""
+    name = _BROKEN_BY_FIRST_STEP.get(getattr(getattr(sampler, "sampler_function", None), "__name__", ""))
+    if name and len(sigmas) > 2 and sigmas[0] > _TOO_FAR * sigmas[1]:
+        logging.warning("The first step of this run goes from noise level %.0f to %.0f, and %s cannot make it: the video will be "
+                        "broken. Take 50 steps, or euler, dpmpp_2m or heunpp2.", float(sigmas[0]), float(sigmas[1]), name)
 
 
 def check_latent(noise, latent) -> None:
