@@ -230,7 +230,8 @@ class DynamicGuidance(comfy.samplers.CFGGuider):
             steps = steps_of_run(self.model_patcher.get_model_object("model_sampling"), sigmas, not noise.any())
             if steps is None:
                 logging.warning("CogVideoX Dynamic Guidance: these %d sigmas are a part of a run, and do not tell of how many "
-                                "steps: the wave swings as in a run of %d. Take CogVideoX Sigmas.", len(sigmas), len(sigmas) - 1)
+                                "steps: the wave swings as in a run of %d. Take CogVideoX Sigmas.",
+                                len(sigmas), len(sigmas) - 1)
             self.steps = steps or len(sigmas) - 1
         return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
 

@@ -176,14 +176,13 @@ def between(start, end, length: int):
     # 1, 5, 9 ... frames fill the latents of a clip's start, 4, 8, 12 ... those of its end.
     filled = [1 + -(-(count[0] - 1) // FRAMES) * FRAMES if count[0] else 0, -(-count[1] // FRAMES) * FRAMES]
     if sum(filled) >= length:
-        raise ValueError(f"start_image has {count[0]} and end_image {count[1]} frames, which leave no latent of four frames in a "
-                         f"clip of {length} to be drawn: set length to {sum(filled) + FRAMES}, or give fewer frames.")
-    for name, given, whole, counts in (("start_image", count[0], filled[0], "1, 5, 9"), ("end_image", count[1], filled[1],
-                                                                                         "4, 8, 12")):
+        raise ValueError(f"start_image has {count[0]} and end_image {count[1]} frames, which leave no latent of four frames "
+                         f"in a clip of {length} to be drawn: set length to {sum(filled) + FRAMES}, or give fewer frames.")
+    for name, given, whole, held, counts in (("start_image", count[0], filled[0], "last", "1, 5, 9"),
+                                             ("end_image", count[1], filled[1], "first", "4, 8, 12")):
         if given != whole:
             logging.warning("%s: %d frame%s in latents of four frames, so that the %s one is shown for %d more; %s ... fit "
-                            "exactly", name, given, "s" * (given > 1), "last" if name == "start_image" else "first",
-                            whole - given, counts)
+                            "exactly", name, given, "s" * (given > 1), held, whole - given, counts)
     some = start if start is not None else end
     clip, drawn = some.new_zeros(length, *some.shape[1:]), some.new_ones(length, *some.shape[1:3])
     if start is not None:

@@ -36,8 +36,8 @@ def before_sampling(guider) -> None:
         logging.warning("The context windows lie along dimension %d; the frames of a CogVideoX latent are dimension 2. Set dim "
                         "to 2.", windows.dim)
     options[KEY] = set()
-    found = {name for conds in guider.conds.values() for cond in conds for name in _OF_CONDITIONS if cond.get(name) is not None}
-    _say(found, options[KEY])
+    conditions = [cond for conds in guider.conds.values() for cond in conds]
+    _say({name for name in _OF_CONDITIONS for cond in conditions if cond.get(name) is not None}, options[KEY])
     sampling = guider.model_patcher.get_model_object("model_sampling")
     if not isinstance(sampling, comfy.model_sampling.V_PREDICTION):
         logging.warning("CogVideoX predicts v, and a node has this model sampled as %s: the video will be broken. Take the "

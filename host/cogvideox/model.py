@@ -139,8 +139,8 @@ def check_context(context, params: CogVideoParams) -> None:
             "CogVideoX Text Encoder.")
     if params.use_learned_positional_embeddings and context.shape[1] > params.max_text_seq_length:
         raise ValueError(
-            f"This text has {context.shape[1]} tokens, this model's position table {params.max_text_seq_length}. Encode it with "
-            "Load CogVideoX Text Encoder, which cuts it there, and join two prompts with Conditioning (Combine) or "
+            f"This text has {context.shape[1]} tokens, this model's position table {params.max_text_seq_length}. Encode it "
+            "with Load CogVideoX Text Encoder, which cuts it there, and join two prompts with Conditioning (Combine) or "
             "(Average): Conditioning (Concat) makes them one text as long as both.")
 
 

@@ -74,9 +74,9 @@ def _front_latent(noise, latent):
         kept = _FRONTS.of(latent)
         if kept is not None:
             return kept
-        logging.warning("CogVideoX 1.5: no noise is added, but this latent is not as an earlier stage left it in this session, "
-                        "so that the state of the extra latent in front of it is lost. If it is a second stage, its first "
-                        "frames differ a little from those of a run in one.")
+        logging.warning("CogVideoX 1.5: no noise is added, but this latent is not as an earlier stage left it in this "
+                        "session, so that the state of the extra latent in front of it is lost. If it is a second stage, "
+                        "its first frames differ a little from those of a run in one.")
     return latent[:, :, :1]
 
 
@@ -114,17 +114,17 @@ def say_size(shape, params: CogVideoParams) -> None:
     height, width = shape[3:]
     trained = params.sample_height, params.sample_width
     if params.use_learned_positional_embeddings and (height, width) != trained:
-        logging.warning("This CogVideoX model knows videos of %d x %d px alone: its table of positions is stretched to %d x %d, "
-                        "which draws worse. Take that size, or CogVideoX1.5-5B-I2V.", 8 * trained[1], 8 * trained[0],
-                        8 * width, 8 * height)
+        logging.warning("This CogVideoX model was trained on videos of %d x %d px alone: its table of positions is stretched "
+                        "to %d x %d, which draws worse. Take that size, or CogVideoX1.5-5B-I2V.",
+                        8 * trained[1], 8 * trained[0], 8 * width, 8 * height)
 
 
 def say_sampler(sampler, sigmas) -> None:
     """Log when a stock sampler cannot make CogVideoX's first step."""
     name = _BROKEN_BY_FIRST_STEP.get(getattr(getattr(sampler, "sampler_function", None), "__name__", ""))
     if name and len(sigmas) > 2 and sigmas[0] > _TOO_FAR * sigmas[1]:
-        logging.warning("The first step of this run goes from noise level %.0f to %.0f, and %s cannot make it: the video will be "
-                        "broken. Take 50 steps, or euler, dpmpp_2m or heunpp2.", float(sigmas[0]), float(sigmas[1]), name)
+        logging.warning("The first step of this run goes from noise level %.0f to %.0f, and %s cannot make it: the video will "
+                        "be broken. Take 50 steps, or euler, dpmpp_2m or heunpp2.", float(sigmas[0]), float(sigmas[1]), name)
 
 
 def check_latent(noise, latent) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from sanacog.headless.installation import ROOT
 
-from .latent_nodes import CASES, Bench, NotThere
+from . import latent_cases, model_cases  # noqa: F401  each registers its own
+from .stock_cases import CASES, Bench, NotThere
 from .video_model import apart, host, weights  # noqa: F401
 
 PAGE = ROOT / "docs" / "latent_nodes_cogvideox.md"

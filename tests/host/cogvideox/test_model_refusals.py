@@ -147,7 +147,8 @@ def test_more_text_or_frames_than_the_position_table_holds(host, weights):
     model = host.cogvideox.load_cogvideox(weights(VARIANTS["5B I2V"]))
     longer = [[torch.cat([text()[0][0]] * 2, dim=1), {}]]
     held = model.model.model_config.params.max_text_seq_length
-    with pytest.raises(ValueError, match=f"{longer[0][0].shape[1]} tokens, this model's position table {held}.*Conditioning") as error:
+    said = f"{longer[0][0].shape[1]} tokens, this model's position table {held}.*Conditioning"
+    with pytest.raises(ValueError, match=said) as error:
         sample(host, model, positive=longer)
     assert "shorter" not in str(error.value)
     with pytest.raises(ValueError, match="13 latent frames, and 14 were given. Make the video shorter"):
