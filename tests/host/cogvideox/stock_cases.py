@@ -7,8 +7,6 @@ return what would be there without the node; tensors all of them.
 import importlib
 from types import SimpleNamespace
 
-import torch
-
 from .video_model import VARIANTS, noise, sample, text
 
 CASES = {}
