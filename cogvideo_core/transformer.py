@@ -86,11 +86,12 @@ class PatchEmbed(nn.Module):
         p, (frames, height, width) = self.params, grid
         table = self.pos_embedding[0].to(device=x.device, dtype=x.dtype)
         code = table[p.max_text_seq_length :].unflatten(0, (-1, *p.base_grid))
-        if frames > len(code) or length > p.max_text_seq_length:
-            raise ValueError(
-                f"This model's position table holds {len(code)} latent frames and {p.max_text_seq_length} text tokens; "
-                f"{frames} frames and {length} tokens were given. Make the video shorter, or use context windows."
-            )
+        if frames > len(code):
+            raise ValueError(f"This model's position table holds {len(code)} latent frames, and {frames} were given. Make "
+                             "the video shorter, or use context windows.")
+        if length > p.max_text_seq_length:
+            raise ValueError(f"This model's position table holds {p.max_text_seq_length} text tokens, and {length} were "
+                             "given. Encode the text for so many.")
         return table[:length], resize_code(code[:frames], height, width).flatten(0, 2)
 
 

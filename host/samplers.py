@@ -6,7 +6,9 @@ to be fed: x at the host's scale (variance 1 + sigma^2), or at variance 1.
 
 from __future__ import annotations
 
+import logging
 import math
+from typing import NamedTuple
 
 import comfy.model_sampling
 import comfy.samplers
@@ -62,8 +64,11 @@ def sample_ddim(model, x, sigmas, extra_args=None, callback=None, disable=None):
 
 
 def sample_dpm(model, x, sigmas, extra_args=None, callback=None, disable=None):
-    """The same for CogVideoXDPM."""
+    """The same for CogVideoXDPM. A second stage goes on in the noise where the first stopped: the same again would add up."""
     generator, last = step_generator((extra_args or {}).get("seed")), (None, None)
+    run = None if model.noise.any() else trailing_run(model.inner_model.inner_model.model_sampling, sigmas)
+    for _ in range(run.first if run else 0):
+        torch.randn(x.shape, generator=generator)
 
     def step(i, x, x0, alpha, next_alpha):
         nonlocal last
@@ -130,10 +135,11 @@ def alphas_of_steps(sampling, sigmas) -> list[tuple[float, float]]:
         raise ValueError(f"The sigmas of this sampler must fall, to 0 or above it; they are {some}. Take CogVideoX Sigmas.")
     table = _alphas(sampling.sigmas)
     alphas = _alphas(sigmas)
-    steps = _trailing_steps(sampling, sigmas)
-    if steps is None:
+    run = trailing_run(sampling, sigmas)
+    if run is None:
         return list(zip(alphas, alphas[1:]))
-    return [(alpha, target_alpha(table, int(sampling.timestep(sigma)), steps)) for alpha, sigma in zip(alphas, sigmas[:-1])]
+    return [(alpha, target_alpha(table, int(sampling.timestep(sigma)), run.steps))
+            for alpha, sigma in zip(alphas, sigmas[:-1])]
 
 
 def _alphas(sigmas) -> list[float]:
@@ -142,21 +148,65 @@ def _alphas(sigmas) -> list[float]:
     return [0.0 if alpha < 1.01 * SMALLEST_ALPHA else alpha for alpha in alphas]
 
 
-def _trailing_steps(sampling, sigmas) -> int | None:
-    """Number of steps of the trailing schedule that `sigmas` are, or are a part of without a gap; None for others."""
+class Run(NamedTuple):
+    """What a list of sigmas is a part of: a schedule of so many steps, from the step `first` on."""
+
+    steps: int
+    first: int
+
+
+def trailing_run(sampling, sigmas) -> Run | None:
+    """The trailing schedule that `sigmas` are, or are a part of without a gap; None for others."""
     whole = float(sigmas[-1]) == 0.0
     sigmas = sigmas[:-1] if whole else sigmas
     found = sampling.timestep(sigmas)
     if not torch.allclose(sampling.sigmas.to(sigmas)[found], sigmas, rtol=1e-5):
         return None
-    found = found.tolist()
-    stride = found[0] - found[1] if len(found) > 1 else found[0] + 1
-    for steps in range(max(len(found), TIMESTEPS // (stride + 1)), TIMESTEPS // max(1, stride - 1) + 1):
-        timesteps = trailing_timesteps(min(steps, TIMESTEPS))
-        first = timesteps.index(found[0]) if found[0] in timesteps else len(timesteps)
-        if timesteps[first:first + len(found)] == found and (not whole or first + len(found) == len(timesteps)):
-            return len(timesteps)
+    return _run_of(found.tolist(), whole, trailing_timesteps)
+
+
+def _run_of(timesteps: list[int], whole: bool, schedule) -> Run | None:
+    """The number of steps of whose schedule(steps) the timesteps are a part, to its end if `whole`, and where it begins."""
+    stride = timesteps[0] - timesteps[1] if len(timesteps) > 1 else timesteps[0] + 1
+    for steps in range(max(len(timesteps), TIMESTEPS // (stride + 1)), TIMESTEPS // max(1, stride - 1) + 1):
+        listed = schedule(min(steps, TIMESTEPS))
+        first = listed.index(timesteps[0]) if timesteps[0] in listed else len(listed)
+        if listed[first:first + len(timesteps)] == timesteps and (not whole or first + len(timesteps) == len(listed)):
+            return Run(len(listed), first)
     return None
+
+
+def steps_of_run(sampling, sigmas, continued: bool) -> int | None:
+    """Steps of the whole sampling run that `sigmas` are a part of; None where they do not tell.
+
+    continued: they go on from an earlier part. A run that begins below the first noise level, as in video to video, counts
+    from there, as in the reference. Whole runs tell by themselves; parts do in CogVideoX Sigmas, `simple` and `sgm_uniform`.
+    """
+    if not continued and float(sigmas[-1]) == 0.0:
+        return len(sigmas) - 1
+    run = trailing_run(sampling, sigmas)
+    if run is None:
+        # The others are spaced as evenly, but for a timestep here and there (simple) or a fraction (sgm_uniform).
+        whole = float(sigmas[-1]) == 0.0
+        exact = _timesteps(sampling, sigmas[:-1] if whole else sigmas)
+        if len(exact) < 2:
+            return None
+        stride = (exact[0] - exact[-1]) / (len(exact) - 1)
+        steps = round(TIMESTEPS / stride) if stride > 0.0 else 0
+        first = round((TIMESTEPS - 1 - exact[0]) / stride) if steps else 0
+        even = [TIMESTEPS - 1 - i * TIMESTEPS / steps for i in range(first, first + len(exact))] if steps else []
+        if not even or max(abs(a - b) for a, b in zip(exact, even)) > 1.5 or whole and first + len(exact) != steps:
+            return None
+        run = Run(steps, first)
+    return run.steps if continued else run.steps - run.first
+
+
+def _timesteps(sampling, sigmas) -> list[float]:
+    """Timesteps of falling sigmas, with the fraction that lies between two levels."""
+    log, table = sigmas.double().log(), sampling.sigmas.to(sigmas).double().log()
+    above = torch.searchsorted(table.contiguous(), log.contiguous()).clamp(1, len(table) - 1)
+    share = (log - table[above - 1]) / (table[above] - table[above - 1])
+    return (above - 1 + share).tolist()
 
 
 class DynamicGuidance(comfy.samplers.CFGGuider):
@@ -167,12 +217,21 @@ class DynamicGuidance(comfy.samplers.CFGGuider):
         if mode not in GUIDANCE_MODES:
             raise ValueError(f"mode is {mode!r}: choose one of {', '.join(GUIDANCE_MODES)}.")
         check_sampling(model.get_model_object("model_sampling"))
-        self.scale, self.mode = scale, mode
+        self.scale, self.mode, self.steps = scale, mode, 0
+
+    def sample(self, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        if len(sigmas) > 1 and self.mode == "wave":
+            steps = steps_of_run(self.model_patcher.get_model_object("model_sampling"), sigmas, not noise.any())
+            if steps is None:
+                logging.warning("CogVideoX Dynamic Guidance: these %d sigmas are a part of a run, and do not tell of how many "
+                                "steps: the wave swings as in a run of %d. Take CogVideoX Sigmas.",
+                                len(sigmas), len(sigmas) - 1)
+            self.steps = steps or len(sigmas) - 1
+        return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):
         at = int(self.inner_model.model_sampling.timestep(timestep).flatten()[0])
-        steps = len(model_options["transformer_options"]["sample_sigmas"]) - 1
-        self.set_cfg(guidance_wave(at, steps, self.scale) if self.mode == "wave" else guidance_ramp(at, self.scale))
+        self.set_cfg(guidance_wave(at, self.steps, self.scale) if self.mode == "wave" else guidance_ramp(at, self.scale))
         return super().predict_noise(x, timestep, model_options, seed)
 
 

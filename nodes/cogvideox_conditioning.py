@@ -81,9 +81,10 @@ class CogVideoXFunInpaint(io.ComfyNode):
             search_aliases=["inp", "cogvideox fun", "video inpainting", "start frame", "end frame", "masked video"],
             inputs=_common(672, 384) + [
                 io.Image.Input("start_image", optional=True,
-                               tooltip=f"One or more frames that the video begins with. {_FIT}"),
+                               tooltip=f"Frames that the video begins with: 1, 5, 9 ... fit the latents exactly. {_FIT}"),
                 io.Image.Input("end_image", optional=True,
-                               tooltip=f"One or more frames that the video ends with. {_FIT}"),
+                               tooltip="Frames that the video ends with: 4, 8 ... fit the latents exactly; one alone is "
+                                       f"shown for the last four. {_FIT}"),
                 io.Image.Input("video", optional=True,
                                tooltip=f"A video of which parts are drawn anew, with its mask; at least length frames. {_FIT}"),
                 io.Mask.Input("mask", optional=True,

@@ -10,11 +10,34 @@ from ...cogvideo_core.config import CONDITIONING, CogVideoParams
 # What a model of each kind takes, and the node that makes it.
 _TAKES = {
     "image": ("a start picture", "CogVideoX Image to Video"),
-    "repeated_image": ("a start picture", "CogVideoX Image to Video"),
+    "repeated_image": ("one start picture, which it is shown at every frame", "CogVideoX Image to Video without an end_image"),
     "control": ("a control video", "CogVideoX Fun Control"),
     "inpaint": ("a video and a mask", "CogVideoX Fun Inpaint"),
     "void": ("a quadmask and a video", "VOIDInpaintConditioning"),
 }
+GIVEN = "cogvideox_given"  # in a conditioning, beside its latent: what that is, one of these
+_GIVEN = {
+    "image": "a start picture",
+    "images": "a start and an end picture",
+    "control": "a control video",
+    "inpaint": "a video and a mask",
+}
+_READS = {"image": ("image", "images"), "repeated_image": ("image",), "control": ("control",), "inpaint": ("inpaint",)}
+
+
+def check_given(params: CogVideoParams, cond: dict) -> None:
+    """Raise ValueError when a condition holds another kind of picture or video than the model was trained with: all
+    kinds have the same shape, so that nothing but a bad video would show it. One of a node that does not say its kind
+    passes."""
+    given, kind = cond.get(GIVEN), params.conditioning
+    if given is None or kind == "none" or given in _READS.get(kind, ()):
+        return
+    takes, node = _TAKES[kind]
+    told = kind in ("inpaint", "void") or params.ofs_embed_dim or params.use_learned_positional_embeddings  # by tensors
+    other = "" if told else (" Where the file was taken for another kind than it is (the log says which), set conditioning of "
+                             "Load CogVideoX Model.")
+    raise ValueError(f"This CogVideoX model takes {takes}, and was given {_GIVEN[given]}. Use {node}, or load another "
+                     f"model.{other}")
 
 
 def condition_channels(params: CogVideoParams, noise, latent=None, mask=None):

@@ -2,8 +2,8 @@
 
 Each function returns (positive, negative, LATENT). It encodes through the host's VAE object, so that offloading works,
 and leaves unscaled latents in the conditioning under "concat_latent_image" (1, 16, T, h, w), with zeros where nothing
-is given, and for inpainting a mask under "concat_mask" (1, 1, T, h, w), 1 where the model is to draw. How each variant
-takes them is decided in cogvideox.py. Frames are IMAGEs: (N, H, W, 3) in [0, 1].
+is given, and for inpainting a mask under "concat_mask" (1, 1, T, h, w), 1 where the model is to draw; what it is stands
+beside it. How each variant takes them is decided in channels.py. Frames are IMAGEs: (N, H, W, 3) in [0, 1].
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import node_helpers
 import torch
 import torch.nn.functional as F
 
-from .model import empty_latent
+from .channels import GIVEN
+from .model import FRAMES, empty_latent
 from .sampling import LATENT_CHANNELS
 from .vae import CogVideoXVAE
 from ..memory import check_fits
@@ -44,7 +45,7 @@ def image_to_video(positive, negative, vae, width: int, height: int, length: int
     clip[:, :, :1] = first
     if last:
         clip[:, :, -1:] = last[0]
-    values = {"concat_latent_image": clip * strength}
+    values = {"concat_latent_image": clip * strength, GIVEN: "images" if last else "image"}
     return *conditioned(positive, negative, values), latent
 
 
@@ -54,6 +55,7 @@ def fun_inpaint(positive, negative, vae, width: int, height: int, length: int, b
 
     Either start_image and end_image (one or more frames at the clip's start and end), or video and mask (M, H, W) with
     1 where it is to be drawn, one for all frames or one each; or nothing: then it is text to video.
+    A latent is known or drawn with all of its frames (the reference puts black frames into one that it says is known).
     noise_augmentation: as in `image_to_video`, on the known pixels. Raises ValueError.
     """
     latent = empty_latent(width, height, length, batch_size)
@@ -71,7 +73,7 @@ def fun_inpaint(positive, negative, vae, width: int, height: int, length: int, b
         if not drawn.any():
             raise ValueError("The mask is empty, so that nothing is to be drawn. Paint on it, or invert it: white is what "
                              "the model draws.")
-        video, drawn = fitted(video, width, height, "video"), drawn.expand(length, -1, -1)
+        video, drawn = fitted(video, width, height, "video"), in_any_frame(drawn.expand(length, -1, -1))
     elif start_image is not None or end_image is not None:
         check_vae(vae)
         start, end = (None if frames is None else fitted(frames, width, height, name)
@@ -82,7 +84,7 @@ def fun_inpaint(positive, negative, vae, width: int, height: int, length: int, b
     # Black is what the model was shown at the places that it had to draw.
     known = noised(video, noise_augmentation, noise_seed) * (1.0 - drawn).unsqueeze(-1)
     clip = encoded(vae, known)
-    values = {"concat_latent_image": clip, "concat_mask": to_latent_grid(drawn, clip.shape[2:])}
+    values = {GIVEN: "inpaint", "concat_latent_image": clip, "concat_mask": to_latent_grid(drawn, clip.shape[2:])}
     return *conditioned(positive, negative, values), latent
 
 
@@ -96,7 +98,7 @@ def fun_control(positive, negative, vae, width: int, height: int, length: int, b
     check_clip_fits(width, height, length)
     check_vae(vae)
     clip = encoded(vae, fitted(first_frames(control_video, length, "control_video"), width, height, "control_video"))
-    return *conditioned(positive, negative, {"concat_latent_image": clip * strength}), latent
+    return *conditioned(positive, negative, {"concat_latent_image": clip * strength, GIVEN: "control"}), latent
 
 
 def conditioned(positive, negative, values: dict):
@@ -167,16 +169,36 @@ def fitted_mask(mask, video, width: int, height: int):
 
 def between(start, end, length: int):
     """A clip (length, H, W, 3) that begins with the frames `start` and ends with `end` (None: open), black between,
-    and its mask (length, H, W), 1 between. Raises ValueError when they do not fit."""
+    and its mask (length, H, W), 1 between. A latent that they fill in part is filled up by repeating the frame next to the
+    gap, and said so. Raises ValueError when they do not fit, and when they leave nothing to draw."""
     count = [0 if frames is None else len(frames) for frames in (start, end)]
     if sum(count) > length:
         raise ValueError(f"start_image has {count[0]} and end_image {count[1]} frames, the clip only {length} (length).")
+    # 1, 5, 9 ... frames fill the latents of a clip's start, 4, 8, 12 ... those of its end.
+    filled = [1 + -(-(count[0] - 1) // FRAMES) * FRAMES if count[0] else 0, -(-count[1] // FRAMES) * FRAMES]
+    if sum(filled) >= length:
+        raise ValueError(f"start_image has {count[0]} and end_image {count[1]} frames, which leave no latent of four frames "
+                         f"in a clip of {length} to be drawn: set length to {sum(filled) + FRAMES}, or give fewer frames.")
+    for name, given, whole, held, counts in (("start_image", count[0], filled[0], "last", "1, 5, 9"),
+                                             ("end_image", count[1], filled[1], "first", "4, 8, 12")):
+        if given != whole:
+            logging.warning("%s: %d frame%s in latents of four frames, so that the %s one is shown for %d more; %s ... fit "
+                            "exactly", name, given, "s" * (given > 1), held, whole - given, counts)
     some = start if start is not None else end
     clip, drawn = some.new_zeros(length, *some.shape[1:]), some.new_ones(length, *some.shape[1:3])
-    for frames, part in ((start, slice(0, count[0])), (end, slice(length - count[1], length))):
-        if frames is not None:
-            clip[part], drawn[part] = frames, 0.0
+    if start is not None:
+        clip[:filled[0]] = torch.cat([start, start[-1:].expand(filled[0] - count[0], -1, -1, -1)])
+        drawn[:filled[0]] = 0.0
+    if end is not None:
+        clip[length - filled[1]:] = torch.cat([end[:1].expand(filled[1] - count[1], -1, -1, -1), end])
+        drawn[length - filled[1]:] = 0.0
     return clip, drawn
+
+
+def in_any_frame(mask):
+    """Mask (4 n + 1, H, W) -> the same: 1 in all four frames of a latent where it is 1 in any of them."""
+    later = mask[1:].unflatten(0, (-1, FRAMES)).amax(1, keepdim=True).expand(-1, FRAMES, -1, -1).flatten(0, 1)
+    return torch.cat([mask[:1], later])
 
 
 def noised(pictures, sigma: float, seed: int):
@@ -201,8 +223,8 @@ def encoded(vae, frames):
 
 
 def to_latent_grid(mask, size):
-    """Mask (4 n + 1, H, W) -> (1, 1, *size) with size (n + 1, h, w), smoothly; the first frame has a latent of its own,
-    so it is scaled by itself. (As in CogVideoX-Fun's pipeline.)"""
+    """Mask (4 n + 1, H, W), the same in the four frames of a latent -> (1, 1, *size) with size (n + 1, h, w), smoothly; the
+    first frame has a latent of its own, so it is scaled by itself. (As in CogVideoX-Fun's pipeline.)"""
     mask = mask[None, None]
     parts = [F.interpolate(mask[:, :, :1], (1, *size[1:]), mode="trilinear")]
     if size[0] > 1:

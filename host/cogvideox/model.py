@@ -23,7 +23,9 @@ from ...cogvideo_core.lookalikes import strip_prefix
 from ...cogvideo_core.memory import numbers_a_latent_pixel
 from ...cogvideo_core.transformer import CogVideoTransformer
 from ..blocks import host_hooks
+from . import idle
 from .channels import condition_channels
+from .guidance import with_replaced_self_attention
 from .sampling import around_sampling
 from ..compat import layers_for_saving, set_dtype
 from ..loading import ModelFile, diffusion_model, report, weight_dtype_of
@@ -108,7 +110,11 @@ class CogVideoXModel(ReadsDiffusersLoras):
         window = transformer_options.get("context_window")
         if window is not None and c_concat is not None and c_concat.shape[2] != x.shape[2]:
             c_concat = window.get_tensor(c_concat, x.device, dim=2)  # older hosts leave that to no one
-        return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+        options = dict(transformer_options)
+        said = options.pop(idle.KEY, None)
+        if said is not None:
+            idle.while_sampling(options, control, self.model_config.params.num_layers, said)
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     def extra_conds(self, **kwargs):
         context = kwargs.get("cross_attn")
@@ -121,7 +127,7 @@ class CogVideoXModel(ReadsDiffusersLoras):
 
 
 def check_context(context, params: CogVideoParams) -> None:
-    """Raise ValueError unless context is (B, L, text_embed_dim)."""
+    """Raise ValueError unless context is (B, L, text_embed_dim), and L no more than a learned position table has rows for."""
     if context is None:
         raise ValueError("CogVideoX got no text. Connect a text encode node to positive and negative.")
     if context.ndim != 3 or context.shape[-1] != params.text_embed_dim:
@@ -131,6 +137,11 @@ def check_context(context, params: CogVideoParams) -> None:
             f"This text was encoded for another model: its width is {context.shape[-1]}{kind}, this CogVideoX model reads "
             f"{params.text_embed_dim}{' (T5-XXL)' * (params.text_embed_dim == 4096)}. Load the text encoder with Load "
             "CogVideoX Text Encoder.")
+    if params.use_learned_positional_embeddings and context.shape[1] > params.max_text_seq_length:
+        raise ValueError(
+            f"This text has {context.shape[1]} tokens, this model's position table {params.max_text_seq_length}. Encode it "
+            "with Load CogVideoX Text Encoder, which cuts it there, and join two prompts with Conditioning (Combine) or "
+            "(Average): Conditioning (Concat) makes them one text as long as both.")
 
 
 class CogVideoXDiT(CogVideoTransformer):
@@ -150,8 +161,9 @@ class CogVideoXDiT(CogVideoTransformer):
         ).execute(x, timestep, context, control, transformer_options, **kwargs)
 
     def _forward(self, x, timestep, context, control=None, transformer_options={}, **kwargs):
-        hooks = host_hooks(len(self.transformer_blocks), control, transformer_options)
-        return super().forward(x, timestep, context, **hooks)
+        blocks = len(self.transformer_blocks)
+        hooks = host_hooks(blocks, control, transformer_options)
+        return super().forward(x, timestep, context, **with_replaced_self_attention(hooks, blocks, transformer_options))
 
 
 def precise_modules(network: CogVideoTransformer) -> list[torch.nn.Module]:

@@ -1,19 +1,32 @@
-"""What is done around every sampling of a CogVideoX model: bad latents refused, and the first latent of 1.5 added.
+"""What is done around every sampling of a CogVideoX model: what it cannot take refused, and the first latent of 1.5 added.
 
 The 1.5 models take latent frames in pairs, and were trained on clips whose first latent is thrown away. Users have an
-odd number of latents, as the VAE makes them of 4 n + 1 frames: one is put in front here and taken off the result.
+odd number of latents, as the VAE makes them of 4 n + 1 frames: one is put in front here and taken off the result. It is
+kept (stages.py) where the result is not finished, so that the next stage goes on with it.
 """
 
 from __future__ import annotations
+
+import logging
 
 import comfy.model_management as mm
 import comfy.sampler_helpers
 import torch
 
 from ...cogvideo_core.config import CogVideoParams
+from . import idle
+from .areas import fit_area
+from .channels import check_given
+from .stages import Fronts
 from ..memory import check_fits
 
 LATENT_CHANNELS = 16
+_FRONTS = Fronts()
+# Stock samplers that reckon with two predictions as if noise levels were evenly spaced: in the first step, from sigma 4518,
+# the little by which the two differ is multiplied by the ratio of its ends. Which they are was measured
+# (tests/host/cogvideox/test_stock_samplers.py), and at what ratio: 30 steps have 71 and show it, 50 have 42 and do not.
+_BROKEN_BY_FIRST_STEP = {"sample_heun": "heun", "sample_dpm_2_ancestral": "dpm_2_ancestral", "sample_ipndm": "ipndm"}
+_TOO_FAR = 45.0
 
 
 def around_sampling(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,
@@ -22,26 +35,49 @@ def around_sampling(executor, noise, latent_image, sampler, sigmas, denoise_mask
     guider = executor.class_obj
     model = guider.model_patcher.model
     params = model.model_config.params
+    conditions = [cond for conds in guider.conds.values() for cond in conds]  # copies of this run
     check_latent(noise, latent_image)
     check_size(noise.shape, guider.model_options.get("context_handler"), model, guider.model_patcher.load_device)
     front = -noise.shape[2] % (params.patch_size_t or 1)
+    for cond in conditions:
+        check_given(params, cond)
+        fit_area(cond, noise.shape[2:], front)
+    idle.before_sampling(guider)
+    say_size(noise.shape, params)
+    say_sampler(sampler, sigmas)
     if not front:
         return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
 
     if denoise_mask is not None:  # older hosts bring it to the latent's size only later
         denoise_mask = _repeated(comfy.sampler_helpers.prepare_mask(denoise_mask, noise.shape, noise.device))
-    for conds in guider.conds.values():
-        for cond in conds:  # copies of this run
-            _pad_condition(cond, params)
+    for cond in conditions:
+        _pad_condition(cond, params)
     if "latent_shapes" in kwargs:
         kwargs["latent_shapes"] = [torch.Size([*noise.shape[:2], noise.shape[2] + front, *noise.shape[3:]])]
     inner = None
     if callback is not None:
         def inner(step, x0, x, total_steps):
             return callback(step, x0[:, :, front:], x[:, :, front:], total_steps)
+    latent_image = torch.cat([_front_latent(noise, latent_image), latent_image], dim=2)
     noise = torch.cat([front_noise(noise, seed), noise], dim=2)
-    samples = executor(noise, _repeated(latent_image), sampler, sigmas, denoise_mask, inner, disable_pbar, seed, **kwargs)
-    return samples[:, :, front:]
+    samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, inner, disable_pbar, seed, **kwargs)
+    clip = samples[:, :, front:]
+    if len(sigmas) and sigmas[-1] > 0.0:
+        _FRONTS.keep(clip, samples[:, :, :front])
+    return clip
+
+
+def _front_latent(noise, latent):
+    """What goes before latent (B, 16, T, h, w): the state that an earlier stage left, where this run goes on from one (it
+    adds no noise), and else a copy of the first."""
+    if not noise.any() and latent.any():
+        kept = _FRONTS.of(latent)
+        if kept is not None:
+            return kept
+        logging.warning("CogVideoX 1.5: no noise is added, but this latent is not as an earlier stage left it in this "
+                        "session, so that the state of the extra latent in front of it is lost. If it is a second stage, "
+                        "its first frames differ a little from those of a run in one.")
+    return latent[:, :, :1]
 
 
 def front_noise(noise, seed: int | None):
@@ -71,6 +107,24 @@ def _pad_condition(cond: dict, params: CogVideoParams) -> None:
         cond["concat_latent_image"] = latent
     if mask is not None and mask.ndim == 5:
         cond["concat_mask"] = _repeated(mask)
+
+
+def say_size(shape, params: CogVideoParams) -> None:
+    """Log when a latent of `shape` (B, 16, T, h, w) is of another size than the one that a learned position table knows."""
+    height, width = shape[3:]
+    trained = params.sample_height, params.sample_width
+    if params.use_learned_positional_embeddings and (height, width) != trained:
+        logging.warning("This CogVideoX model was trained on videos of %d x %d px alone: its table of positions is stretched "
+                        "to %d x %d, which draws worse. Take that size, or CogVideoX1.5-5B-I2V.",
+                        8 * trained[1], 8 * trained[0], 8 * width, 8 * height)
+
+
+def say_sampler(sampler, sigmas) -> None:
+    """Log when a stock sampler cannot make CogVideoX's first step."""
+    name = _BROKEN_BY_FIRST_STEP.get(getattr(getattr(sampler, "sampler_function", None), "__name__", ""))
+    if name and len(sigmas) > 2 and sigmas[0] > _TOO_FAR * sigmas[1]:
+        logging.warning("The first step of this run goes from noise level %.0f to %.0f, and %s cannot make it: the video will "
+                        "be broken. Take 50 steps, or euler, dpmpp_2m or heunpp2.", float(sigmas[0]), float(sigmas[1]), name)
 
 
 def check_latent(noise, latent) -> None:

@@ -106,13 +106,61 @@ def test_inpaint_without_anything_is_text_to_video(nodes, vae, text):
 
 
 def test_inpaint_between_two_pictures(nodes, vae, text):
-    found = given(nodes.fun_inpaint(*text, vae, *SIZE, start_image=picture(0.5), end_image=picture(0.75, 2)))
-    assert torch.equal(found["concat_mask"][0, 0, 0], torch.zeros(HEIGHT // 8, WIDTH // 8))
-    middle = found["concat_mask"][0, 0, 1:].mean((1, 2))
-    assert middle[0] == 1.0 and 0.0 < middle[1] < 1.0
+    found = given(nodes.fun_inpaint(*text, vae, *SIZE, start_image=picture(0.5), end_image=picture(0.75)))
+    assert known_latents(found) == [True, False, True]
     clip, = vae.clips
     assert clip.shape == (LENGTH, HEIGHT, WIDTH, 3)
-    assert clip.mean((1, 2, 3)).tolist() == [0.5, 0, 0, 0, 0, 0, 0, 0.75, 0.75]
+    assert clip.mean((1, 2, 3)).tolist() == [0.5, 0, 0, 0, 0, 0.75, 0.75, 0.75, 0.75]
+
+
+def known_latents(found):
+    """Of each latent frame whether the mask says that it is known; it must not say anything between."""
+    mask = found["concat_mask"][0, 0].flatten(1)
+    assert ((mask == 0) | (mask == 1)).all() and (mask.amax(1) == mask.amin(1)).all()
+    return (mask[:, 0] == 0).tolist()
+
+
+def frames(*values):
+    return torch.cat([picture(value) for value in values])
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+@pytest.mark.parametrize("side", ["start_image", "end_image"])
+def test_a_latent_is_known_with_all_of_its_frames(nodes, vae, text, caplog, side, count):
+    """No black frame gets into a latent that is marked known, every given frame is in one, and none is left out."""
+    given_frames = frames(*(0.1 * (i + 1) for i in range(count)))
+    _, _, latent = result = nodes.fun_inpaint(*text, vae, WIDTH, HEIGHT, 17, 1, **{side: given_frames})
+    clip, known = vae.clips[0].mean((1, 2, 3)), known_latents(result[0][0][1])
+    of_latent = [known[0]] + [one for one in known[1:] for _ in range(4)]
+    assert [bool(value > 0.05) for value in clip] == of_latent and len(known) == 5 and not all(known)
+    place = slice(0, count) if side == "start_image" else slice(17 - count, 17)
+    assert torch.allclose(clip[place], given_frames.mean((1, 2, 3)))
+    held = torch.tensor([clip[i] for i in range(17) if of_latent[i] and not range(17)[place].count(i)])
+    assert len(held) < 4 and torch.allclose(held, given_frames[-1 if side == "start_image" else 0].mean().expand(len(held)))
+    fits = count % 4 == (1 if side == "start_image" else 0)
+    assert (not caplog.records) is fits is (len(held) == 0)
+    assert fits or f"{side}: {count} frame" in caplog.text and f"for {len(held)} more" in caplog.text
+
+
+def test_start_and_end_must_leave_a_latent_to_draw(nodes, vae, text):
+    with pytest.raises(ValueError, match="6 and end_image 2 frames.*clip of 9.*set length to 17"):
+        nodes.fun_inpaint(*text, vae, *SIZE, start_image=picture(0, 6), end_image=picture(0, 2))
+    with pytest.raises(ValueError, match="9 and end_image 0 frames.*set length to 13"):
+        nodes.fun_inpaint(*text, vae, *SIZE, start_image=picture(0, 9))
+    assert not vae.clips
+
+
+def test_a_mask_of_each_frame_holds_for_the_whole_latent(nodes, vae, text):
+    """What is white in one of a latent's four frames is drawn in all of them, and black to the model."""
+    mask = torch.zeros(LENGTH, HEIGHT, WIDTH)
+    mask[6, :, :32], mask[0, :16] = 1.0, 1.0
+    found = given(nodes.fun_inpaint(*text, vae, *SIZE, video=picture(0.5, LENGTH), mask=mask))
+    drawn = found["concat_mask"][0, 0]
+    assert drawn[0, :2].all() and not drawn[0, 2:].any() and not drawn[1].any()
+    assert drawn[2, :, :4].all() and not drawn[2, :, 4:].any()
+    seen = vae.clips[0][..., 0]
+    assert torch.equal(seen[5:, :, :32], torch.zeros(4, HEIGHT, 32)) and (seen[5:, :, 32:] == 0.5).all()
+    assert (seen[1:5] == 0.5).all() and not seen[0, :16].any()
 
 
 def test_inpaint_noise_spares_what_is_drawn(nodes, vae, text):

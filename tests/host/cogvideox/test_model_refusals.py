@@ -91,6 +91,73 @@ def test_damaged_files(host, tmp_path, layout):
         host.cogvideox.load_cogvideox(path, "int3")
 
 
+GIVEN = {"image": "image_to_video", "images": "image_to_video", "control": "fun_control", "inpaint": "fun_inpaint"}
+
+
+def given_by_nodes(what):
+    """What our nodes put into a conditioning, for 9 frames of 48 x 32 px."""
+    from sanacog.host.cogvideox import conditioning
+
+    from .test_conditioning import SeenVAE, picture
+
+    pictures = {"image": dict(start_image=picture(0.5)), "images": dict(start_image=picture(0.5), end_image=picture(0.2)),
+                "control": dict(control_video=picture(0.5, 9)), "inpaint": dict(start_image=picture(0.5))}[what]
+    positive, _, _ = getattr(conditioning, GIVEN[what])(text(), text(1), SeenVAE(), 48, 32, 9, 1, **pictures)
+    return {key: value for key, value in positive[0][1].items()}
+
+
+@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize("kind, version, reads, node", [
+    ("image", "1.0", ("image", "images"), "Use CogVideoX Image to Video, .*set conditioning of Load CogVideoX Model"),
+    ("image", "1.5", ("image", "images"), "Use CogVideoX Image to Video, or load another model.$"),
+    ("repeated_image", "1.0", ("image",), "one start picture.*CogVideoX Image to Video without an end_image"),
+    ("control", "1.0", ("control",), "Use CogVideoX Fun Control, .*set conditioning of Load CogVideoX Model"),
+    ("inpaint", "1.0", ("inpaint",), "Use CogVideoX Fun Inpaint, or load another model.$"),
+    ("none", "1.0", (), "goes by the text alone.*image-to-video"),
+    ("void", "1.5", (), "a quadmask and a video.*VOIDInpaintConditioning")])
+def test_every_kind_of_picture_goes_into_its_own_models(host, weights, kind, version, given, reads, node):
+    model, values = host.cogvideox.load_cogvideox(weights(params_of(kind, version))), given_by_nodes(given)
+    if given in reads:
+        assert sample(host, model, values=values, steps=1).isfinite().all()
+    else:
+        with pytest.raises(ValueError, match=node):
+            sample(host, model, values=values, steps=1)
+
+
+def test_a_picture_of_a_node_that_does_not_say_its_kind_passes(host, weights):
+    for kind in ("image", "repeated_image", "control"):
+        model = host.cogvideox.load_cogvideox(weights(params_of(kind)))
+        assert sample(host, model, values=dict(concat_latent_image=torch.ones(1, 16, 3, 4, 6)), steps=1).isfinite().all()
+
+
+def test_a_size_that_the_position_table_was_not_trained_for_is_said(host, weights, caplog):
+    model = host.cogvideox.load_cogvideox(weights(VARIANTS["5B I2V"]))
+    params = model.model.model_config.params
+    sample(host, model, noise(height=params.sample_height, width=params.sample_width), steps=1)
+    assert "stretched" not in caplog.text
+    sample(host, model, noise(height=6, width=4), steps=1)
+    trained = f"{8 * params.sample_width} x {8 * params.sample_height} px"
+    assert trained in caplog.text and "stretched to 32 x 48" in caplog.text
+    caplog.clear()
+    sample(host, host.cogvideox.load_cogvideox(weights(VARIANTS["1.5 I2V"])), noise(height=6, width=4), steps=1)
+    assert "stretched" not in caplog.text
+
+
+def test_more_text_or_frames_than_the_position_table_holds(host, weights):
+    model = host.cogvideox.load_cogvideox(weights(VARIANTS["5B I2V"]))
+    longer = [[torch.cat([text()[0][0]] * 2, dim=1), {}]]
+    held = model.model.model_config.params.max_text_seq_length
+    said = f"{longer[0][0].shape[1]} tokens, this model's position table {held}.*Conditioning"
+    with pytest.raises(ValueError, match=said) as error:
+        sample(host, model, positive=longer)
+    assert "shorter" not in str(error.value)
+    with pytest.raises(ValueError, match="13 latent frames, and 14 were given. Make the video shorter"):
+        sample(host, model, noise(14))
+    dit = model.model.diffusion_model
+    with pytest.raises(ValueError, match=f"{held} text tokens.*Encode the text for so many"):
+        dit(torch.cat([noise(), noise()], 1), torch.tensor([500.0]), longer[0][0])
+
+
 @pytest.mark.parametrize("kind, values, message", [
     ("none", dict(concat_latent_image=torch.ones(1, 16, 3, 4, 6)), "text alone.*image-to-video"),
     ("image", dict(concat_latent_image=torch.ones(1, 16, 3, 4, 6), concat_mask=torch.ones(1, 1, 3, 4, 6)),

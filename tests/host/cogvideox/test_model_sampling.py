@@ -10,7 +10,7 @@ from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
 from sanacog.cogvideo_core import schedule
 
 from .. import tiny_cogvideox as tinycog
-from ..tiny_cogvideox import PARAMS, TEXT_WIDTH, TOKENS, params_of
+from ..tiny_cogvideox import PARAMS, TEXT_WIDTH, TOKENS
 from .video_model import (  # noqa: F401
     VARIANTS,
     apart,

@@ -1,7 +1,6 @@
 """The embedded tiny CogVideoX through the shipped workflows: as obedient as models/README.md says it is."""
 
 import json
-import re
 
 import numpy as np
 import pytest
