@@ -82,4 +82,19 @@ def default(spec):
     """The value that the canvas gives to a fresh widget; None for an input that has to be linked."""
     kind, options = spec[0], spec[1] if len(spec) > 1 else {}
     choices = kind if isinstance(kind, list) else options.get("options", [])
+    choices = [choice["key"] if isinstance(choice, dict) else choice for choice in choices]
     return options.get("default", choices[0] if choices else None)
+
+
+def specs(declared, values, prefix=""):
+    """{name: spec} of all inputs of a node with these values. Newer hosts have choices that bring inputs of their own:
+    "format.codec" is the input `codec` that the value of `format` has.
+
+    declared: what /object_info says under "input". values: {name: value}.
+    """
+    found = {prefix + name: spec for kind in ("required", "optional") for name, spec in declared.get(kind, {}).items()}
+    for name, spec in list(found.items()):
+        for option in spec[1].get("options", []) if len(spec) > 1 else []:
+            if isinstance(option, dict) and option["key"] == values.get(name):
+                found |= specs(option["inputs"], values, f"{name}.")
+    return found
