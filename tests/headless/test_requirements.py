@@ -3,6 +3,7 @@ installed. Read from the source, so that it does not matter what else is install
 
 import ast
 import functools
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from sanacog.headless import installation
+from sanacog.headless.hosts import HOSTS
 
 from ..conftest import run
 from ..unit.test_layers import ROOT, file_of, imports, target
@@ -90,8 +92,8 @@ def reached(starts, with_comfyui, root=ROOT):
 
 def prepared(comfyui, extras=()):
     """The requirements files that run.py installs for a command with this ComfyUI, or with None."""
-    bundled = comfyui and installation.UNPACKED.exists() and comfyui.samefile(installation.UNPACKED)
-    return installation.wanted(installation.UNPACKED if bundled else comfyui, extras).values()
+    ours = comfyui and any(host.folder.exists() and comfyui.samefile(host.folder) for host in HOSTS.values())
+    return installation.wanted(comfyui, (*extras, "host") if ours else extras).values()
 
 
 def starts(name):
@@ -159,21 +161,24 @@ LISTS = sorted(ROOT.glob("requirements*.txt"))
 PYTHONS = [(f"3.{minor}", platform) for minor in range(10, 15) for platform in ("linux", "darwin", "win32")]
 
 
+@pytest.mark.parametrize("version", HOSTS)
 @pytest.mark.parametrize("file", LISTS, ids=lambda file: file.name)
-def test_everything_is_locked(file):
+def test_everything_is_locked(file, version):
     """In one version that the list allows, on each Python and system that the lock is for."""
-    check_locked(file)
+    check_locked(file, HOSTS[version].lock)
 
 
-def test_the_host_is_locked():
-    if not installation.UNPACKED.exists():
-        pytest.skip("the ComfyUI of the lock is not unpacked here")
-    check_locked(installation.UNPACKED / "requirements.txt")
+def test_hosts_are_locked():
+    """Those that are unpacked here, the one that the tests run on among them."""
+    there = [host for host in HOSTS.values() if host.folder.exists()]
+    for host in there:
+        check_locked(host.folder / "requirements.txt", host.lock)
+    assert there or "COMFYUI_PATH" in os.environ
 
 
-def check_locked(file):
+def check_locked(file, lock):
     locked = {}
-    for pin in requirements(installation.LOCK):
+    for pin in requirements(lock):
         locked.setdefault(canonicalize_name(pin.name), []).append(pin)
     for requirement in requirements(file):
         for python, platform in PYTHONS:
