@@ -54,7 +54,8 @@ def make_patches(layers: dict[str, dict], keys: dict[str, str], weights: dict[st
         if bad := [part for part, pair in extremes.items() if not all(map(math.isfinite, pair))]:
             made.left_out[name] = f"{bad[0]} holds numbers that are not finite, its training has failed"
             continue
-        _make(made, name, _fitted(parts, shape), {part for part, pair in extremes.items() if not any(pair)}, keys[name], weights)
+        zero = {part for part, pair in extremes.items() if not any(pair)}
+        _make(made, name, _fitted(parts, shape), zero, keys[name], weights)
     return made
 
 

@@ -116,8 +116,9 @@ def read(state_dict: dict, model_layers, text_layers=(), configs: list[PeftConfi
         elif "oft_blocks" in change.parts:
             # There alpha is a bound and 0 none, which LyCORIS always writes. Without it the host's BOFT does not work.
             change.parts.setdefault(ALPHA, torch.tensor(0.0))
-        if (bias := change.parts.pop(UP_BIAS, None)) is not None:  # PEFT scales it too, the host does not
-            change.parts[BIAS] = bias.float() * (float(change.parts[ALPHA]) / rank if rank and ALPHA in change.parts else 1)
+        if rank and UP_BIAS in change.parts:  # PEFT scales it too, the host does not
+            scale = float(change.parts[ALPHA]) / rank if ALPHA in change.parts else 1.0
+            change.parts[BIAS] = change.parts.pop(UP_BIAS).float() * scale
         _put(found, change)
     return found
 
@@ -240,7 +241,8 @@ def _put(found: Lora, change: _Change) -> None:
             found.left_out[change.stem] = f"{part} of a fused layer cannot be divided among {', '.join(change.names)}"
             return
         if cut and (rows := next(iter(tensor.shape), 1)) % count:
-            found.left_out[change.stem] = f"the {rows} rows of {part} cannot be divided among {', '.join(change.names)}"
+            names = ", ".join(change.names)
+            found.left_out[change.stem] = f"the {rows} rows of {part} cannot be divided among {names}"
             return
         pieces[part] = tensor.chunk(count) if cut else (tensor,) * count
     for i, name in enumerate(change.names):
