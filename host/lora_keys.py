@@ -113,6 +113,8 @@ def read(state_dict: dict, model_layers, text_layers=(), configs: list[PeftConfi
             found.alphas[source] += 1
             if value is not None:
                 change.parts[ALPHA] = torch.tensor(float(value))
+        elif {"lokr_w1", "lokr_w2"} <= change.parts.keys():
+            _scale_whole_lokr(change, configs, found)
         elif "oft_blocks" in change.parts:
             # There alpha is a bound and 0 none, which LyCORIS always writes. Without it the host's BOFT does not work.
             change.parts.setdefault(ALPHA, torch.tensor(0.0))
@@ -229,6 +231,17 @@ def _alpha(change: _Change, rank, configs, alpha):
     if alpha:
         return USER, alpha
     return (SAT, 1.0) if change.is_sat else (NOBODY, None)
+
+
+def _scale_whole_lokr(change: _Change, configs, found: Lora) -> None:
+    """PEFT multiplies a LoKr of two whole matrices by alpha / rank too, for which the host sees no rank."""
+    for config in configs:
+        rank = config.rank(*change.peft_names)
+        alpha = config.alpha(*change.peft_names, rank) if rank else None
+        if alpha is not None:
+            found.alphas[config.source] += 1
+            change.parts["lokr_w1"] = change.parts["lokr_w1"].float() * (alpha / rank)
+            return
 
 
 def _put(found: Lora, change: _Change) -> None:

@@ -98,6 +98,7 @@ def test_peft_bias_has_the_scale_of_the_configuration(host, sana, tmp_path):
     ("LoraConfig", dict(r=4, lora_alpha=8, target_modules=["ff.conv_inverted"])),
     ("LoHaConfig", dict(r=4, alpha=8, target_modules=["attn2.to_q"])),
     ("LoKrConfig", dict(r=2, alpha=8, target_modules=["attn2.to_q"], decompose_factor=8)),
+    ("LoKrConfig", dict(r=64, alpha=8, target_modules=["attn2.to_q"])),
 ])
 def test_what_peft_saves_acts_as_in_peft(host, sana, tmp_path, caplog, kind, settings):
     peft_of_all = pytest.importorskip("peft")

@@ -103,12 +103,19 @@ def test_a_configuration_of_another_rank_is_not_used():
     ({"hada_w1_a": T, "hada_w1_b": T, "hada_w2_a": T, "hada_w2_b": T}, True),
     ({"lokr_w1": T, "lokr_w2_a": T, "lokr_w2_b": T}, True),
     ({"a1.weight": T, "a2.weight": T, "b1.weight": T, "b2.weight": T}, True),
-    ({"lokr_w1": T, "lokr_w2": T}, False), ({"diff": T}, False)])
+    ({"diff": T}, False)])
 def test_alpha_is_of_kinds_with_a_rank(parts, has_scale):
     """PEFT calls it "alpha" in those other kinds."""
     config = PeftConfig("beside", {"r": 4, "alpha": 2})
     found = read({f"base_model.model.{SANA[0]}.{part}": t for part, t in parts.items()}, SANA, (), [config])
     assert found.model[SANA[0]].get(ALPHA) == (2 if has_scale else None) and len(found.alphas) == has_scale
+
+
+def test_a_lokr_of_whole_matrices_has_peft_s_scale_in_it():
+    file = {f"base_model.model.{SANA[0]}.{part}": T for part in ("lokr_w1", "lokr_w2")}
+    assert torch.equal(read(file, SANA).model[SANA[0]]["lokr_w1"], T)
+    parts = read(file, SANA, (), [PeftConfig("beside", {"r": 4, "alpha": 2})]).model[SANA[0]]
+    assert torch.equal(parts["lokr_w1"], T / 2) and torch.equal(parts["lokr_w2"], T) and ALPHA not in parts
 
 
 def test_the_bound_of_a_rotation_is_no_alpha_of_ours():
