@@ -41,7 +41,8 @@ def apply_lora(path, model, clip=None, strength_model: float = 1.0, strength_cli
     checkpoint = open_checkpoint(path)
     sides = [_Side("the model", model, model, _layers(model, "diffusion_model."), strength_model)]
     if clip is not None:
-        sides.append(_Side("the text encoder", clip, clip.patcher, _layers(clip.patcher, "", ".transformer."), strength_clip))
+        layers = _layers(clip.patcher, "", ".transformer.")
+        sides.append(_Side("the text encoder", clip, clip.patcher, layers, strength_clip))
     found = read(checkpoint.load(), sides[0].keys, sides[1].keys if clip is not None else (),
                  peft_configs(path, checkpoint.metadata), alpha)
     for side, layers in zip(sides, (found.model, found.text)):
@@ -92,9 +93,9 @@ def _refuse(filename, found, sides) -> None:
     for side in sides:
         wrong = side.made.wrong_size
         if len(wrong) > len(side.made.layers):
-            raise ValueError(f"{filename}: {wrong[0]}: {side.made.left_out[wrong[0]]}, and so it is with {len(wrong)} of its "
-                             f"{len(side.layers)} layers for {side.title}: this is a LoRA of another size of the model. Choose "
-                             "that model, or a LoRA of this one.")
+            raise ValueError(f"{filename}: {wrong[0]}: {side.made.left_out[wrong[0]]}, and so it is with {len(wrong)} of "
+                             f"its {len(side.layers)} layers for {side.title}: this is a LoRA of another size of the model. "
+                             "Choose that model, or a LoRA of this one.")
     if any(side.made.patches for side in sides):
         return
     reasons = found.left_out | {name: why for side in sides for name, why in side.made.left_out.items()}
@@ -113,7 +114,8 @@ def _tell(filename, found, sides, alpha) -> None:
     """Everything of the file that acts, that does not, and that will act as nobody wants, into the log."""
     texts = [key for key in found.unmatched if is_for_text(key)]
     others = [key for key in found.unmatched if key not in texts]
-    no_text = "are for the text encoder, and no CLIP is connected" if len(sides) == 1 else "have no place in this text encoder"
+    no_text = ("are for the text encoder, and no CLIP is connected" if len(sides) == 1 else
+               "have no place in this text encoder")
     for keys, why in ((others, "have no place in this model"), (texts, no_text)):
         if keys:
             logging.warning("%s: %d tensors %s: %s", filename, len(keys), why, _some(keys))
@@ -121,7 +123,8 @@ def _tell(filename, found, sides, alpha) -> None:
         logging.warning("%s: left out: %s", filename, line)
     for note in found.notes:
         logging.warning("%s: %s", filename, note)
-    changed = (f"{len(side.made.layers)} layers of {side.title} ({_kinds(side.made.kinds)})" for side in sides if side.made.layers)
+    changed = (f"{len(side.made.layers)} layers of {side.title} ({_kinds(side.made.kinds)})" for side in sides
+               if side.made.layers)
     logging.info("%s: changes %s", filename, " and ".join(changed))
     for source, count in found.alphas.items():
         said = f"alpha is stated by {source}" if source != NOBODY else "no alpha is stated, scale 1 (alpha = rank) is assumed"
@@ -130,16 +133,16 @@ def _tell(filename, found, sides, alpha) -> None:
         logging.info("%s: the node's alpha %g is not used", filename, alpha)
     for side in sides:
         if (change := side.relative_change()) > TOO_STRONG:
-            logging.warning("%s: its change is %.1f times as large as the weights of %s (less than half is usual), which ruins "
-                            "the result: %s", filename, change, side.title, _advice(found, side, alpha, 0.3 / change))
+            logging.warning("%s: its change is %.1f times as large as the weights of %s (less than half is usual), which "
+                            "ruins the result: %s", filename, change, side.title, _advice(found, side, alpha, 0.3 / change))
 
 
 def _advice(found, side, alpha, factor) -> str:
     """What helps against a change that should be `factor` times as large."""
     ranks = [side.layers[name][DOWN].shape[0] for name in side.made.layers if DOWN in side.layers[name]]
     if ranks and (NOBODY in found.alphas or (USER in found.alphas and alpha > 1)):
-        return (f"the file states no alpha, its rank is {ranks[0]}. Set alpha on the node: 1 is usual for files that were exported "
-                "from SAT")
+        return (f"the file states no alpha, its rank is {ranks[0]}. Set alpha on the node: 1 is usual for files that were "
+                "exported from SAT")
     return f"lower the strength to {side.strength * factor:.2g} or less, or get the file with its right alpha"
 
 

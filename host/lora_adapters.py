@@ -53,8 +53,8 @@ def make_patches(layers: dict[str, dict], keys: dict[str, str], weights: dict[st
         if strange := [part for part, tensor in parts.items() if tensor.is_complex()]:  # no kind has such
             made.left_out[name] = f"{strange[0]} has complex numbers"
             continue
-        extremes = {part: _extremes(tensor) for part, tensor in parts.items()}
-        _make(made, name, _fitted(parts, shape), {part for part, pair in extremes.items() if not any(pair)}, keys[name], weights)
+        zero = {part for part, tensor in parts.items() if not any(_extremes(tensor))}
+        _make(made, name, _fitted(parts, shape), zero, keys[name], weights)
     return made
 
 

@@ -29,7 +29,8 @@ class PeftConfig:
     def alpha(self, prefix: str, names, rank: int) -> float | None:
         """The alpha of a layer, such that alpha / rank is its scale; None where none is stated.
 
-        prefix: "transformer" or "text_encoder". names: what the layer is called, patterns may mean any. rank: of its matrices.
+        prefix: "transformer" or "text_encoder". names: what the layer is called, patterns may mean any of them.
+        rank: of its matrices.
         """
         alpha = self._of(prefix, names, "alpha_pattern", "lora_alpha", "alpha")
         if alpha is None:
@@ -70,7 +71,8 @@ def peft_configs(path: Path, metadata: dict) -> list[PeftConfig]:
         except (OSError, UnicodeDecodeError):
             texts[BESIDE] = ""
     elif path.with_name(BESIDE).is_file():
-        logging.info("%s: %s in its folder may be another file's and is not read. In a folder of their own it is.", path.name, BESIDE)
+        logging.info("%s: %s in its folder may be another file's and is not read. In a folder of their own it is.",
+                     path.name, BESIDE)
     out = []
     for source, text in texts.items():
         if fault := _fault(text):

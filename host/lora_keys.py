@@ -113,11 +113,14 @@ def read(state_dict: dict, model_layers, text_layers=(), configs: list[PeftConfi
             found.alphas[source] += 1
             if value is not None:
                 change.parts[ALPHA] = torch.tensor(float(value))
+        elif {"lokr_w1", "lokr_w2"} <= change.parts.keys():
+            _scale_whole_lokr(change, configs, found)
         elif "oft_blocks" in change.parts:
             # There alpha is a bound and 0 none, which LyCORIS always writes. Without it the host's BOFT does not work.
             change.parts.setdefault(ALPHA, torch.tensor(0.0))
-        if (bias := change.parts.pop(UP_BIAS, None)) is not None:  # PEFT scales it too, the host does not
-            change.parts[BIAS] = bias.float() * (float(change.parts[ALPHA]) / rank if rank and ALPHA in change.parts else 1)
+        if rank and UP_BIAS in change.parts:  # PEFT scales it too, the host does not
+            scale = float(change.parts[ALPHA]) / rank if ALPHA in change.parts else 1.0
+            change.parts[BIAS] = change.parts.pop(UP_BIAS).float() * scale
         _put(found, change)
     return found
 
@@ -230,6 +233,17 @@ def _alpha(change: _Change, rank, configs, alpha):
     return (SAT, 1.0) if change.is_sat else (NOBODY, None)
 
 
+def _scale_whole_lokr(change: _Change, configs, found: Lora) -> None:
+    """PEFT multiplies a LoKr of two whole matrices by alpha / rank too, for which the host sees no rank."""
+    for config in configs:
+        rank = config.rank(*change.peft_names)
+        alpha = config.alpha(*change.peft_names, rank) if rank else None
+        if alpha is not None:
+            found.alphas[config.source] += 1
+            change.parts["lokr_w1"] = change.parts["lokr_w1"].float() * (alpha / rank)
+            return
+
+
 def _put(found: Lora, change: _Change) -> None:
     """Put a change where it belongs, that of a fused layer in pieces."""
     layers, count = found.text if change.is_text else found.model, len(change.names)
@@ -240,7 +254,8 @@ def _put(found: Lora, change: _Change) -> None:
             found.left_out[change.stem] = f"{part} of a fused layer cannot be divided among {', '.join(change.names)}"
             return
         if cut and (rows := next(iter(tensor.shape), 1)) % count:
-            found.left_out[change.stem] = f"the {rows} rows of {part} cannot be divided among {', '.join(change.names)}"
+            names = ", ".join(change.names)
+            found.left_out[change.stem] = f"the {rows} rows of {part} cannot be divided among {names}"
             return
         pieces[part] = tensor.chunk(count) if cut else (tensor,) * count
     for i, name in enumerate(change.names):

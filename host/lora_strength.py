@@ -12,10 +12,10 @@ import torch
 
 from .lora_keys import ALPHA, DOWN, MID, UP
 
-# |change| / |weight|, Frobenius. The embedded outline LoRA, a strong style, has 0.3. At 1 nothing of a layer is left as it was:
-# a change of low rank is then many times as strong as the weight in the few directions that it has. A scale that was lost
-# (SAT's files at 1 instead of 1 / rank) multiplies by a hundred or more and lands above. The median counts: single layers
-# with small weights, such as a model's last, may be changed by more.
+# |change| / |weight|, Frobenius. The embedded outline LoRA, a strong style, has 0.3. At 1 nothing of a layer is left as it
+# was: a change of low rank is then many times as strong as the weight in the few directions that it has. A scale that was
+# lost (SAT's files at 1 instead of 1 / rank) multiplies by a hundred or more and lands above. The median counts: single
+# layers with small weights, such as a model's last, may be changed by more.
 TOO_STRONG = 1.0
 _SAMPLE = 16  # layers, spread over the model: all the weights would have to be read from disk
 

@@ -28,8 +28,8 @@ class LoadLoRA(io.ComfyNode):
                 strength("strength_model", "model"),
                 io.Float.Input("alpha", default=0.0, min=0.0, max=4096.0, step=0.5,
                                tooltip="For files that state no alpha, nor an adapter_config.json beside them: the LoRA "
-                                       "counts alpha / rank. 0: the rank, so it counts fully. 1 for LoRAs exported from SAT, 64 for those of CogVideoX's own "
-                                       "fine-tuning at rank 128."),
+                                       "counts alpha / rank. 0: the rank, so it counts fully. 1 for LoRAs exported from SAT, 64 for "
+                                       "those of CogVideoX's own fine-tuning at rank 128."),
                 io.Clip.Input("clip", optional=True, tooltip="For LoRAs that change the text encoder too."),
                 strength("strength_clip", "text encoder"),
             ],

@@ -50,6 +50,7 @@ NOTHING = {
     "alpha is zero": KINDS["loha"] | {"alpha": torch.tensor(0.0)},
     "zero diff": {"diff": torch.zeros(64, 64)},
     "zero rotation": {"oft_blocks": torch.zeros(8, 8, 8)},
+    "lora_up.bias": {"lora_B.bias": numbers(64)},
     "alpha of (2,)": KINDS["lora"] | {"alpha": torch.ones(2)},
 }
 
@@ -115,7 +116,7 @@ def test_norms_beside_lokr(host, video, tmp_path, caplog):
     norm = "transformer_blocks.1.norm1.norm"
     weights = dict(video.model.named_parameters())
     w, b = (weights[f"diffusion_model.{norm}.{part}"] for part in ("weight", "bias"))
-    file = {f"lycoris_{norm.replace('.', '_')}.w_norm": numbers(*w.shape), f"lycoris_{norm.replace('.', '_')}.b_norm": numbers(*b.shape)}
+    file = at(f"lycoris_{norm.replace('.', '_')}", {"w_norm": numbers(*w.shape), "b_norm": numbers(*b.shape)})
     file |= at("lycoris_transformer_blocks_1_attn1_to_q", KINDS["lokr"])
     with caplog.at_level("INFO"):
         model, _ = host.lora.apply_lora(written(tmp_path / "lora.safetensors", file), video)
@@ -130,9 +131,11 @@ def test_a_bias_that_the_layer_has_not(host, sana, tmp_path, caplog, part):
     file = at("diffusion_model." + NO_BIAS, other | {part: numbers(64)})
     with caplog.at_level("INFO"):
         model, _ = host.lora.apply_lora(written(tmp_path / "lora.safetensors", file), sana)
-    assert list(model.patches) == [f"diffusion_model.{NO_BIAS}.weight"] and f"{NO_BIAS}.bias: the layer has no bias" in caplog.text
+    assert list(model.patches) == [f"diffusion_model.{NO_BIAS}.weight"]
+    assert f"{NO_BIAS}.bias: the layer has no bias" in caplog.text
+    alone = at("diffusion_model." + NO_BIAS, {"diff_b": numbers(64)})
     with pytest.raises(ValueError, match="no bias"):
-        host.lora.apply_lora(written(tmp_path / "bias.safetensors", at("diffusion_model." + NO_BIAS, {"diff_b": numbers(64)})), sana)
+        host.lora.apply_lora(written(tmp_path / "bias.safetensors", alone), sana)
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["as PEFT", "bias first"])
@@ -261,7 +264,7 @@ SHAPES = {"a number": (), "empty": (0,), "a row": (64,), "three": (2, 2, 2), "fo
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("stem, kind", [(STEM, kind) for kind in KINDS] + [("blocks.1.attn.qkv", "lora"), ("blocks.1.attn.qkv", "loha")])
+@pytest.mark.parametrize("stem, kind", [*((STEM, kind) for kind in KINDS), *(("blocks.1.attn.qkv", kind) for kind in ("lora", "loha"))])
 def test_parts_of_any_shape(host, sana, tmp_path, caplog, stem, kind, shape):
     """Whatever is reported as changed is changed when a picture is made; all else is left out, and nothing breaks."""
     strange = numbers(*SHAPES[shape]) + 0.01

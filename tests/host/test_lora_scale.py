@@ -90,6 +90,32 @@ def test_peft_bias_has_the_scale_of_the_configuration(host, sana, tmp_path):
     torch.testing.assert_close(got, before + 4 * c)
 
 
+@pytest.mark.parametrize("kind, settings", [
+    ("LoraConfig", dict(r=4, lora_alpha=16, target_modules=["attn2.to_q"])),
+    ("LoraConfig", dict(r=4, lora_alpha=16, target_modules=["attn2.to_q"], lora_bias=True, use_rslora=True)),
+    ("LoraConfig", dict(r=4, lora_alpha=8, target_modules=["attn2.to_q", "attn1.to_q"], rank_pattern={"attn1.to_q": 2},
+                        alpha_pattern={"1.attn1.to_q": 6})),
+    ("LoraConfig", dict(r=4, lora_alpha=8, target_modules=["ff.conv_inverted"])),
+    ("LoHaConfig", dict(r=4, alpha=8, target_modules=["attn2.to_q"])),
+    ("LoKrConfig", dict(r=2, alpha=8, target_modules=["attn2.to_q"], decompose_factor=8)),
+    ("LoKrConfig", dict(r=64, alpha=8, target_modules=["attn2.to_q"])),
+])
+def test_what_peft_saves_acts_as_in_peft(host, sana, tmp_path, caplog, kind, settings):
+    peft_of_all = pytest.importorskip("peft")
+    with torch.inference_mode(False):
+        model = peft_of_all.get_peft_model(tiny.sana(), getattr(peft_of_all, kind)(**settings))
+        tiny.randomise(torch.nn.ParameterDict({name.replace(".", "_"): p for name, p in model.named_parameters()
+                                               if p.requires_grad}))
+        model.save_pretrained(tmp_path)
+        wanted = model.merge_and_unload().state_dict()
+    ours, _ = host.lora.apply_lora(tmp_path / "adapter_model.safetensors", sana)
+    assert ours.patches
+    for key, before in sana.model.named_parameters():
+        now = changed(host, ours, key)[0] if key in ours.patches else before
+        torch.testing.assert_close(now, wanted[key.removeprefix("diffusion_model.")], rtol=1e-4, atol=1e-5)
+    assert "left out" not in caplog.text
+
+
 def test_the_nodes_alpha_is_said_to_be_idle(host, sana, tmp_path, caplog):
     with caplog.at_level("INFO"):
         scale(host, sana, peft(tmp_path, {"r": 4, "lora_alpha": 16}), alpha=2.0)

@@ -31,7 +31,8 @@ def test_the_files_own_comes_first(tmp_path):
     assert own.alpha("text_encoder", ["x"], 4) is None and beside.source == BESIDE
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"3", b'{"r": "4"}', b'{"rank_pattern": [1]}', b'{"transformer.lora_alpha": []}'])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"3", b'{"r": "4"}', b'{"rank_pattern": [1]}',
+                                     b'{"transformer.lora_alpha": []}'])
 def test_one_that_cannot_be_read_is_warned_of(tmp_path, caplog, content):
     (tmp_path / "style.safetensors").touch()
     (tmp_path / BESIDE).write_bytes(content)
@@ -46,8 +47,8 @@ def test_null_is_like_nothing(tmp_path):
     assert config.alpha("transformer", ["x"], 4) is None and config.rank("transformer", ["x"]) is None
 
 
-@pytest.mark.parametrize("pattern", ["to_q", "attn1.to_q", "blocks.3.attn1.to_q", r"blocks.\d.attn1.to_q", "to_k|to_q", "o_q", "attn2.to_q",
-                                     r"^blocks.3.attn1.to_q", ".*to_q"])
+@pytest.mark.parametrize("pattern", ["to_q", "attn1.to_q", "blocks.3.attn1.to_q", r"blocks.\d.attn1.to_q", "to_k|to_q", "o_q",
+                                     "attn2.to_q", r"^blocks.3.attn1.to_q", ".*to_q"])
 def test_patterns_mean_what_they_mean_to_peft(pattern):
     from peft.utils.other import get_pattern_key
 

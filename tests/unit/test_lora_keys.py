@@ -100,13 +100,22 @@ def test_a_configuration_of_another_rank_is_not_used():
 
 
 @pytest.mark.parametrize("parts, has_scale", [
-    ({"hada_w1_a": T, "hada_w1_b": T, "hada_w2_a": T, "hada_w2_b": T}, True), ({"lokr_w1": T, "lokr_w2_a": T, "lokr_w2_b": T}, True),
-    ({"a1.weight": T, "a2.weight": T, "b1.weight": T, "b2.weight": T}, True), ({"lokr_w1": T, "lokr_w2": T}, False), ({"diff": T}, False)])
+    ({"hada_w1_a": T, "hada_w1_b": T, "hada_w2_a": T, "hada_w2_b": T}, True),
+    ({"lokr_w1": T, "lokr_w2_a": T, "lokr_w2_b": T}, True),
+    ({"a1.weight": T, "a2.weight": T, "b1.weight": T, "b2.weight": T}, True),
+    ({"diff": T}, False)])
 def test_alpha_is_of_kinds_with_a_rank(parts, has_scale):
     """PEFT calls it "alpha" in those other kinds."""
     config = PeftConfig("beside", {"r": 4, "alpha": 2})
     found = read({f"base_model.model.{SANA[0]}.{part}": t for part, t in parts.items()}, SANA, (), [config])
     assert found.model[SANA[0]].get(ALPHA) == (2 if has_scale else None) and len(found.alphas) == has_scale
+
+
+def test_a_lokr_of_whole_matrices_has_peft_s_scale_in_it():
+    file = {f"base_model.model.{SANA[0]}.{part}": T for part in ("lokr_w1", "lokr_w2")}
+    assert torch.equal(read(file, SANA).model[SANA[0]]["lokr_w1"], T)
+    parts = read(file, SANA, (), [PeftConfig("beside", {"r": 4, "alpha": 2})]).model[SANA[0]]
+    assert torch.equal(parts["lokr_w1"], T / 2) and torch.equal(parts["lokr_w2"], T) and ALPHA not in parts
 
 
 def test_the_bound_of_a_rotation_is_no_alpha_of_ours():
@@ -124,7 +133,8 @@ def test_peft_bias_is_a_change_of_the_bias(order):
 
 
 def test_kinds_are_handed_on_as_they_are():
-    parts = ("w_norm", "b_norm", "diff", "diff_b", "set_weight", "rescale", "reshape_weight", "oft_R", "a1.weight", "new.kind.weight")
+    parts = ("w_norm", "b_norm", "diff", "diff_b", "set_weight", "rescale", "reshape_weight", "oft_R", "a1.weight",
+             "new.kind.weight")
     found = read({f"diffusion_model.{SANA[3]}.{part}": T for part in parts}, SANA)
     assert set(found.model[SANA[3]]) == set(parts) and not found.unmatched and not found.left_out
 
@@ -133,8 +143,8 @@ def test_what_the_file_says_twice():
     file = {f"transformer.{SANA[0]}.lora_A.one.weight": T, f"transformer.{SANA[0]}.lora_A.two.weight": 2 * T,
             f"lora_unet_{SANA[0].replace('.', '_')}.lora_down.weight": 3 * T}
     found = read(file, SANA)
-    assert torch.equal(found.model[SANA[0]][DOWN], T) and set(found.left_out) == set(file) - set(list(file)[:1]) ^ {
-        list(file)[2], f"lora_unet_{SANA[0].replace('.', '_')}"}
+    assert torch.equal(found.model[SANA[0]][DOWN], T)
+    assert set(found.left_out) == {f"transformer.{SANA[0]}.lora_A.two.weight", f"lora_unet_{SANA[0].replace('.', '_')}"}
 
 
 def test_whole_weights_are_no_change():

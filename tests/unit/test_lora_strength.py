@@ -42,7 +42,8 @@ def test_the_median_counts():
     assert relative_change(layers, list(layers), dict.fromkeys(layers, W)) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("weight", [None, torch.empty(48, 32, device="meta"), torch.zeros(48, 32), type("Packed", (torch.Tensor,), {})(48, 32)])
+@pytest.mark.parametrize("weight", [None, torch.empty(48, 32, device="meta"), torch.zeros(48, 32),
+                                    type("Packed", (torch.Tensor,), {})(48, 32)])
 def test_a_weight_that_cannot_be_measured_is_passed_over(weight):
     layers = {name: {"diff": 3 * W} for name in "xy"}
     assert relative_change(layers, ["x"], {"x": weight}) == 0
