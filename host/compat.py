@@ -20,6 +20,8 @@ VERSION = f"ComfyUI {__version__}"
 # Format of quantised weights -> a version that reads it; the first to do so may be a little older.
 QUANTISED_SINCE = {"float8_e4m3fn": "0.3.75", "float8_e5m2": "0.8", "nvfp4": "0.8", "mxfp8": "0.27", "int8_tensorwise": "0.27",
                    "convrot_w4a4": "0.33", "asym_w4a8_int8": "0.33"}
+# What newer hosts write beside an empty latent: pixels and frames a latent pixel.
+EMPTY_LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 
@@ -51,6 +53,14 @@ def assign_keywords(patcher, load_function) -> dict:
 def corrects_empty_latents() -> bool:
     """Whether the host resizes an empty latent that was made for 8 px a latent pixel (0.11 and newer)."""
     return accepts(comfy.sample.fix_empty_latent_channels, "downscale_ratio_spacial")
+
+
+def fixed_empty_samples(model, latent: dict) -> torch.Tensor:
+    """A LATENT's samples as the stock samplers take them: an empty one gets the model's channels and, where the host knows
+    how, its size."""
+    fix = comfy.sample.fix_empty_latent_channels
+    ratios = {name: latent.get(name) for name in EMPTY_LATENT_RATIOS if accepts(fix, name)}
+    return fix(model, latent["samples"], **ratios)
 
 
 def on_device(device):

@@ -126,7 +126,7 @@ def diffusion_model(config, state_dict: dict, dtype: torch.dtype | None = None, 
     load_device, offload_device = mm.get_torch_device(), mm.unet_offload_device()
     supported = list(config.supported_inference_dtypes)
     if layers:
-        dtype = compute = mm.unet_manual_cast(None, load_device, supported)  # named, even if nothing is cast: layers ask for it
+        dtype = compute = compute_dtype(supported)  # named, even if nothing is cast: layers ask for it
         # What a bare fp8 file holds beside the layers' matrices is small, and no op of the host's reads it in 8 bits.
         state_dict = {key: t.to(dtype) if t.dtype.itemsize == 1 and key.rpartition(".")[0] not in layers else t
                       for key, t in state_dict.items()}
@@ -151,8 +151,22 @@ def storage_and_compute(state_dict: dict, dtype: torch.dtype | None, supported: 
     if dtype is None:
         dtype = mm.unet_dtype(model_params=comfy.utils.calculate_parameters(state_dict), supported_dtypes=supported,
                               weight_dtype=comfy.utils.weight_dtype(state_dict))
+        if dtype.itemsize == 2 and dtype not in supported:  # by --fp16-unet
+            dtype = compute_dtype(supported)
     compute = mm.unet_manual_cast(dtype, mm.get_torch_device(), supported)
     if compute is None and dtype not in supported:
         # The host would compute in fp16 wherever the device can; a model trained in bf16 overflows there.
-        compute = mm.unet_dtype(supported_dtypes=supported)
+        compute = compute_dtype(supported)
     return dtype, compute
+
+
+def compute_dtype(supported: list) -> torch.dtype:
+    """What the host would compute in: of `supported`, best first, or fp32 and wider by its options. Its option --fp16-unet
+    is followed only where the model's own list has fp16: elsewhere the picture would be black."""
+    wanted = mm.unet_dtype(supported_dtypes=supported)
+    if wanted in supported or wanted.itemsize > 2:
+        return wanted
+    chosen = mm.unet_manual_cast(None, mm.get_torch_device(), supported)
+    if wanted.itemsize == 2:
+        logging.warning("ComfyUI was told to compute in %s, where this model overflows to black: it computes in %s.", wanted, chosen)
+    return chosen

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import comfy.model_management as mm
 import comfy.sd
 import comfy.utils
+import torch
 
 from .compat import assign_keywords, model_patcher
 from .first_result import FirstResult
@@ -29,7 +30,7 @@ def native_vae(model, state_dict: dict, working_dtypes: list, kind=comfy.sd.VAE,
     vae.process_output = to_unit
     vae.working_dtypes = working_dtypes
     vae.device = mm.vae_device()
-    vae.vae_dtype = mm.vae_dtype(vae.device, vae.working_dtypes)
+    vae.vae_dtype = working_dtype(vae.device, vae.working_dtypes)
     vae.output_device = mm.intermediate_device()
     vae.first_stage_model = model.eval().to(vae.vae_dtype)
     if hasattr(mm, "archive_model_dtypes"):  # dynamic patchers read what each weight is to become
@@ -45,6 +46,18 @@ def watch_vae(vae, name: str, weights) -> None:
     """Look at the first results of both directions; arguments as for FirstResult."""
     for part in (vae.first_stage_model.encoder, vae.first_stage_model.decoder):
         FirstResult(name, weights).watch(part)
+
+
+def working_dtype(device, allowed: list) -> torch.dtype:
+    """What the host would compute in: of `allowed`, best first, or fp32. Its option --fp16-vae is followed only where fp16
+    is allowed: elsewhere the picture would be black."""
+    wanted = mm.vae_dtype(device, allowed)
+    if wanted in allowed or wanted == torch.float32:
+        return wanted
+    possible = {torch.float16: mm.should_use_fp16, torch.bfloat16: mm.should_use_bf16}
+    chosen = next((dtype for dtype in allowed if dtype in possible and possible[dtype](device)), torch.float32)
+    logging.warning("ComfyUI was told to compute VAEs in %s, where this one overflows to black: it computes in %s.", wanted, chosen)
+    return chosen
 
 
 @contextmanager

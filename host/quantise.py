@@ -21,7 +21,7 @@ from ..kernels.quant_layers import quantised, reason_to_keep, summary, to_metada
 from ..sana_core import precision as sana_precision
 from ..storage import write_converted
 from .cogvideox.model import CogVideoXModel
-from .compat import has_quantised_layers
+from .compat import fixed_empty_samples, has_quantised_layers
 from .sana.model import SanaModel
 
 FOLDER = "diffusion_models"  # in the output folder, where the host's loaders look too
@@ -88,7 +88,9 @@ def layers_to_quantise(shapes: dict[str, tuple], kind: str, kept) -> list[str]:
 
 def largest_inputs(model, names, positive, negative, latent, steps, cfg) -> dict[str, float]:
     """{layer: largest magnitude of its inputs} over a short sampling run."""
-    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    samples = fixed_empty_samples(model, latent)
+    if getattr(model.model.model_config.params, "guidance_embeds", False):
+        cfg = 1.0  # Sprint has its guidance built in
     bar = comfy.utils.ProgressBar(steps)
     with LargestInputs(model.model.diffusion_model, names) as seen:
         comfy.sample.sample(model, comfy.sample.prepare_noise(samples, 0), steps, cfg, "euler", "simple", positive, negative,

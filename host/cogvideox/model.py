@@ -150,6 +150,7 @@ class CogVideoXDiT(CogVideoTransformer):
     def __init__(self, params, device=None, dtype=None, operations=None, compute_dtype=None, **kwargs):
         super().__init__(params, device=device, dtype=dtype, operations=operations)
         self.dtype = dtype
+        self.in_channels = params.in_channels  # read by RenormCFG
         if dtype is not None and dtype.itemsize == 1:
             for module in precise_modules(self):
                 set_dtype(module, compute_dtype)

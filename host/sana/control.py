@@ -20,6 +20,7 @@ from . import text_cache
 from ..compat import assign_keywords
 from ..loading import ModelFile, report, storage_and_compute, weight_dtype_of
 from .model import SanaLatent, SanaModel, inference_dtypes
+from .vae import has_sanas_scale
 
 WIRING_CHOICES = ("auto", *WIRINGS)
 
@@ -58,7 +59,7 @@ class SanaControl(comfy.controlnet.ControlNet):
             self.set_extra_arg("base_block", base_block(model))
 
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
-        self.set_extra_arg("timestep", self.model_sampling_current.timestep(t).float())
+        self.set_extra_arg("timestep", t.float() * self.params.timestep_multiplier)  # t is the base's sigma
         if not torch.is_grad_enabled():
             self.set_extra_arg("run", transformer_options.get(text_cache.KEY))
         try:
@@ -110,6 +111,10 @@ def check_hint(picture, vae, control: SanaParams) -> None:
     if vae.latent_channels != control.in_channels:
         raise ValueError(f"The VAE connected to Apply ControlNet makes latents of {vae.latent_channels} channels, Sana's have "
                          f"{control.in_channels}: connect the one from Load DC-AE.")
+    scale = getattr(vae, "latent_scale", SanaLatent.scale_factor)
+    if not has_sanas_scale(scale):
+        raise ValueError(f"The VAE connected to Apply ControlNet is another model's DC-AE: the scale of its latents is {scale:g}, "
+                         f"Sana's is {SanaLatent.scale_factor:g}. Load dc-ae-f32c32-sana-1.1 with Load DC-AE.")
     if picture is None or picture.ndim != 4 or 0 in picture.shape or picture.shape[1] < 3:
         raise ValueError(f"The control picture is {'missing' if picture is None else ' x '.join(map(str, picture.shape))}: "
                          "expected batch x 3 colours x height x width. Connect an IMAGE.")

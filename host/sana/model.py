@@ -21,15 +21,14 @@ from ...sana_core.lookalikes import strip_prefix
 from ...sana_core.memory import numbers_a_token
 from ...sana_core.text import token_mask
 from ...sana_core.transformer import SanaTransformer
-from . import areas, text_cache
+from . import areas, companions, text_cache
 from ..blocks import host_hooks
-from ..compat import corrects_empty_latents, layers_for_saving
+from ..compat import layers_for_saving
+from .companions import PIXELS
 from .guidance import replaced_self_attention
 from ..loading import ModelFile, diffusion_model, report, weight_dtype_of
 from ..lora import ReadsDiffusersLoras
 from ..previews import rgb_factors
-
-PIXELS = 32           # px a side of one latent pixel
 
 
 class SanaLatent(comfy.latent_formats.LatentFormat):
@@ -93,9 +92,10 @@ class SanaModel(ReadsDiffusersLoras):
 
     def extra_conds(self, **kwargs):
         params = self.model_config.params
-        check_latent(kwargs.get("noise"), kwargs.get("latent_image"), params)
+        companions.check_sampling(self.model_sampling)
+        companions.check_latent(kwargs.get("noise"), kwargs.get("latent_image"), params)
         context = kwargs.get("cross_attn")
-        check_context(context, params)
+        companions.check_context(context, params, kwargs.get(companions.TEXT_MARK, False))
         out = super().extra_conds(**kwargs)
         # CONDCrossAttn would repeat tokens up to a common length, which is wrong under a mask.
         out["c_crossattn"] = comfy.conds.CONDRegular(context)
@@ -114,42 +114,10 @@ class SanaModel(ReadsDiffusersLoras):
             kwargs["text"] = run.read(self.diffusion_model, states, mask if mask is None else mask.to(x.device))
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
-
-def check_context(context, params: SanaParams) -> None:
-    """Raise ValueError unless context is (B, T, caption_channels)."""
-    if context is None:
-        raise ValueError("Sana got no text. Connect Sana Text Encode to positive and negative.")
-    if context.ndim != 3 or context.shape[-1] != params.caption_channels:
-        kind = {768: " (CLIP-L, as of Stable Diffusion 1.5)", 1024: " (CLIP-H, as of Stable Diffusion 2)",
-                2048: " (as of SDXL)", 4096: " (T5-XXL, as of FLUX or SD3)"}.get(context.shape[-1], "")
-        raise ValueError(
-            f"This text was encoded for another model: its width is {context.shape[-1]}{kind}, this Sana model reads "
-            f"{params.caption_channels}{' (Gemma-2-2B)' * (params.caption_channels == 2304)}. Load the text encoder "
-            "with Load Sana Text Encoder, and encode with Sana Text Encode.")
-
-
-def check_latent(noise, latent, params: SanaParams) -> None:
-    """Raise ValueError for a latent (B, C, H, W) that Sana cannot sample."""
-    if noise is not None:
-        shape = tuple(noise.shape)
-        if len(shape) != 4 or shape[1] != params.in_channels:
-            raise ValueError(f"This latent is of another model: it is {' x '.join(map(str, shape))}, Sana's are batch x "
-                             f"{params.in_channels} x height/{PIXELS} x width/{PIXELS}. Make it with Empty Sana Latent, "
-                             "or encode the picture with a VAE from Load DC-AE.")
-        if 0 in shape:
-            raise ValueError(f"This latent is empty: {' x '.join(map(str, shape))}. Batch and sides must be at least 1.")
-    if latent is None:
-        return
-    if torch.isnan(latent).any() or torch.isinf(latent).any():
-        raise ValueError("This latent holds NaN or infinite numbers, from an earlier node: sampling it would give a "
-                         "broken picture.")
-    side = (latent.shape[-1] * latent.shape[-2]) ** 0.5
-    # Here a stock empty latent has four times the wanted side, and nothing marks it.
-    if not corrects_empty_latents() and side > 2.5 * params.sample_size and not latent.any():
-        raise ValueError(
-            f"This empty latent makes a picture of {latent.shape[-1] * PIXELS} x {latent.shape[-2] * PIXELS} px, but "
-            f"this model makes about {params.sample_size * PIXELS} x {params.sample_size * PIXELS}. Empty Latent Image "
-            f"of this ComfyUI version reckons with 8 px a latent pixel, Sana has {PIXELS}: use Empty Sana Latent.")
+    def process_timestep(self, timestep, **kwargs):
+        # model_sampling's unit may be another model's: ModelSamplingAuraFlow, ...Flux and ...LTXV set 1, ...SD3 sets 1000.
+        unit = float(self.model_sampling.timestep(torch.ones(1)))
+        return timestep * (self.model_config.params.timestep_multiplier / unit)
 
 
 class SanaDiT(SanaTransformer):
@@ -158,6 +126,7 @@ class SanaDiT(SanaTransformer):
     def __init__(self, params, device=None, dtype=None, operations=None, **kwargs):
         super().__init__(params, device=device, dtype=dtype, operations=operations)
         self.dtype = dtype
+        self.in_channels = params.in_channels  # read by RenormCFG
 
     def forward(self, x, timestep, context, attention_mask=None, guidance=None, control=None, transformer_options={},
                 **kwargs):
@@ -190,6 +159,7 @@ def load_sana(path, weight_dtype: str = "default", disable_dynamic: bool = False
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sanacog_texts", text_cache.around_sampling)
     patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "sanacog_first_result",
                                  file.first_result(identity.layout, to_canonical).around_model)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "sanacog_companions", companions.around_sampling)
     patcher.cached_patcher_init = (load_sana, (path, weight_dtype))
     return patcher
 
@@ -199,6 +169,6 @@ def empty_latent(width: int, height: int, batch_size: int) -> dict:
     for name, value, step in (("width", width, PIXELS), ("height", height, PIXELS), ("batch_size", batch_size, 1)):
         if value < step or value % step:
             raise ValueError(f"{name} is {value}: it must be a multiple of {step}, at least {step}.")
-    samples = torch.zeros(batch_size, SanaLatent.latent_channels, height // PIXELS, width // PIXELS,
-                          device=mm.intermediate_device())
+    samples = companions.empty_samples(batch_size, SanaLatent.latent_channels, height // PIXELS, width // PIXELS,
+                                       mm.intermediate_device())
     return {"samples": samples, "downscale_ratio_spacial": PIXELS}

@@ -11,6 +11,7 @@ import torch
 
 from ...sana_core.config import SanaParams
 from ...sana_core.sampling import sample_scm, sprint_sigmas
+from ..compat import EMPTY_LATENT_RATIOS, fixed_empty_samples
 
 
 def scm() -> comfy.samplers.KSAMPLER:
@@ -40,7 +41,8 @@ def sample_sprint(model, positive, latent: dict, steps: int, guidance: float, se
         raise ValueError("This is no Sana Sprint model: it has no guidance built in, and one to four steps are too few for "
                          "it. Load a Sprint model with Load Sana Model, or use KSampler.")
     levels = sigmas(steps, denoise)
-    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    samples = fixed_empty_samples(model, latent)
+    latent = {key: value for key, value in latent.items() if key not in EMPTY_LATENT_RATIOS}  # they are done with
     if len(levels) < 2:
         return latent | {"samples": samples}
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))

@@ -17,6 +17,7 @@ from ...sana_core.lookalikes import looks_like
 from ...sana_core.text import MAX_TOKENS, PAD, kept_states, token_mask, tokens_of
 from ..clip import (TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside, tokenizer_inside,
                     watch_clip)
+from .companions import TEXT_MARK
 from ..compat import set_dtype
 from ..encoder_file import EncoderFile
 from ..loading import weight_dtype_of
@@ -70,7 +71,7 @@ class GemmaStates(sd1_clip.SDClipModel):
 
     def __init__(self, device="cpu", dtype=None, model_options={}):
         super().__init__(device=device, layer="last", dtype=dtype, textmodel_json_config={},
-                         special_tokens={"start": BOS, "pad": PAD}, layer_norm_hidden_state=False,
+                         special_tokens={"start": BOS, "pad": PAD}, layer_norm_hidden_state=True,
                          model_class=llama.Gemma2_2B, enable_attention_masks=True, return_attention_masks=True,
                          model_options=model_options)
         if cap := model_options.get(CAP_OPTION):
@@ -118,7 +119,7 @@ class SanaTextEncoder(TextEncoder):
         padding = token_weight_pairs.get(PADDING_OPTION, False)
         rows = [self._row([pair[0] for pair in row], padding) for row in token_weight_pairs[NAME]]
         states, masks = zip(*rows)
-        return torch.cat(states, dim=1), None, {"attention_mask": torch.cat(masks, dim=1)}
+        return torch.cat(states, dim=1), None, {"attention_mask": torch.cat(masks, dim=1), TEXT_MARK: True}
 
     def _row(self, ids, padding):
         # Without the padding: less than half the work, and the same states (the network is causal).

@@ -23,8 +23,10 @@ from ..files import is_pipeline
 from ..loading import report
 from ..memory import at_best, check_fits
 from ..native_vae import native_vae, progress, watch_vae
+from .model import SanaLatent
 
 IMAGE_BYTES = 3 * 4  # of one pixel of an IMAGE
+SANAS = ("of Sana", "of Sana (1.0 or 1.1)")  # how the name of a variant that the tensors alone tell ends
 
 
 class SanaVAE(comfy.sd.VAE):
@@ -213,12 +215,33 @@ def load_dcae(path, disable_dynamic: bool = False):
     look = partial(open_checkpoint, path, **({"subfolder": "vae"} if is_pipeline(path) else {}))
     checkpoint = look()
     identity = identify_autoencoder(checkpoint.shapes, checkpoint.config, str(path), checkpoint.config_place)
-    check_shapes(checkpoint.shapes, identity, path.name)
     report(path, identity)
+    check_sanas(identity, checkpoint.config, path.name)
+    check_shapes(checkpoint.shapes, identity, path.name)
     vae = dcae(identity.params, to_canonical(checkpoint.load(), identity.layout), disable_dynamic)
     watch_vae(vae, path.name, lambda: to_canonical(look().load(), identity.layout))
     vae.patcher.cached_patcher_init = (_patcher, (path,))
     return vae
+
+
+def check_sanas(identity, config: dict | None, name: str) -> None:
+    """Raise ValueError for a DC-AE whose latents no Sana model can take; warn of one whose latents Sana reads wrongly."""
+    params, sanas = identity.params, SanaLatent
+    remedy = "Sana's is dc-ae-f32c32-sana-1.1, or 1.0, or a lite one of them."
+    if (params.compression, params.latent_channels) != (sanas.spacial_downscale_ratio, sanas.latent_channels):
+        raise ValueError(f"{name}: this is {identity.variant}, made for another model: its latents have {params.latent_channels} "
+                         f"channels of {params.compression} x {params.compression} px, Sana's {sanas.latent_channels} of "
+                         f"{sanas.spacial_downscale_ratio} x {sanas.spacial_downscale_ratio}. {remedy}")
+    if not has_sanas_scale(params.scaling_factor):
+        logging.warning("%s: this DC-AE was made for another model: its latents' scale is %g, Sana's is %g, and Sana's pictures "
+                        "come out wrong. %s", name, params.scaling_factor, sanas.scale_factor, remedy)
+    elif not identity.variant.endswith(SANAS) and "scaling_factor" not in (config or {}):
+        logging.warning("%s: this DC-AE has another shape than Sana's, and nothing tells the scale of its latents: it may be "
+                        "another model's (-in, -mix), and Sana's pictures come out wrong. %s", name, remedy)
+
+
+def has_sanas_scale(scale: float) -> bool:
+    return abs(scale / SanaLatent.scale_factor - 1) < 0.01
 
 
 def dcae(params: DCAEParams, state_dict: dict, disable_dynamic: bool = False) -> comfy.sd.VAE:
@@ -228,6 +251,7 @@ def dcae(params: DCAEParams, state_dict: dict, disable_dynamic: bool = False) ->
     vae = native_vae(model, state_dict, [torch.bfloat16, torch.float32], SanaVAE, disable_dynamic)
     vae.downscale_ratio = vae.upscale_ratio = params.compression
     vae.latent_channels, vae.latent_dim, vae.output_channels = params.latent_channels, 2, 3
+    vae.latent_scale = params.scaling_factor
     vae.memory_used_encode = lambda shape, dtype: picture_bytes(
         params.encoder_block_out_channels[0], shape[2] * shape[3], mm.dtype_size(dtype), mm.is_device_cpu(vae.device))
     vae.memory_used_decode = lambda shape, dtype: picture_bytes(

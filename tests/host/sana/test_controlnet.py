@@ -84,6 +84,26 @@ def test_sampling_equals_the_bare_cores(host, control, model, vae, by_hand, file
     assert torch.equal(sample(host, model, **apply(net, vae, strength=0)), sample(host, model))
 
 
+@WIRINGS
+@pytest.mark.parametrize("base_name", ["Sana", "Sprint"])
+def test_shift_nodes_of_other_models_do_not_change_its_timestep(host, control, vae, tmp_path, wiring, base_name):
+    """ModelSamplingAuraFlow's unit is 1, ModelSamplingSD3's 1000; with explicit sigmas nothing else of them counts."""
+    params = tiny.SANA if base_name == "Sana" else replace(tiny.SANA, guidance_embeds=True, qk_norm=True)
+    model = host.sana.load_sana(tiny.save_sana(tmp_path / "base.safetensors", params))
+    net = control.load_sana_controlnet(tiny.save_controlnet(tmp_path / "net.safetensors", wiring, params))
+    sigmas = torch.tensor([0.98, 0.5, 0.0])
+    wanted = sample(host, model, cfg=1.0, sigmas=sigmas, **apply(net, vae))
+    for name in ("ModelSamplingAuraFlow", "ModelSamplingSD3"):
+        shifted = stock.run(name, model, 3.0, module="nodes_model_advanced")
+        assert apart(sample(host, shifted, cfg=1.0, sigmas=sigmas, **apply(net, vae)), wanted) < 1e-6
+
+
+def test_dcae_of_another_scale_is_refused(host, control, model, vae, files, monkeypatch):
+    monkeypatch.setattr(vae, "latent_scale", 0.3189)
+    with pytest.raises(ValueError, match="0.3189.*0.41407.*dc-ae-f32c32-sana-1.1"):
+        sample(host, model, **apply(control.load_sana_controlnet(files["native"]), vae))
+
+
 def test_the_control_picture_is_encoded_once(host, control, model, vae, files, monkeypatch):
     calls, encode = [], type(vae).encode
     monkeypatch.setattr(type(vae), "encode", lambda self, pixels: calls.append(pixels.shape) or encode(self, pixels))

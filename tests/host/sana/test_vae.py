@@ -1,7 +1,15 @@
 """DC-AE as the host's VAE, on random tiny weights: the same numbers as the bare core."""
 
+import json
+import logging
+from dataclasses import asdict, replace
+
 import pytest
 import torch
+from safetensors.torch import save_file
+
+from sanacog.sana_core.autoencoder import AutoencoderDC
+from sanacog.sana_core.autoencoder_checkpoint import from_canonical
 
 from .. import tiny
 from .sana_model import apart, host, noise, vae, weights  # noqa: F401
@@ -49,3 +57,40 @@ def test_latents_of_another_model_are_not_decoded(vae):
         for encode in (vae.encode, vae.encode_tiled):
             with pytest.raises(ValueError, match="at least 32 x 32"):
                 encode(torch.rand(shape))
+
+
+# DC-AEs of other models
+
+def save_variant(path, params, **config):
+    """A DC-AE of other parameters. config: what its file says; nothing where it is empty."""
+    weights = from_canonical(AutoencoderDC(params).state_dict(), "diffusers")
+    save_file({key: t.contiguous() for key, t in weights.items()}, path, metadata={"config": json.dumps(config)} if config else None)
+    return path
+
+
+@pytest.mark.parametrize("stated, said", [({"scaling_factor": 0.3189}, ["0.3189", "0.41407"]), ({}, ["nothing tells", "-mix"]),
+                                          ({"scaling_factor": 0.41407}, None)])
+def test_dcae_of_another_scale_is_warned_of(host, tmp_path, caplog, stated, said):
+    caplog.set_level(logging.WARNING)
+    config = asdict(tiny.DCAE) | stated if stated else {}
+    loaded = host.vae.load_dcae(save_variant(tmp_path / "dc-ae-f32c32-in-1.0.safetensors", tiny.DCAE, **config))
+    assert loaded.latent_scale == pytest.approx(stated.get("scaling_factor", 0.41407))
+    warned = [record.getMessage() for record in caplog.records]
+    if said is None:
+        assert not warned
+        return
+    [line] = warned
+    assert all(words in line for words in ["dc-ae-f32c32-in-1.0.safetensors", "dc-ae-f32c32-sana-1.1", *said])
+
+
+def test_dcae_of_another_compression_is_refused(host, tmp_path):
+    """f64c128: there the latent would have been blamed for it, at the end of a run."""
+    def deeper(value):
+        return value[:1] + value
+
+    names = ("block_types", "block_out_channels", "layers_per_block", "qkv_multiscales")
+    other = replace(tiny.DCAE, latent_channels=128, decoder_act_fns="silu", encoder_out_shortcut=False, decoder_in_shortcut=False, **{
+        f"{side}_{name}": deeper(getattr(tiny.DCAE, f"{side}_{name}")) for side in ("encoder", "decoder") for name in names})
+    path = save_variant(tmp_path / "dc-ae-f64c128-in-1.0.safetensors", other, **asdict(other))
+    with pytest.raises(ValueError, match="f64c128-in.*DC-AE f64c128.*128 channels of 64 x 64 px.*32 of 32 x 32.*sana-1.1"):
+        host.vae.load_dcae(path)
