@@ -8,6 +8,7 @@ import torch
 from .. import tiny
 
 PROMPT = "a large red circle on a blue background"
+MARK = {"sana_text": True}  # of texts from Sana's encoder
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def conditioning(count, width=tiny.CAPTION, seed=0, length=300):
     states[:, :count] = torch.randn(1, count, width, generator=torch.Generator().manual_seed(seed))
     mask = torch.zeros(1, length, dtype=torch.long)
     mask[:, :count] = 1
-    return [[states, {"attention_mask": mask, "pooled_output": None, "sana_text": True}]]
+    return [[states, {"attention_mask": mask, "pooled_output": None} | MARK]]
 
 
 def noise(batch=2, height=5, width=7, channels=32):

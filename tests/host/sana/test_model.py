@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from .. import tiny
-from .sana_model import apart, conditioning, host, model, noise, sample, vae, weights  # noqa: F401
+from .sana_model import MARK, apart, conditioning, host, model, noise, sample, vae, weights  # noqa: F401
 
 
 def test_sampling_equals_the_bare_core(host, model):
@@ -30,7 +30,7 @@ def test_masked_tokens_do_not_matter(host, model):
 def test_joined_conditioning_keeps_both_prompts(host, model):
     two = conditioning(5, seed=3)
     joined = [[torch.cat([conditioning(9)[0][0], two[0][0]], 1), conditioning(9)[0][1]]]  # ConditioningConcat
-    both = [[torch.cat([conditioning(9)[0][0][:, :9], two[0][0][:, :5]], 1), {"sana_text": True}]]
+    both = [[torch.cat([conditioning(9)[0][0][:, :9], two[0][0][:, :5]], 1), MARK]]
     assert apart(sample(host, model, positive=joined), sample(host, model, positive=both)) < 1e-5
     assert apart(sample(host, model, positive=joined), sample(host, model)) > 1e-3
 

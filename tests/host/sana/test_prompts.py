@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from .. import stock, tiny
-from .sana_model import apart, conditioning, host, model, noise, sample, weights  # noqa: F401
+from .sana_model import MARK, apart, conditioning, host, model, noise, sample, weights  # noqa: F401
 
 A, B, EMPTY = conditioning(9), conditioning(14, seed=3), conditioning(1, seed=1)
 
@@ -18,7 +18,7 @@ def one_step(host, model, positive, negative=EMPTY, cfg=1.0, start=None):
 def joined(*texts):
     """The words of several prompts, in this order, as one without padding."""
     states = [c[0][0][:, c[0][1]["attention_mask"][0].bool()] for c in texts]
-    return [[torch.cat(states, 1), {}]]
+    return [[torch.cat(states, 1), MARK]]
 
 
 def test_combine_is_the_mean_of_the_predictions(host, model):
@@ -40,7 +40,7 @@ def test_average_keeps_the_words_of_both(host, model, first, second):
     def averaged(strength):
         return one_step(host, model, stock.run("ConditioningAverage", first, second, strength))
 
-    half = [[(first[0][0][:, :14] + second[0][0][:, :14]) / 2, {}]]
+    half = [[(first[0][0][:, :14] + second[0][0][:, :14]) / 2, MARK]]
     assert apart(averaged(0.5), one_step(host, model, half)) < 1e-5
     assert apart(averaged(1.0), one_step(host, model, first)) < 1e-5
     assert apart(averaged(0.0), one_step(host, model, second)) < 1e-5
@@ -58,7 +58,7 @@ def test_zeroed_prompt(host, model):
     """ConditioningZeroOut for the negative prompt: all its tokens are alike, so their number plays no part."""
     negative = stock.run("ConditioningZeroOut", B)
     out = one_step(host, model, A, negative, cfg=4.5)
-    one_zero = [[torch.zeros(1, 1, tiny.CAPTION), {"attention_mask": torch.ones(1, 1, dtype=torch.long)}]]
+    one_zero = [[torch.zeros(1, 1, tiny.CAPTION), {"attention_mask": torch.ones(1, 1, dtype=torch.long)} | MARK]]
     assert apart(out, one_step(host, model, A, one_zero, cfg=4.5)) < 1e-5
 
 
