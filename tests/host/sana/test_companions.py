@@ -102,6 +102,14 @@ def test_other_models_may_have_any_cfg_and_steps(host, model, warnings):
     assert not warnings()
 
 
+def test_calibrating_sprint_takes_no_cfg(host, sprint):
+    from sanacog.host.quantise import largest_inputs
+
+    name, latent = "transformer_blocks.0.attn1.to_q", host.sana.empty_latent(64, 64, 1)
+    with_cfg, without = (largest_inputs(sprint, [name], conditioning(9), conditioning(1), latent, 2, cfg) for cfg in (4.5, 1.0))
+    assert with_cfg == without and with_cfg[name] > 0
+
+
 # Text
 
 def of_another(tokens):
