@@ -54,6 +54,14 @@ def check_sampling(sampling) -> None:
                          "ModelSamplingSD3.")
 
 
+def check_compute(model) -> None:
+    """Warn of a number type that a node (ModelComputeDtype) has set and that overflows in this model, a SanaModel."""
+    supported, compute = model.model_config.supported_inference_dtypes, model.manual_cast_dtype
+    if compute is not None and compute.itemsize == 2 and compute not in supported:
+        logging.warning("This model was told to compute in %s, where it overflows to black: take ModelComputeDtype out, or set it "
+                        "to bf16 or fp32.", compute)
+
+
 def check_context(context, params: SanaParams, marked: bool) -> None:
     """Raise ValueError unless context is (B, T, caption_channels) and may be Sana's. marked: with TEXT_MARK.
 

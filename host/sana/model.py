@@ -92,8 +92,10 @@ class SanaModel(ReadsDiffusersLoras):
 
     def extra_conds(self, **kwargs):
         params = self.model_config.params
-        companions.check_sampling(self.model_sampling)
-        companions.check_latent(kwargs.get("noise"), kwargs.get("latent_image"), params)
+        if kwargs.get("prompt_type") != "negative":  # once is enough
+            companions.check_sampling(self.model_sampling)
+            companions.check_compute(self)
+            companions.check_latent(kwargs.get("noise"), kwargs.get("latent_image"), params)
         context = kwargs.get("cross_attn")
         companions.check_context(context, params, kwargs.get(companions.TEXT_MARK, False))
         out = super().extra_conds(**kwargs)

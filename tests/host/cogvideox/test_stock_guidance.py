@@ -41,7 +41,7 @@ def test_area_prompt(host, model):
 
 @pytest.mark.parametrize("name, arguments, module", [
     ("CFGNorm", (0.9,), "nodes_cfg"), ("CFGZeroStar", (), "nodes_cfg"), ("RescaleCFG", (0.7,), "nodes_model_advanced"),
-    ("TCFG", (), "nodes_tcfg"), ("Mahiro", (), "nodes_mahiro")])
+    ("TCFG", (), "nodes_tcfg"), ("Mahiro", (), "nodes_mahiro"), ("RenormCFG", (1e4, 0.9), "nodes_lumina2")])
 def test_guidance_nodes(host, model, name, arguments, module):
     got = sample(host, stock.run(name, model, *arguments, module=module))
     assert got.isfinite().all() and apart(got, sample(host, model)) > 1e-4

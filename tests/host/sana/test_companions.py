@@ -63,6 +63,12 @@ def test_other_kinds_of_sampling_are_refused(host, model, name, arguments):
     assert sample(host, model, steps=1).isfinite().all()  # the model itself is as it was
 
 
+@pytest.mark.parametrize("dtype, lines", [("fp16", 1), ("fp32", 0), ("bf16", 0), ("default", 0)])
+def test_a_number_type_that_overflows_is_warned_of(host, model, warnings, dtype, lines):
+    sample(host, stock.run("ModelComputeDtype", model, dtype, module="nodes_model_advanced"), cfg=1.0, steps=1)
+    assert len([line for line in warnings() if "float16, where it overflows" in line]) == lines
+
+
 # Sprint in a KSampler
 
 def test_sprint_with_cfg_is_refused(host, sprint):
@@ -94,6 +100,14 @@ def test_sprint_with_little_cfg_or_many_steps_is_warned_of(host, sprint, warning
 def test_other_models_may_have_any_cfg_and_steps(host, model, warnings):
     sample(host, model, cfg=7.0, steps=6)
     assert not warnings()
+
+
+def test_calibrating_sprint_takes_no_cfg(host, sprint):
+    from sanacog.host.quantise import largest_inputs
+
+    name, latent = "transformer_blocks.0.attn1.to_q", host.sana.empty_latent(64, 64, 1)
+    with_cfg, without = (largest_inputs(sprint, [name], conditioning(9), conditioning(1), latent, 2, cfg) for cfg in (4.5, 1.0))
+    assert with_cfg == without and with_cfg[name] > 0
 
 
 # Text
@@ -171,7 +185,7 @@ def test_stock_empty_latents(host, model, correcting, warnings):
     with pytest.raises(ValueError, match="1024 x 1024 px.*256 x 256.*Empty Sana Latent"):
         sample(host, model, large, start=noise(1, 32, 32))
     sample(host, model, small, start=noise(1, 16, 16), steps=1)
-    [line] = {line for line in warnings() if "latent" in line}
+    [line] = [line for line in warnings() if "latent" in line]
     assert "512 x 512 px" in line and "Empty Sana Latent" in line
 
 
