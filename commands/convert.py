@@ -26,7 +26,7 @@ from ..sana_core import checkpoint as sana_checkpoint
 from ..sana_core import config as sana_config
 from ..sana_core import lookalikes as sana_names
 from ..sana_core import precision as sana_precision
-from ..storage import check_finite, open_checkpoint, write_converted
+from ..storage.checkpoints import check_finite, open_checkpoint, write_converted
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

@@ -13,7 +13,7 @@ import torch
 from ..kernels.quant import READABLE
 from ..kernels.quant_layers import float_shapes, from_metadata, read_layers, unscaled_layers, without_layers
 from ..kernels.stated_config import INSIDE, read_config_tensor
-from ..storage import open_checkpoint
+from ..storage.checkpoints import open_checkpoint
 from .compat import QUANTISED_SINCE, VERSION, assign_keywords, hand_over_layers, model_patcher, quantised_formats
 from .files import is_pipeline
 from .first_result import FirstResult
