@@ -136,7 +136,7 @@ def diffusion_model(config, state_dict: dict, dtype: torch.dtype | None = None, 
     config.set_inference_dtype(dtype, compute)
 
     model = config.get_model(state_dict)
-    patcher = model_patcher(model, load_device, offload_device, disable_dynamic)
+    patcher = model_patcher(model, load_device, offload_device, state_dict, disable_dynamic)
     if not mm.is_device_cpu(offload_device):
         model.to(offload_device)
     model.load_model_weights(state_dict, "", **assign_keywords(patcher, model.load_model_weights))
