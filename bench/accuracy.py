@@ -57,7 +57,8 @@ def video_accuracy(folder=MODELS):
     Returns {"text to video": {attribute: share}, "image to video": {...; "first frame": PSNR in dB to the picture that
     was given}, "wanted": {...}, "seconds": float}. Raises FileNotFoundError naming the command that makes the files.
     """
-    from ..training.embedded import cogvideox as recipe, video_transformer
+    from ..training.embedded import cogvideox as recipe
+    from ..training.embedded import video_transformer
 
     if missing := [name for name in recipe.FILES.values() if not (folder / name).exists()]:
         raise FileNotFoundError(f"{', '.join(missing)} not in {folder.name}/; `python run.py train tiny-cogvideox` makes them")

@@ -53,10 +53,10 @@ def main(path, threads):
 
     torch.set_num_threads(threads or torch.get_num_threads())
     process.start(installation.host())
+    import comfy.sample
+
     from ..host import compat
     from ..host.sana import model as host
-
-    import comfy.sample
 
     bare = resident("VmRSS")
     model = host.load_sana(path)

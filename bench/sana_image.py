@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import torch
 
-from ..sana_core.transformer import whole
 from ..sana_core.sampling import flow_sigmas, sample_flow_dpm_solver, sample_scm, sprint_sigmas
+from ..sana_core.transformer import whole
 from . import sana, sides
 from .harness import Case
 

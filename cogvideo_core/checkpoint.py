@@ -17,7 +17,7 @@ import torch
 
 from ..kernels.state_dict import check_state_dict
 from .autoencoder import CogVideoVAE
-from .config import Identity
+from .config import Identity, is_flat_patch
 from .lookalikes import strip_autoencoder_prefix, strip_prefix
 from .transformer import CogVideoTransformer
 
@@ -56,6 +56,7 @@ _ADALN = "mixins.adaln_layer.adaLN_modulations.{}.1"
 _TABLE, _SAT_TABLE = "patch_embed.pos_embedding", "mixins.pos_embed.pos_embedding"
 
 # What SAT files hold beside the weights: embeddings of the framework that CogVideoX never uses, computed tables.
+_SAT_PATCH, _SAT_OUT = "mixins.patch_embed.proj.weight", "mixins.final_layer.linear.weight"
 _SAT_EXTRA = re.compile(r"embed_tokens|word_embeddings|position_embedding|freqs_(sin|cos)$")
 
 
@@ -73,13 +74,16 @@ def to_canonical(state_dict: dict, layout: str) -> dict:
         return {key if key == _TABLE else _rename(key, names): value for key, value in state_dict.items()}
     _expect(layout, "sat")
     names, out = {sat: canonical for canonical, sat, _ in _TRANSFORMER}, {}
+    patch, last = state_dict.get(_SAT_PATCH), state_dict.get(_SAT_OUT)
+    if patch is not None and last is not None and is_flat_patch(patch.shape, last.shape):
+        state_dict = state_dict | {_SAT_PATCH: patch.reshape(len(patch), -1, 2, 2)}
     for key, value in state_dict.items():
         if _SAT_EXTRA.search(key):
             continue
         module, number, leaf = _split(key)
         if key == _SAT_TABLE:
             # Under this name the text-to-video models keep the table that their sine-cosine code is computed to.
-            if state_dict["mixins.patch_embed.proj.weight"].shape[1] != 16:
+            if state_dict[_SAT_PATCH].shape[1] != 16:
                 out[_TABLE] = value
         elif module == _QKV:
             for (canonical, _), piece in zip(_PROJECTIONS, value.chunk(3)):

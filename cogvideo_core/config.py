@@ -213,6 +213,8 @@ def _facts(shapes, names, layout, where):
             raise contradiction(f"{names[fact]} has the shape {tuple(shape)}")
     patch, out, table = shapes[names["patch"]], shapes[names["out"]], names["table"] in shapes
     width, head = patch[0], shapes[names["head"]][0]
+    if layout == "sat" and is_flat_patch(patch, out):
+        patch = (width, patch[1] // 4, 2, 2)
     p, pt = (patch[2], None) if len(patch) == 4 else (2, 2)
     volume = p * p * (pt or 1)
     if width % head or out[0] % volume or out[1] != width or (pt and patch[1] % volume):
@@ -229,6 +231,12 @@ def _facts(shapes, names, layout, where):
         # SAT stores the 2B's computed table under the same name as 5B-I2V's learned one.
         use_learned_positional_embeddings=table and not (layout == "sat" and in_channels == 16),
     )
+
+
+def is_flat_patch(patch, out) -> bool:
+    """Whether a 1.0 model's patch embedding was saved by the SAT code of today: as a matrix (D, channels * 2 * 2), as only the
+    1.5 models have one elsewhere, whose output (patches of 2 frames) has twice as many rows. patch, out: shapes."""
+    return len(patch) == 2 and out[0] == 2 * 2 * 16 and not patch[1] % 4
 
 
 def _rotary(facts, table, layout, config):

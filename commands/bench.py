@@ -9,8 +9,21 @@ from pathlib import Path
 
 import torch
 
+from ..bench import (
+    accuracy,
+    cogvideox,
+    guidance,
+    harness,
+    large,
+    memory,
+    quant,
+    quant_memory,
+    record,
+    roofline,
+    sana,
+    sana_image,
+)
 from .convert import convert
-from ..bench import accuracy, cogvideox, guidance, harness, large, memory, quant, quant_memory, record, roofline, sana, sana_image
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from ..headless import installation
 from ..cogvideo_core import checkpoint as cogvideo_checkpoint
 from ..cogvideo_core import config as cogvideo_config
 from ..cogvideo_core import lookalikes as cogvideo_names
 from ..cogvideo_core import precision as cogvideo_precision
+from ..headless import installation
 from ..kernels.quant import FORMATS
 from ..kernels.quant_layers import float_shapes, quantised, summary, to_metadata
 from ..kernels.stated_config import INSIDE, read_config_tensor
@@ -26,7 +26,7 @@ from ..sana_core import checkpoint as sana_checkpoint
 from ..sana_core import config as sana_config
 from ..sana_core import lookalikes as sana_names
 from ..sana_core import precision as sana_precision
-from ..storage import check_finite, open_checkpoint, write_converted
+from ..storage.checkpoints import check_finite, open_checkpoint, write_converted
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

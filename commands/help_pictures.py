@@ -11,13 +11,13 @@ import shutil
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageSequence
 
-from . import demo
-from .convert import convert
 from ..cogvideo_core import schedule
 from ..headless import installation
 from ..headless.client import Client
 from ..headless.launcher import Server
 from ..kernels.quant import FORMATS
+from . import demo
+from .convert import convert
 
 PICTURES = installation.ROOT / "web" / "docs" / "pictures"
 WIDTH = 640  # px of a sheet, at most

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from .cogvideox import model as cogvideox
-from .sana import model as sana
-from .quantise import kept_layers, largest_inputs, layers_to_quantise, shapes_of
 from .cogvideox.text import load_t5
+from .quantise import kept_layers, largest_inputs, layers_to_quantise, shapes_of
+from .sana import model as sana
 from .sana.text import encode_prompt, load_text_encoder
 
 FRAMES = 17  # of a CogVideoX clip: the size of the inputs hardly depends on the length, the time does

@@ -18,8 +18,8 @@ from comfyui_version import __version__
 
 VERSION = f"ComfyUI {__version__}"
 # Format of quantised weights -> a version that reads it; the first to do so may be a little older.
-QUANTISED_SINCE = {"float8_e4m3fn": "0.3.75", "float8_e5m2": "0.8", "nvfp4": "0.8", "mxfp8": "0.27", "int8_tensorwise": "0.27",
-                   "convrot_w4a4": "0.33", "asym_w4a8_int8": "0.33"}
+QUANTISED_SINCE = {"float8_e4m3fn": "0.3.75", "float8_e5m2": "0.8", "nvfp4": "0.8", "mxfp8": "0.18", "int8_tensorwise": "0.27",
+                   "convrot_w4a4": "0.28", "asym_w4a8_int8": "0.31", "awq_w4a16": "0.38"}
 # What newer hosts write beside an empty latent: pixels and frames a latent pixel.
 EMPTY_LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
@@ -35,11 +35,16 @@ def accepts(function, name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
-def model_patcher(model, load_device, offload_device, disable_dynamic=False):
-    """The host's patcher around a module: the dynamic one where there is one (0.12), unless disabled."""
+def model_patcher(model, load_device, offload_device, state_dict: dict, disable_dynamic=False):
+    """The host's patcher around a module: the dynamic one where there is one (0.12), unless disabled. state_dict: the tensors
+    that it is to get; newer hosts ask whether they come from a fast disk, and then rather read them again than keep them."""
     plain = comfy.model_patcher.ModelPatcher
     patcher = plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
-    return patcher(model, load_device=load_device, offload_device=offload_device)
+    asked = {}
+    if accepts(patcher, "fast_disk"):
+        from comfy import storage
+        asked["fast_disk"] = storage.state_dict_fast_disk(state_dict)
+    return patcher(model, load_device=load_device, offload_device=offload_device, **asked)
 
 
 def assign_keywords(patcher, load_function) -> dict:

@@ -11,7 +11,7 @@ import torch
 from ..kernels.foreign_quant import refuse_foreign
 from ..kernels.key_names import prefix_of
 from ..kernels.quant_layers import LEAVES, MARKER, from_metadata, read_layers, without_layers
-from ..storage import open_checkpoint
+from ..storage.checkpoints import open_checkpoint
 from .compat import hand_over_text_layers, quantised_formats
 from .files import is_pipeline
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..weight_files import is_shard, models_in, shards_of
+from ..storage.weight_files import is_shard, models_in, shards_of
 
 # Kind of model (a folder name of ComfyUI) -> its place in a diffusers pipeline.
 SUBFOLDERS = {"diffusion_models": "transformer", "vae": "vae", "text_encoders": "text_encoder", "controlnet": "controlnet"}

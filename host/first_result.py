@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..storage import check_finite, is_finite
+from ..storage.checkpoints import check_finite, is_finite
 
 
 class FirstResult:

@@ -10,7 +10,7 @@ import comfy.model_base
 import folder_paths
 import torch
 
-from ..storage import check_finite, open_checkpoint
+from ..storage.checkpoints import check_finite, open_checkpoint
 from .lora_adapters import ADAPTERS, Made, make_patches
 from .lora_alpha import peft_configs
 from .lora_keys import DOWN, NOBODY, USER, WHOLE, is_for_text, read

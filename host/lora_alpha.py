@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..storage import WEIGHT_ENDINGS
+from ..storage.weight_files import WEIGHT_ENDINGS
 
 METADATA = "lora_adapter_metadata"
 BESIDE = "adapter_config.json"

@@ -35,7 +35,7 @@ def native_vae(model, state_dict: dict, working_dtypes: list, kind=comfy.sd.VAE,
     vae.first_stage_model = model.eval().to(vae.vae_dtype)
     if hasattr(mm, "archive_model_dtypes"):  # dynamic patchers read what each weight is to become
         mm.archive_model_dtypes(model)
-    vae.patcher = model_patcher(model, vae.device, mm.vae_offload_device(), disable_dynamic)
+    vae.patcher = model_patcher(model, vae.device, mm.vae_offload_device(), state_dict, disable_dynamic)
     model.load_state_dict(state_dict, **assign_keywords(vae.patcher, model.load_state_dict))
     vae.size = None
     vae.model_size()

@@ -19,7 +19,7 @@ from ..kernels.calibration import LargestInputs
 from ..kernels.quant import FORMATS, fits
 from ..kernels.quant_layers import quantised, reason_to_keep, summary, to_metadata
 from ..sana_core import precision as sana_precision
-from ..storage import write_converted
+from ..storage.checkpoints import write_converted
 from .cogvideox.model import CogVideoXModel
 from .compat import fixed_empty_samples, has_quantised_layers
 from .sana.model import SanaModel

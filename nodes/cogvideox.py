@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.cogvideox import model as cogvideox
 from ..host import files, loading
+from ..host.cogvideox import model as cogvideox
+from ..host.cogvideox.text import load_t5
 from ..host.cogvideox.vae import CLIPS, decode_frames, load_cogvideox_vae
 from ..host.compat import schema
-from ..host.cogvideox.text import load_t5
 
 
 class LoadCogVideoXModel(io.ComfyNode):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host import files, loading
-from ..host.sana import model as sana, vae
 from ..host.compat import schema
+from ..host.sana import model as sana
+from ..host.sana import vae
 from ..host.sana.text import encode_prompt, load_text_encoder
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.sana import control
 from ..host import files, loading
 from ..host.compat import schema
+from ..host.sana import control
 
 
 class LoadSanaControlNet(io.ComfyNode):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.sana import guidance
 from ..host.compat import schema
+from ..host.sana import guidance
 from ..host.sana.text import encode_nvlabs_negative
 
 CATEGORY = "Sana/guidance"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.sana import vae as dcae
 from ..host.compat import schema
+from ..host.sana import vae as dcae
 from ..host.sana.resolution import fitted
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.sana import sprint
 from ..host.compat import schema
+from ..host.sana import sprint
 
 CATEGORY = "Sana/sampling"
 

@@ -15,11 +15,11 @@ import node_helpers
 import torch
 import torch.nn.functional as F
 
+from ..memory import check_fits
 from .channels import GIVEN
 from .model import FRAMES, empty_latent
 from .sampling import LATENT_CHANNELS
 from .vae import CogVideoXVAE
-from ..memory import check_fits
 
 SMALLEST = 8  # px a side of a picture that is taken
 

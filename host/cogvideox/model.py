@@ -23,14 +23,14 @@ from ...cogvideo_core.lookalikes import strip_prefix
 from ...cogvideo_core.memory import numbers_a_latent_pixel
 from ...cogvideo_core.transformer import CogVideoTransformer
 from ..blocks import host_hooks
-from . import idle
-from .channels import condition_channels
-from .guidance import with_replaced_self_attention
-from .sampling import around_sampling
 from ..compat import layers_for_saving, set_dtype
 from ..loading import ModelFile, diffusion_model, report, weight_dtype_of
 from ..lora import ReadsDiffusersLoras
 from ..previews import contact_sheet, video_rgb_factors
+from . import idle
+from .channels import condition_channels
+from .guidance import with_replaced_self_attention
+from .sampling import around_sampling
 
 PIXELS, FRAMES = 8, 4              # px a side and frames of one latent pixel
 CONDITIONING_CHOICES = ("auto", *CONDITIONING)

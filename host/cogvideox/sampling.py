@@ -14,11 +14,11 @@ import comfy.sampler_helpers
 import torch
 
 from ...cogvideo_core.config import CogVideoParams
+from ..memory import check_fits
 from . import idle
 from .areas import fit_area
 from .channels import check_given
 from .stages import Fronts
-from ..memory import check_fits
 
 LATENT_CHANNELS = 16
 _FRONTS = Fronts()

@@ -17,8 +17,16 @@ from transformers import T5TokenizerFast
 from ...cogvideo_core.lookalikes import looks_like
 from ...kernels.key_names import several_models
 from ...kernels.stated_config import Rules, believed, checked
-from ..clip import (TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside, tokenizer_inside,
-                    watch_clip)
+from ..clip import (
+    TOKENIZER_KEYS,
+    Pieces,
+    TextEncoder,
+    native_clip,
+    read_tokenizer,
+    tokenizer_beside,
+    tokenizer_inside,
+    watch_clip,
+)
 from ..encoder_file import EncoderFile
 
 NAME = "t5xxl"                # the host's name of this encoder, in token dictionaries and saved files

@@ -21,7 +21,7 @@ from ...cogvideo_core.lookalikes import strip_autoencoder_prefix
 from ...cogvideo_core.memory import decode_bytes, encode_bytes
 from ...kernels.state_dict import check_state_dict
 from ...kernels.stated_config import INSIDE, read_config_tensor
-from ...storage import open_checkpoint
+from ...storage.checkpoints import open_checkpoint
 from ..compat import on_device, vae_output_dtype
 from ..files import is_pipeline
 from ..loading import report

@@ -21,14 +21,14 @@ from ...sana_core.lookalikes import strip_prefix
 from ...sana_core.memory import numbers_a_token
 from ...sana_core.text import token_mask
 from ...sana_core.transformer import SanaTransformer
-from . import areas, companions, text_cache
 from ..blocks import host_hooks
 from ..compat import layers_for_saving
-from .companions import PIXELS
-from .guidance import replaced_self_attention
 from ..loading import ModelFile, diffusion_model, report, weight_dtype_of
 from ..lora import ReadsDiffusersLoras
 from ..previews import rgb_factors
+from . import areas, companions, text_cache
+from .companions import PIXELS
+from .guidance import replaced_self_attention
 
 
 class SanaLatent(comfy.latent_formats.LatentFormat):

@@ -15,12 +15,20 @@ from comfy.text_encoders import llama
 from ...kernels.key_names import several_models
 from ...sana_core.lookalikes import looks_like
 from ...sana_core.text import MAX_TOKENS, PAD, kept_states, token_mask, tokens_of
-from ..clip import (TOKENIZER_KEYS, Pieces, TextEncoder, native_clip, read_tokenizer, tokenizer_beside, tokenizer_inside,
-                    watch_clip)
-from .companions import TEXT_MARK
+from ..clip import (
+    TOKENIZER_KEYS,
+    Pieces,
+    TextEncoder,
+    native_clip,
+    read_tokenizer,
+    tokenizer_beside,
+    tokenizer_inside,
+    watch_clip,
+)
 from ..compat import set_dtype
 from ..encoder_file import EncoderFile
 from ..loading import weight_dtype_of
+from .companions import TEXT_MARK
 
 NAME = "gemma2_2b"            # the host's name of this encoder, in token dictionaries and saved files
 INSTRUCTION_OPTION = "sana_instruction"

@@ -12,12 +12,12 @@ import comfy.sd
 import comfy.utils
 import torch
 
+from ...sana_core import exact_tiles
 from ...sana_core.autoencoder import AutoencoderDC, DCAEParams
 from ...sana_core.autoencoder_checkpoint import check_shapes, identify_autoencoder, to_canonical
-from ...sana_core import exact_tiles
 from ...sana_core.memory import exact_bytes, picture_bytes
 from ...sana_core.tiles import Tiles, blend
-from ...storage import open_checkpoint
+from ...storage.checkpoints import open_checkpoint
 from ..compat import on_device, vae_output_dtype
 from ..files import is_pipeline
 from ..loading import report

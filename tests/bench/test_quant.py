@@ -8,7 +8,7 @@ from sanacog.bench import quant as bench
 from sanacog.sana_core import checkpoint, precision
 from sanacog.sana_core.config import identify
 from sanacog.sana_core.transformer import SanaTransformer
-from sanacog.storage import open_checkpoint
+from sanacog.storage.checkpoints import open_checkpoint
 
 
 def apart(a, b):

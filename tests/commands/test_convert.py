@@ -12,7 +12,7 @@ from sanacog.commands.convert import convert, main
 from sanacog.kernels import quant_layers
 from sanacog.sana_core import checkpoint as sana_checkpoint
 from sanacog.sana_core.config import identify
-from sanacog.storage import open_checkpoint
+from sanacog.storage.checkpoints import open_checkpoint
 
 from ..host import tiny, tiny_cogvideox
 

@@ -20,7 +20,7 @@ from sanacog.sana_core import controlnet_checkpoint as control
 from sanacog.sana_core.autoencoder import AutoencoderDC
 from sanacog.sana_core.controlnet import SanaControlNet
 from sanacog.sana_core.transformer import SanaTransformer
-from sanacog.storage import check_finite, open_checkpoint
+from sanacog.storage.checkpoints import check_finite, open_checkpoint
 
 from .mutations import MUTATIONS, joined, mutated, parts
 

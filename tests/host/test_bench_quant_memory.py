@@ -10,7 +10,7 @@ import pytest
 
 from sanacog.commands import bench as cli
 from sanacog.bench import quant_memory, sana
-from sanacog.storage import open_checkpoint
+from sanacog.storage.checkpoints import open_checkpoint
 
 ROOT = Path(quant_memory.__file__).resolve().parents[1]
 SMALL = replace(sana.SIZES["0.6B"], num_layers=2)

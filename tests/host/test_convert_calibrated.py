@@ -6,7 +6,7 @@ import torch
 from sanacog.headless import installation
 from sanacog.commands.convert import main
 from sanacog.kernels import quant_layers
-from sanacog.storage import open_checkpoint
+from sanacog.storage.checkpoints import open_checkpoint
 
 from .sana.sana_model import host  # noqa: F401
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sanacog.storage import open_checkpoint
+from sanacog.storage.checkpoints import open_checkpoint
 
 from . import tiny
 

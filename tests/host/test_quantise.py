@@ -8,7 +8,7 @@ import torch
 
 from sanacog.kernels import quant_layers
 from sanacog.kernels.quant import FORMATS
-from sanacog.storage import open_checkpoint
+from sanacog.storage.checkpoints import open_checkpoint
 
 from . import tiny, tiny_cogvideox
 from .sana.sana_model import apart, conditioning, host, model, sample, weights  # noqa: F401

@@ -77,7 +77,7 @@ def save_fun_models(folder):
     the embedded text encoder and VAE."""
     from sanacog.headless import installation
     from sanacog.cogvideo_core.config import identify
-    from sanacog.storage import open_checkpoint
+    from sanacog.storage.checkpoints import open_checkpoint
 
     embedded = open_checkpoint(installation.ROOT / "models" / "diffusion_models" / "sanacog_tiny_cogvideox.safetensors")
     params = identify(embedded.shapes, embedded.config).params

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from sanacog.cogvideo_core.autoencoder import CogVideoVAE
 from sanacog.cogvideo_core.checkpoint import (
-    autoencoder_from_canonical, autoencoder_to_canonical, from_canonical, to_canonical)
+    autoencoder_from_canonical, autoencoder_to_canonical, check_shapes, from_canonical, to_canonical)
 from sanacog.cogvideo_core.config import CogVideoParams, CogVideoVAEParams, identify
 from sanacog.cogvideo_core.transformer import CogVideoTransformer
 
@@ -118,6 +118,22 @@ def test_sat_file_against_the_equations_of_sat():
     expected = sat_forward(file, x, 321.0, context, rotation(3, 3, 4))
     result = model(x, torch.tensor([321.0]), context)
     assert (result - expected).norm() / expected.norm() < 1e-5
+
+
+@pytest.mark.parametrize("channels", [16, 32])
+def test_a_1_0_model_of_todays_sat_code_is_told_from_1_5(channels):
+    """It has its patches as a matrix, whose columns are channel, row and column of the patch, as 1.5 has with frames."""
+    file = sat_file(patch=(channels, 2, 2))
+    key = "model.diffusion_model.mixins.patch_embed.proj.weight"
+    flat = file | {key: file[key].flatten(1)}
+    found = identify({key: tuple(value.shape) for key, value in flat.items()})
+    assert (found.params.patch_size_t, found.params.in_channels, found.params.out_channels) == (None, channels, 16)
+    ours, theirs = to_canonical(flat, "sat"), to_canonical(file, "sat")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    check_shapes({key: tuple(value.shape) for key, value in flat.items()}, found)
+    newer = sat_file(patch=(8 * channels,), patch_volume=8)
+    found = identify({key: tuple(value.shape) for key, value in newer.items()})
+    assert (found.params.patch_size_t, found.params.in_channels, found.params.out_channels) == (2, channels, 16)
 
 
 VARIANTS = {

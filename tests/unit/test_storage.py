@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sanacog.storage import check_finite, open_checkpoint, write_checkpoint
+from sanacog.storage.checkpoints import check_finite, open_checkpoint, write_checkpoint
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.weight": torch.ones(4, dtype=torch.bfloat16)}
 

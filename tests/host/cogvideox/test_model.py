@@ -239,7 +239,7 @@ def test_preview_colours_fit_the_embedded_autoencoder(host):
     from sanacog.cogvideo_core.autoencoder import CogVideoVAE
     from sanacog.cogvideo_core.config import identify_autoencoder
     from sanacog.headless.installation import ROOT
-    from sanacog.storage import open_checkpoint
+    from sanacog.storage.checkpoints import open_checkpoint
     from sanacog.training.embedded import clips
 
     file = open_checkpoint(ROOT / "models" / "vae" / "sanacog_tiny_cogvideox_vae.safetensors")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sanacog.sana_core.checkpoint import to_canonical
-from sanacog.storage import open_checkpoint
+from sanacog.storage.checkpoints import open_checkpoint
 
 from .. import tiny
 from ...unit.sana_equations import velocity
