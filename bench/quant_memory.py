@@ -57,11 +57,12 @@ def main(path, threads):
 
     from ..host import compat
     from ..host.sana import model as host
+    from ..host.sana.companions import TEXT_MARK
 
     bare = resident("VmRSS")
     model = host.load_sana(path)
     context = torch.randn(1, sana.PROMPT, sana.SIZES[SIZE].caption_channels)
-    conditioning = [[context, {"attention_mask": torch.ones(1, sana.PROMPT)}]]
+    conditioning = [[context, {"attention_mask": torch.ones(1, sana.PROMPT), TEXT_MARK: True}]]
     latent = host.empty_latent(PIXELS, PIXELS, 1)["samples"]
     comfy.sample.sample(model, torch.randn_like(latent), 1, 4.5, "euler", "simple", conditioning, conditioning, latent, seed=0)
     print(json.dumps({"host": compat.VERSION, "without_model": bare, "peak": resident("VmHWM")}))

@@ -79,7 +79,7 @@ def test_sana(host, plain, kind, tmp_path, told):
 
 def test_computing_in_bf16(host, plain, kind, tmp_path, monkeypatch):
     """As on a GPU: weights that are not quantised are kept in bf16, and so are the activations."""
-    monkeypatch.setattr(host.loading.mm, "unet_manual_cast", lambda *args, **kwargs: torch.bfloat16)
+    monkeypatch.setattr(host.loading, "compute_dtype", lambda supported: torch.bfloat16)
     tensors, entries = quantised_sana(kind)
     model = host.sana.load_sana(save(tmp_path / "x.safetensors", tensors, entries))
     assert stored(model).dtype == tensors[f"{LAYER}.weight"].dtype
