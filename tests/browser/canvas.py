@@ -62,6 +62,18 @@ FIT = """() => {
 }"""
 
 
+# Nodes 2.0 are elements of the page; without them the canvas knows.
+PLACES = """() => {
+    const elements = [...document.querySelectorAll('[data-node-id]')].filter(e => e.getBoundingClientRect().height > 0);
+    if (elements.length) return Object.fromEntries(elements.map(e => {
+        const r = e.getBoundingClientRect();
+        return [e.dataset.nodeId, [r.left, r.top, r.right, r.bottom]];
+    }));
+    return Object.fromEntries((app.graph.nodes ?? app.graph._nodes).map(
+        n => [n.id, [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]]));
+}"""
+
+
 @dataclass
 class Opened:
     """What a person sees after a workflow was opened."""
@@ -183,6 +195,19 @@ class Canvas:
     def file(self, entry: dict) -> bytes:
         """The file behind one {filename, subfolder, type} of a node's output."""
         return read(f"{self.url}/view?{urllib.parse.urlencode(entry)}")
+
+    def use_nodes_2(self, on: bool) -> bool:
+        """Draw nodes as "Nodes 2.0" does, or as ever; returns whether this frontend can."""
+        self.page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on)
+        self.page.wait_for_timeout(500)
+        return self.page.evaluate("() => app.extensionManager.setting.get('Comfy.VueNodes.Enabled')") is on
+
+    def places(self) -> dict:
+        """{node id: (left, top, right, bottom)} of the open workflow's nodes as they are drawn, in the canvas' units."""
+        self.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.setDirty(true, true); }")
+        self.page.wait_for_timeout(1000)
+        drawn = self.page.evaluate(PLACES)
+        return {int(key): tuple(place) for key, place in drawn.items()}
 
     def screenshot(self, path) -> None:
         """A picture of the open workflow, all of it, without the frontend's bars."""
