@@ -122,3 +122,15 @@ def encode(pixels, device="cpu", dtype=torch.float32, compiled=False):
     x = (torch.rand(1, 3, pixels, pixels, device=device) * 2 - 1).to(dtype)
     return Case(f"DC-AE encode, {pixels} px" + ", compiled" * compiled, ours.encode,
                 sides.first(baseline.encode) if sides.DIFFUSERS else baseline.encode, [(x,)], sides.LIMITS[dtype])
+
+
+def decode_exactly(pixels, tile, device="cpu", dtype=torch.float32):
+    """DC-AE decode of one picture in pieces that equal the whole -> Case, whose baseline is our own decode at once."""
+    torch.manual_seed(0)
+    model = AutoencoderDC(DCAEParams(), device=device, dtype=dtype).eval().requires_grad_(False)
+    z = torch.randn(1, 32, pixels // 32, pixels // 32, device=device).to(dtype)
+
+    def pieces(z):
+        return model.decode_exactly(z, z.new_empty(1, 3, pixels, pixels), tile)
+    return Case(f"DC-AE decode, {pixels} px, in pieces of {tile} px beside the whole", pieces, model.decode, [(z,)],
+                sides.LIMITS[dtype])

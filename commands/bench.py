@@ -32,6 +32,7 @@ SANA_CASES = {
     "step": (lambda: sana.step("0.6B", 512), 8, 0),
     "step-full": (lambda: sana.step("0.6B", 512, prompt=sana.TOKENS), 8, 0),
     "decode": (lambda: sana.decode(512), 4, 0),
+    "decode-exact": (lambda: sana.decode_exactly(1536, 1024), 3, 0),
     "encode": (lambda: sana.encode(512), 4, 0),
     "picture": (lambda: sana_image.picture("0.6B", 512), 3, 0),
     "sprint": (lambda: sana_image.sprint("0.6B", 512), 4, 0),
@@ -119,7 +120,8 @@ def measure_cpu(names, options):
     print(f"matrix products {machine.flops / 1e9:.0f} GFLOP/s, copies {machine.bytes / 1e9:.1f} GB/s\n{harness.HEADER}", flush=True)
     for name in names:
         make, pairs, warmup, file = CPU_CASES[name]
-        conditions = record.conditions(dtype="float32") | {"clock": options.clock, "baseline": "diffusers, eager", "machine": asdict(machine)}
+        baseline = "ours, at once" if name == "decode-exact" else "diffusers, eager"
+        conditions = record.conditions(dtype="float32") | {"clock": options.clock, "baseline": baseline, "machine": asdict(machine)}
         try:
             row = harness.measure(make(), options.pairs or pairs, warmup, clock, machine=machine)
         except harness.ParityError as error:

@@ -28,7 +28,7 @@ def test_what_a_process_prints():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["tiles"] == 4 and found["seconds"] > 0
+    assert found["pieces"] == 16 and found["seconds"] > 0
     picture = 3 * 1056**2 * 4
     assert found["peak"] > found["before"] + picture and found["before"] >= found["without_weights"] > 0
 
@@ -38,14 +38,14 @@ def test_figure_is_written(monkeypatch, tmp_path, capsys):
 
     def process(command, **kw):
         asked.append(command[1:])
-        return subprocess.CompletedProcess(command, 0, json.dumps({"tiles": 25, "seconds": 2.0, "peak": 3 * 2**30}), "")
+        return subprocess.CompletedProcess(command, 0, json.dumps({"pieces": 25, "seconds": 2.0, "peak": 3 * 2**30}), "")
 
     monkeypatch.setattr(large.subprocess, "run", process)
     assert cli.main(["decode-4k", "--output", str(tmp_path)]) == 0
     assert asked[0][0].endswith("large.py") and asked[0][1] == "4096"
-    assert "25 tiles, peak 3.00 GiB" in capsys.readouterr().out
+    assert "25 pieces, peak 3.00 GiB" in capsys.readouterr().out
     row, = json.loads((tmp_path / "sana_memory.json").read_text())
-    assert row["name"] == "DC-AE decode, 4096 px, in tiles" and row["conditions"]["dtype"] == "bfloat16"
+    assert row["name"] == "DC-AE decode, 4096 px, in pieces that equal the whole" and row["conditions"]["dtype"] == "bfloat16"
 
 
 def test_a_process_that_fails_is_told(monkeypatch):
