@@ -44,8 +44,9 @@ def room(name):
 COMMANDS = {
     "demo": ((), True),
     "serve": ((), True),
-    "test": (("dev",), True),
+    "test": (("dev", "train"), True),
     "bench": (("dev",), True),
+    "dataset": (("train",), False),
     "train": (("train",), False),
     "convert": (("train",), False),
     "help-pictures": (("dev",), True),  # for us: the pictures in web/docs
