@@ -1,0 +1,123 @@
+"""What is wrong with settings, in words: what was found, what is allowed, the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+
+from pydantic import ValidationError
+
+from .config import Config, fields, is_section
+from .config_yaml import word
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a configuration, a line each: place, key, what was found, what is allowed."""
+
+
+def nearest(name: str, names) -> str:
+    """`; did you mean 'x'?`, or nothing."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def found(value) -> str:
+    """A value as a person wrote it, and what kind of thing it is where that is not plain to see."""
+    if isinstance(value, dict):
+        return "a section"
+    if isinstance(value, str):
+        return f"the text {value!r}" if len(value) <= 60 else f"a text of {len(value)} characters"
+    text = word(value)
+    return text if len(text) <= 60 else f"a list of {len(value)}"
+
+
+def schema_of(key: str) -> dict:
+    """The JSON schema of a setting, with bounds under JSON schema's own names."""
+    at, schema = Config, json_schema()
+    *sections, last = key.split(".")
+    for name in sections:
+        at = at.model_fields[name].annotation
+    return schema["$defs"][at.__name__]["properties"][last]
+
+
+_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+
+
+def json_schema() -> dict:
+    """pydantic's schema of Config. Bounds of optional numbers get JSON schema's names, which pydantic leaves out there."""
+    def renamed(node):
+        if isinstance(node, dict):
+            return {_BOUNDS.get(key, key) if isinstance(value, (int, float)) else key: renamed(value) for key, value in node.items()}
+        return [renamed(item) for item in node] if isinstance(node, list) else node
+
+    return renamed(Config.model_json_schema())
+
+
+def allowed(schema: dict) -> str:
+    """What a JSON schema admits, in words: "a whole number, 1 or more", "one of lora, full"."""
+    if "anyOf" in schema:
+        return " or ".join(allowed(part) for part in sorted(schema["anyOf"], key=lambda part: part.get("type") == "null"))
+    if "enum" in schema:
+        return "one of " + ", ".join(map(str, schema["enum"]))
+    kind = schema.get("type")
+    if kind == "null":
+        return "null"
+    if kind == "boolean":
+        return "true or false"
+    if kind == "string":
+        return "text" + (" of letters, digits, spaces and _ . + -, the first of them a letter, digit or _" if "pattern" in schema else "")
+    if kind == "array":
+        low, high = schema.get("minItems"), schema.get("maxItems")
+        count = (f"of {low} " if low == high and low else f"of {low} to {high} " if low and high else "")
+        return f"a list {count}({allowed(schema['items'])})"
+    if kind == "object":
+        return "a section"
+    bounds = [word_of.format(schema[name]) for name, word_of in (
+        ("minimum", "{} or more"), ("exclusiveMinimum", "above {}"), ("maximum", "{} at most"), ("exclusiveMaximum", "below {}"))
+        if name in schema]
+    return ("a whole number" if kind == "integer" else "a number") + "".join(f", {bound}" for bound in bounds)
+
+
+def unknown(name: str, section: str, names) -> str:
+    """For a key that no setting has. section: "" at the top."""
+    key = f"{section}.{name}" if section else name
+    every = fields()
+    if "." in name and name in every:
+        return f"{key}: found a key with dots. In a file it is written as `{name.partition('.')[0]}:`, and below it the rest."
+    elsewhere = [known for known in every if known.rpartition(".")[2] == name]
+    hint = nearest(name, names)
+    if not hint and elsewhere:
+        hint = f"; did you mean '{elsewhere[0]}'?"
+    return f"{key}: unknown; {section or 'the top'} has {', '.join(names)}{hint}"
+
+
+def of_values(error: ValidationError) -> list[tuple[str, str]]:
+    """(dotted key, text) of what pydantic refuses, once a setting or list item."""
+    told = {}
+    for part in error.errors(include_url=False):
+        path, at = [], Config
+        for name in part["loc"]:
+            if is_section(at):
+                path.append(name)
+                at = at.model_fields[name].annotation if name in at.model_fields else None
+            elif isinstance(name, int):
+                path.append(str(name))
+        key = ".".join(path)
+        if is_section(at):
+            told.setdefault(key, f"{key}: found {found(part['input'])}; allowed: a section with {', '.join(at.model_fields)}")
+        else:
+            setting, item = _setting(key)
+            schema = schema_of(setting)
+            for _ in item:
+                schema = next((part for part in schema.get("anyOf", [schema]) if part.get("type") == "array"))["items"]
+            value = part["input"]
+            hint = nearest(value, schema["enum"]) if "enum" in schema and isinstance(value, str) else ""
+            told.setdefault(key, f"{key}: found {found(value)}; allowed: {allowed(schema)}{hint}")
+    return list(told.items())
+
+
+def _setting(key: str) -> tuple[str, list[str]]:
+    """The setting that a key lies in, and the numbers of the items on the way."""
+    names, item = key.split("."), []
+    while names[-1].isdigit():
+        item.insert(0, names.pop())
+    return ".".join(names), item

@@ -1,0 +1,79 @@
+"""What the settings are, for editors and for people: configs/schema.json and the table of docs/training_configuration.md.
+
+`python run.py train --schema` writes both.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .config import Config, fields, only_of
+from .config_files import variants
+from .config_messages import allowed, json_schema, schema_of
+from .config_yaml import ROOT, word
+
+SCHEMA = ROOT / "configs" / "schema.json"
+PAGE = ROOT / "docs" / "training_configuration.md"
+START, END = "<!-- settings: made by python run.py train --schema -->\n", "<!-- end of settings -->\n"
+
+
+def schema() -> dict:
+    """JSON schema (draft 2020-12) of a settings file; `${...}` may stand for any value."""
+    made = json_schema()
+    for section in made["$defs"].values():
+        section["properties"] = {name: _with_variables(field) for name, field in section["properties"].items()}
+    made["$defs"]["Model"]["properties"]["variant"]["examples"] = variants()
+    sections = made["properties"] = {name: {"$ref": f"#/$defs/{Config.model_fields[name].annotation.__name__}",
+                                            "description": field["description"]} for name, field in made["properties"].items()}
+    overlay = {"type": "object", "properties": dict(sections), "additionalProperties": False}
+    names = {"type": "string"}
+    sections["extends"] = {"anyOf": [names, {"type": "array", "items": names}],
+                           "description": "files that this one goes on from, beside it or shipped (train/sana_lora); later ones win"}
+    sections["environments"] = {"type": "object", "additionalProperties": overlay,
+                                "description": "what changes in the environment that SANACOG_ENV names"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | made | {"title": "Settings of a training run"}
+
+
+def _with_variables(field: dict) -> dict:
+    """A setting's schema that admits `${...}` too, without what only we read."""
+    about = {name: field[name] for name in ("description", "default") if name in field}
+    value = {name: inner for name, inner in field.items() if name not in (*about, "title", "only")}
+    if "$ref" in value or value.get("type") == "string" and "enum" not in value and "pattern" not in value:
+        return about | value
+    choices = value["anyOf"] if list(value) == ["anyOf"] else [value]
+    return about | {"anyOf": [*choices, {"type": "string", "pattern": r"\$\{"}]}
+
+
+def table() -> str:
+    """All settings as Markdown tables, one a section."""
+    lines, section = [], None
+    for key, field in fields().items():
+        name, _, rest = key.partition(".")
+        if name != section:
+            section = name
+            lines += [f"### {name}: {Config.model_fields[name].description}", "", "| setting | allowed | default | what it is |", "|---|---|---|---|"]
+            lines[:-4] += [""] * bool(lines[:-4])
+        only = only_of(field)
+        for_whom = f" ({only[0]} {' or '.join(only[1])})" if only else ""
+        text = field.description.replace("|", "\\|")
+        lines.append(f"| `{rest}` | {allowed(schema_of(key))} | `{word(field.default)}` | {text}{for_whom} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_schema(path=SCHEMA) -> None:
+    """Write the JSON schema."""
+    Path(path).write_text(json.dumps(schema(), indent=1) + "\n", encoding="utf-8")
+
+
+def page(text: str) -> str:
+    """The page with its tables made anew. text: the page as it is. Raises ValueError when it has no place for them."""
+    start, end = text.find(START), text.find(END)
+    if start < 0 or end < start:
+        raise ValueError(f"{PAGE.name} has no lines {START.strip()} and {END.strip()}: put them where the tables belong.")
+    return text[: start + len(START)] + "\n" + table() + "\n" + text[end:]
+
+
+def write_page(path=PAGE) -> None:
+    """Write the tables into the page."""
+    Path(path).write_text(page(Path(path).read_text(encoding="utf-8")), encoding="utf-8")
