@@ -33,12 +33,12 @@ def _as_number(value):
 Whole = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_no_bool)]
 Side = Annotated[int, Field(ge=16, le=8192), BeforeValidator(_no_bool)]
-Wholes = Annotated[list[Whole], BeforeValidator(_as_list)]
+Wholes = Annotated[list[Whole], BeforeValidator(_as_list, json_schema_input_type=Whole | list[Whole])]
 Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_no_bool)]
 
 
 def setting(default, description: str, only: str | None = None, **bounds) -> Any:
-    """A field. only: "section.key=value|value", the runs that it is for."""
+    """A field. only: "section.key=value|value", the runs that it is for; several conditions with spaces between."""
     return Field(default, description=description, json_schema_extra={"only": only} if only else None, **bounds)
 
 
@@ -135,7 +135,7 @@ class Train(Section):
     accumulation: Whole = setting(1, "batches a step and process", ge=1)
     clip: Number | None = setting(1.0, "highest norm of the gradient. null: any", gt=0)
     ema: Share | None = setting(None, "average of the trained weights, decay a step; the average is what is saved. null: none")
-    seed: Whole = setting(0, "of noise, order, dropout and first weights", ge=0, le=2**63 - 1)
+    seed: Whole = setting(0, "of noise, order, dropout and first weights", ge=0, le=2**32 - 1)
     gradient_checkpointing: bool = setting(True, "compute blocks twice and keep less: far less memory, a third more time")
     teacher: str | None = setting(None, "path of the teacher", "train.kind=sprint")
 
@@ -150,13 +150,16 @@ class Lora(Section):
     dora: bool = setting(False, "DoRA: also learn the magnitude of each output", "train.kind=lora")
 
 
+FLOW = "model.family=sana train.kind=lora|full|controlnet"
+
+
 class Objective(Section):
     shift: Number | None = setting(
-        None, "timestep shift in training. null: `sampling.shift`", "model.family=sana", gt=0)
-    logit_mean: Number = setting(0.0, "mean of the normal whose logistic is the noise level before the shift", "model.family=sana")
-    logit_std: Number = setting(1.0, "standard deviation of the same", "model.family=sana", gt=0)
+        None, "timestep shift in training. null: `sampling.shift`", FLOW, gt=0)
+    logit_mean: Number = setting(0.0, "mean of the normal whose logistic is the noise level before the shift", FLOW)
+    logit_std: Number = setting(1.0, "standard deviation of the same", FLOW, gt=0)
     whole_timesteps: bool = setting(
-        True, "noise levels from the authors' table of 1000 instead of a continuum", "model.family=sana")
+        True, "noise levels from the authors' table of 1000 instead of a continuum", FLOW)
     image_dropout: Share = setting(
         0.05, "share of rows trained without their first frame", "model.conditioning=image")
     image_noise: list[Number] = setting(
@@ -207,13 +210,11 @@ class Config(Section):
     output: Output = setting(Output(), "what is kept, and where")
 
 
-def only_of(field) -> tuple[str, tuple[str, ...]] | None:
-    """("train.kind", ("lora",)) of a field with `only`, else None."""
+def only_of(field) -> list[tuple[str, tuple[str, ...]]]:
+    """[("train.kind", ("lora",))] of a field with `only`: all of them have to hold."""
     extra = field.json_schema_extra
-    if not extra:
-        return None
-    key, _, values = extra["only"].partition("=")
-    return key, tuple(values.split("|"))
+    conditions = [condition.partition("=") for condition in extra["only"].split()] if extra else []
+    return [(key, tuple(values.split("|"))) for key, _, values in conditions]
 
 
 def fields(section: type[Section] = Config, prefix: str = "") -> dict[str, Any]:

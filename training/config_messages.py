@@ -55,26 +55,29 @@ def json_schema() -> dict:
 def allowed(schema: dict) -> str:
     """What a JSON schema admits, in words: "a whole number, 1 or more", "one of lora, full"."""
     if "anyOf" in schema:
-        return " or ".join(allowed(part) for part in sorted(schema["anyOf"], key=lambda part: part.get("type") == "null"))
+        return ", or ".join(allowed(part) for part in sorted(schema["anyOf"], key=lambda part: part.get("type") == "null"))
     if "enum" in schema:
         return "one of " + ", ".join(map(str, schema["enum"]))
     kind = schema.get("type")
-    if kind == "null":
-        return "null"
-    if kind == "boolean":
-        return "true or false"
-    if kind == "string":
-        return "text" + (" of letters, digits, spaces and _ . + -, the first of them a letter, digit or _" if "pattern" in schema else "")
     if kind == "array":
         low, high = schema.get("minItems"), schema.get("maxItems")
-        count = (f"of {low} " if low == high and low else f"of {low} to {high} " if low and high else "")
+        count = f"of {low} " if low == high and low else f"of {low} to {high} " if high else f"of {low} or more " if low else ""
         return f"a list {count}({allowed(schema['items'])})"
-    if kind == "object":
-        return "a section"
-    bounds = [word_of.format(schema[name]) for name, word_of in (
-        ("minimum", "{} or more"), ("exclusiveMinimum", "above {}"), ("maximum", "{} at most"), ("exclusiveMaximum", "below {}"))
-        if name in schema]
-    return ("a whole number" if kind == "integer" else "a number") + "".join(f", {bound}" for bound in bounds)
+    if kind in ("integer", "number"):
+        return ("a whole number" if kind == "integer" else "a number") + _range(schema)
+    return {"null": "null", "boolean": "true or false", "object": "a section"}.get(kind) or (
+        "text of letters, digits, spaces and _ . + -, a letter, digit or _ first" if "pattern" in schema else "text")
+
+
+def _range(schema: dict) -> str:
+    """" from 1 to 1000" of a number's JSON schema."""
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    first = f"from {low}" if low is not None else f"above {above}" if above is not None else ""
+    last = f"to {high}" if high is not None else f"to below {below}" if below is not None else ""
+    if low is not None and not last:
+        return f" of {low} or more"
+    return "".join(f" {part}" for part in (first, last) if part)
 
 
 def unknown(name: str, section: str, names) -> str:
@@ -111,8 +114,11 @@ def of_values(error: ValidationError) -> list[tuple[str, str]]:
                 schema = next((part for part in schema.get("anyOf", [schema]) if part.get("type") == "array"))["items"]
             value = part["input"]
             hint = nearest(value, schema["enum"]) if "enum" in schema and isinstance(value, str) else ""
+            if allowed(schema).startswith("text") and isinstance(value, (int, float)):
+                hint = "; put it in quotes"
             told.setdefault(key, f"{key}: found {found(value)}; allowed: {allowed(schema)}{hint}")
-    return list(told.items())
+    # Where an item is told, the list is not told again.
+    return [(key, text) for key, text in told.items() if not any(other.startswith(f"{key}.") for other in told)]
 
 
 def _setting(key: str) -> tuple[str, list[str]]:

@@ -52,10 +52,9 @@ def table() -> str:
         name, _, rest = key.partition(".")
         if name != section:
             section = name
-            lines += [f"### {name}: {Config.model_fields[name].description}", "", "| setting | allowed | default | what it is |", "|---|---|---|---|"]
-            lines[:-4] += [""] * bool(lines[:-4])
-        only = only_of(field)
-        for_whom = f" ({only[0]} {' or '.join(only[1])})" if only else ""
+            lines += [""] * bool(lines) + [f"### {name}: {Config.model_fields[name].description}", "",
+                                           "| setting | allowed | default | what it is; for which runs |", "|---|---|---|---|"]
+        for_whom = "".join(f"; {of} {' or '.join(values)}" for of, values in only_of(field))
         text = field.description.replace("|", "\\|")
         lines.append(f"| `{rest}` | {allowed(schema_of(key))} | `{word(field.default)}` | {text}{for_whom} |")
     return "\n".join(lines) + "\n"

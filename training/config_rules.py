@@ -13,20 +13,20 @@ _SIDES = {"sana": 32, "cogvideox": 16}  # px: sides are multiples of it
 def only_for(config: Config, given: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     """(key, text) of every setting that was given, and is for other runs. given: whether a key has another source than its
     default."""
-    for key, field in fields().items():
-        if not applies(config, key) and given(key) and get(config, key) is not None:
-            of, values = only_of(field)
-            yield key, f"is for {of} {' or '.join(values)} alone, and {of} is {_plain(get(config, of))}. Take it out"
+    for key in fields():
+        if given(key) and get(config, key) is not None and (other := _other_runs(config, key)):
+            of, values = other
+            yield key, f"is for {of} {' or '.join(values)} alone, and {of} is {str(get(config, of))}. Take it out"
 
 
 def applies(config: Config, key: str) -> bool:
     """Whether a setting is for such a run at all."""
-    only = only_of(fields()[key])
-    return only is None or _plain(get(config, only[0])) in only[1]
+    return _other_runs(config, key) is None
 
 
-def _plain(value) -> str:
-    return {True: "true", False: "false"}.get(value, value) if isinstance(value, bool) else str(value)
+def _other_runs(config: Config, key: str) -> tuple[str, tuple[str, ...]] | None:
+    """The condition for a setting that does not hold in this run."""
+    return next((only for only in only_of(fields()[key]) if str(get(config, only[0])) not in only[1]), None)
 
 
 def agree(config: Config) -> Iterator[tuple[str, str]]:
