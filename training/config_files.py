@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from . import config_rules as rules
 from .config import Config, fields, get, is_section
-from .config_messages import ConfigError, allowed, found, nearest, of_values, schema_of, unknown
+from .config_messages import ConfigError, allowed, closest, found, nearest, of_values, schema_of, unknown
 from .config_variables import fill_in
 from .config_yaml import ROOT, Layer, merge, read_file, read_value, remove, scalar, shown, word
 
@@ -155,7 +155,7 @@ class _Build:
 
     def take_overlays(self, layer: Layer, path: Path) -> None:
         """Take `environments:` out of a file's layer, and the files NAME.ENVIRONMENT.yaml beside it."""
-        inside = layer.values.pop("environments", None)
+        inside = layer.values.get("environments")
         if inside is not None and not isinstance(inside, dict):
             self.errors.append((layer.place("environments"), f"environments: found {found(inside)}; allowed: a section of each environment"))
             inside = None
@@ -166,6 +166,7 @@ class _Build:
                 self.take_overlay(name, layer.part("environments", name), f"environments.{name}.")
             elif values is not None:
                 self.errors.append((place, f"environments.{name}: found {found(values)}; allowed: sections as in a file"))
+        layer.values.pop("environments", None)
         for beside in sorted(path.parent.glob(f"{path.stem}.*{path.suffix}")):
             name = beside.stem[len(path.stem) + 1:]
             self.environments.add(name)
@@ -202,7 +203,8 @@ class _Build:
         else:
             layer = read_value(text, key, place)
         self.errors += layer.errors
-        self.layers.append(layer)
+        if not layer.errors:
+            self.layers.append(layer)
 
     def check(self, layer: Layer, note: bool = True) -> None:
         """Take out of a layer what is no setting, and say so."""
@@ -212,8 +214,9 @@ class _Build:
                 if name not in section.model_fields:
                     names = list(section.model_fields) + ["extends", "environments"] * (not prefix)
                     self.errors.append((layer.place(f"{key}:name"), unknown(name, prefix.rstrip("."), names)))
-                    if note and (close := nearest(name, section.model_fields)):
-                        self.bad.add(prefix + close.split("'")[1])
+                    if note and (close := closest(name, section.model_fields)):
+                        is_setting = f"{prefix}{close}" in fields()
+                        self.bad |= {f"{prefix}{close}"} if is_setting else {f"{close}."} if isinstance(value, dict) else set()
                     del values[name]
                 elif value is None and f"{key}:empty" in layer.places and is_section(section.model_fields[name].annotation):
                     del values[name]  # its lines are comments; only a null that is written makes forget

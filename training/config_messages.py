@@ -14,10 +14,15 @@ class ConfigError(ValueError):
     """Everything that is wrong with a configuration, a line each: place, key, what was found, what is allowed."""
 
 
+def closest(name: str, names) -> str | None:
+    """The name that was meant, if one is near."""
+    written = {known.lower(): known for known in names}
+    return next((written[near] for near in difflib.get_close_matches(name.lower(), written, n=1, cutoff=0.6)), None)
+
+
 def nearest(name: str, names) -> str:
     """`; did you mean 'x'?`, or nothing."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {near!r}?" if (near := closest(name, names)) else ""
 
 
 def found(value) -> str:
@@ -86,10 +91,9 @@ def unknown(name: str, section: str, names) -> str:
     every = fields()
     if "." in name and name in every:
         return f"{key}: found a key with dots. In a file it is written as `{name.partition('.')[0]}:`, and below it the rest."
-    elsewhere = [known for known in every if known.rpartition(".")[2] == name]
-    hint = nearest(name, names)
-    if not hint and elsewhere:
-        hint = f"; did you mean '{elsewhere[0]}'?"
+    elsewhere = [repr(known) for known in every if known.rpartition(".")[2] == name]
+    there = f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else ""
+    hint = nearest(name, names) or there if section else there or nearest(name, names)
     return f"{key}: unknown; {section or 'the top'} has {', '.join(names)}{hint}"
 
 

@@ -12,9 +12,9 @@ _SIDES = {"sana": 32, "cogvideox": 16}  # px: sides are multiples of it
 
 def only_for(config: Config, given: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     """(key, text) of every setting that was given, and is for other runs. given: whether a key has another source than its
-    default."""
+    default; what is switched off promises nothing."""
     for key in fields():
-        if given(key) and get(config, key) is not None and (other := _other_runs(config, key)):
+        if given(key) and get(config, key) not in (None, False, "none") and (other := _other_runs(config, key)):
             of, values = other
             yield key, f"is for {of} {' or '.join(values)} alone, and {of} is {str(get(config, of))}. Take it out"
 
@@ -37,8 +37,6 @@ def agree(config: Config) -> Iterator[tuple[str, str]]:
     if model.distilled and train.kind != "sprint":
         yield "train.kind", (f"{train.kind} on {model.title or 'a distilled model'} would undo what makes it fast. Train on "
                              "sana_1_5_1600m_1024px or sana_sprint_1600m_teacher, or take kind sprint")
-    if model.quantize != "none" and train.kind in ("full", "sprint"):
-        yield "model.quantize", f"found {model.quantize}, and train.kind {train.kind} trains all weights; allowed: none"
     if train.betas and len(train.betas) != (wanted := 3 if train.optimizer == "came" else 2):
         yield "train.betas", f"found {len(train.betas)} numbers; train.optimizer {train.optimizer} has {wanted}"
     if train.warmup >= train.steps and train.schedule != "constant":
