@@ -6,9 +6,10 @@ which runs a setting is, and config_rules.py refuses it elsewhere.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _no_bool(value):
@@ -33,7 +34,8 @@ def _as_number(value):
 Whole = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_no_bool)]
 Side = Annotated[int, Field(ge=16, le=8192), BeforeValidator(_no_bool)]
-Wholes = Annotated[list[Whole], BeforeValidator(_as_list, json_schema_input_type=Whole | list[Whole])]
+Wholes = Annotated[Whole | Annotated[list[Whole], Field(min_length=1)], AfterValidator(_as_list)]
+Path = Annotated[str, AfterValidator(os.path.expanduser)]  # shells leave the ~ of key=~/x alone
 Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_no_bool)]
 
 
@@ -57,11 +59,11 @@ class Model(Section):
     family: Literal["sana", "cogvideox"] | None = setting(None, "the architecture; the variant sets it")
     title: str | None = setting(None, "what the pack calls such a file when it reads one")
     published: Published = setting(Published(), "where the files are published, for messages and file headers")
-    transformer: str | None = setting(
+    transformer: Path | None = setting(
         None, "path of the network: a file or folder of any layout that the pack reads. Training starts from it")
-    autoencoder: str | None = setting(
+    autoencoder: Path | None = setting(
         None, "path of the autoencoder, file or folder. null: vae/ of the diffusers repository that `transformer` is or lies in")
-    text_encoder: str | None = setting(
+    text_encoder: Path | None = setting(
         None, "path of the text encoder, file or folder. null: text_encoder/ of the diffusers repository that `transformer` is "
               "or lies in")
     dtype: Literal["bf16", "fp16", "fp32"] = setting(
@@ -92,11 +94,12 @@ class Sampling(Section):
         None, "Sana: timestep shift of the flow; CogVideoX: shift of the signal-to-noise ratio", gt=0)
     sampler: Literal["euler", "flow_dpm_solver", "scm", "ddim", "dpm"] | None = setting(
         None, "Sana: euler, flow_dpm_solver, or scm for Sprint; CogVideoX: ddim or dpm")
-    dynamic_guidance: bool = setting(False, "guidance that moves with the step, the authors' advice with dpm", "model.family=cogvideox")
+    dynamic_guidance: bool = setting(
+        False, "guidance that moves with the step, the authors' advice with dpm", "model.family=cogvideox")
 
 
 class Data(Section):
-    path: str | None = setting(None, "folder of any known layout, manifest.jsonl, tar, or id of a `datasets` set")
+    path: Path | None = setting(None, "folder of any known layout, manifest.jsonl, tar, or id of a `datasets` set")
     resolution: Side | list[Side] | None = setting(
         None, "a side in px: all shapes of about that area (Sana); or one size [height, width] in px")
     buckets: list[list[Whole]] | None = setting(
@@ -112,11 +115,11 @@ class Data(Section):
     caption_dropout: Share = setting(0.1, "share of rows that are trained without their caption; guidance needs some")
     instruction: bool = setting(
         True, "Sana's instruction to the text encoder before every caption, as the models were trained", "model.family=sana")
-    validation: Annotated[Share | str | None, BeforeValidator(_as_number)] = setting(
+    validation: Annotated[Share | Path | None, BeforeValidator(_as_number)] = setting(
         None, "held-out rows: a share of the data, or the path of other data. null: none, and no validation loss")
     batch_size: Whole = setting(1, "rows of a batch, a process", ge=1)
     workers: Whole = setting(2, "processes that decode; the result does not depend on it", ge=0, le=256)
-    cache: str | None = setting(None, "folder of latents and texts. null: cache/ in `output.folder`")
+    cache: Path | None = setting(None, "folder of latents and texts. null: cache/ in `output.folder`")
 
 
 class Train(Section):
@@ -124,20 +127,21 @@ class Train(Section):
         "lora", "lora: low-rank adapters; full: all weights; controlnet: a ControlNet for a frozen base; sprint: distil a "
                 "teacher to a few steps")
     steps: Whole = setting(1000, "optimiser steps", ge=1)
-    lr: Number = setting(1e-4, "learning rate at its highest", gt=0, le=10)
+    lr: Number = setting(1e-4, "learning rate at its highest; 1 for prodigy, which finds its own", gt=0, le=10)
     optimizer: Literal["adamw", "adamw8bit", "came", "prodigy", "muon"] = setting(
         "adamw", "adamw8bit needs bitsandbytes, prodigy needs prodigyopt")
     betas: list[Share] | None = setting(
         None, "averaging of gradients: two numbers, three for came. null: the optimiser's own", min_length=2, max_length=3)
     weight_decay: Number = setting(0.0, "decay of weights, not of vectors", ge=0, le=1)
     warmup: Whole = setting(0, "steps in which the learning rate rises to `lr`", ge=0)
-    schedule: Literal["constant", "cosine", "linear"] = setting("constant", "the learning rate after the warm-up; cosine and linear end at 0")
+    schedule: Literal["constant", "cosine", "linear"] = setting(
+        "constant", "the learning rate after the warm-up; cosine and linear end at 0")
     accumulation: Whole = setting(1, "batches a step and process", ge=1)
     clip: Number | None = setting(1.0, "highest norm of the gradient. null: any", gt=0)
     ema: Share | None = setting(None, "average of the trained weights, decay a step; the average is what is saved. null: none")
     seed: Whole = setting(0, "of noise, order, dropout and first weights", ge=0, le=2**32 - 1)
     gradient_checkpointing: bool = setting(True, "compute blocks twice and keep less: far less memory, a third more time")
-    teacher: str | None = setting(None, "path of the teacher", "train.kind=sprint")
+    teacher: Path | None = setting(None, "path of the teacher", "train.kind=sprint")
 
 
 class Lora(Section):
@@ -171,8 +175,10 @@ class Objective(Section):
     time_std: Number = setting(1.6, "standard deviation of the same", "train.kind=sprint", gt=0)
     guidance: list[Number] = setting(
         [4.0, 4.5, 5.0], "guidance scales that are distilled, drawn a row", "train.kind=sprint", min_length=1)
-    tangent_warmup: Whole = setting(4000, "steps in which the tangent's second part grows to full size", "train.kind=sprint", ge=1)
-    adversarial: Number = setting(0.5, "weight of the discriminator's loss (LADD). 0: none, and no discriminator", "train.kind=sprint", ge=0)
+    tangent_warmup: Whole = setting(
+        4000, "steps in which the tangent's second part grows to full size", "train.kind=sprint", ge=1)
+    adversarial: Number = setting(
+        0.5, "weight of the discriminator's loss (LADD). 0: none, and no discriminator", "train.kind=sprint", ge=0)
     discriminator_layers: list[Whole] = setting(
         [2, 8, 14, 19], "teacher's blocks whose output the discriminator judges", "train.kind=sprint", min_length=1)
     discriminator_mean: Number = setting(-0.6, "as time_mean, of the noise on what the discriminator sees", "train.kind=sprint")
@@ -181,17 +187,19 @@ class Objective(Section):
 
 
 class Validation(Section):
-    prompts: list[str] | str = setting([], "prompts drawn before the first step and every `every`: a list, or the path of a text file, one a line")
+    prompts: list[str] | Path = setting(
+        [], "prompts drawn before the first step and every `every`: a list, or the path of a text file, one a line")
     every: Whole | None = setting(250, "steps. null: never", ge=1)
     steps: Whole | None = setting(None, "sampling steps. null: `sampling.steps`", ge=1, le=1000)
     guidance: Number | None = setting(None, "CFG scale. null: `sampling.guidance`", ge=0)
-    seeds: Wholes = setting([0], "a picture or clip a prompt and seed", min_length=1)
+    seeds: Wholes = setting([0], "a picture or clip a prompt and seed")
     levels: list[Share] = setting(
-        [0.1, 0.3, 0.5, 0.7, 0.9], "noise levels, 0 to 1 of the schedule, at which the held-out rows' loss is measured", min_length=1)
+        [0.1, 0.3, 0.5, 0.7, 0.9], "noise levels, 0 to 1 of the schedule, at which the held-out rows' loss is measured",
+        min_length=1)
 
 
 class Output(Section):
-    folder: str = setting("output/train", "each run gets a folder `name` in it; a run found there goes on")
+    folder: Path = setting("output/train", "each run gets a folder `name` in it; a run found there goes on")
     name: str = setting("run", "name of the run and of the files it writes", pattern=r"^[\w][\w .+-]*$")
     save_every: Whole | None = setting(500, "steps between checkpoints. null: by minutes alone", ge=1)
     save_minutes: Number | None = setting(None, "minutes between checkpoints. null: by steps alone", gt=0)
@@ -208,6 +216,26 @@ class Config(Section):
     objective: Objective = setting(Objective(), "the loss")
     validation: Validation = setting(Validation(), "pictures and losses on the way")
     output: Output = setting(Output(), "what is kept, and where")
+
+    # What a null stands for.
+
+    @property
+    def alpha(self) -> float:
+        """lora.alpha, or the rank."""
+        return float(self.lora.rank) if self.lora.alpha is None else self.lora.alpha
+
+    @property
+    def shift(self) -> float | None:
+        """objective.shift, or the one that the model is sampled with. None where there is neither (Sprint)."""
+        return self.sampling.shift if self.objective.shift is None else self.objective.shift
+
+    @property
+    def validation_steps(self) -> int | None:
+        return self.sampling.steps if self.validation.steps is None else self.validation.steps
+
+    @property
+    def validation_guidance(self) -> float | None:
+        return self.sampling.guidance if self.validation.guidance is None else self.validation.guidance
 
 
 def only_of(field) -> list[tuple[str, tuple[str, ...]]]:

@@ -10,59 +10,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from . import config_rules as rules
-from .config import Config, fields, get, is_section
-from .config_messages import ConfigError, allowed, closest, found, nearest, of_values, schema_of, unknown
+from .config import Config, fields, is_section
+from .config_messages import ConfigError, allowed, closest, found, nearest, not_a_section, of_values, schema_of, unknown
+from .config_shown import DEFAULT, Loaded
 from .config_variables import fill_in
-from .config_yaml import ROOT, Layer, merge, read_file, read_value, remove, scalar, shown, word
+from .config_yaml import ROOT, Layer, merge, read_file, read_value, remove, scalar, shown
 
 SHIPPED = ROOT / "configs"
 PRESETS = SHIPPED / "models"
 PREFIX, CHOICE = "SANACOG__", "SANACOG_ENV"
-DEFAULT = "default"
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """config, and sources: {dotted key: "FILE:LINE:COLUMN", "SANACOG__TRAIN__LR", "train.lr=2e-4 on the command line" or
-    "default"}."""
-
-    config: Config
-    sources: dict[str, str]
-
-    def show(self) -> str:
-        """All settings that this run uses as YAML, each with its source behind it; it loads again to the same."""
-        lines, section = ["# The settings of a run, and where each comes from."], ()
-        for key in fields():
-            if not rules.applies(self.config, key):
-                continue
-            *names, last = key.split(".")
-            for depth, name in enumerate(names):
-                if section[: depth + 1] != tuple(names[: depth + 1]):
-                    lines += [""] * (depth == 0) + [f"{'  ' * depth}{name}:"]
-            section = tuple(names)
-            lines += _shown_value("  " * len(names), last, get(self.config, key), " ".join(self.sources[key].split()))
-        return "\n".join(lines) + "\n"
-
-    def save(self, folder) -> Path:
-        """Write show() to config.yaml in a folder, whole or not at all."""
-        path = Path(folder) / "config.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(self.show(), encoding="utf-8")
-        os.replace(part, path)
-        return path
-
-
-def _shown_value(indent, name, value, source):
-    if isinstance(value, list) and any(isinstance(item, str) for item in value) and len(word(value)) > 60:
-        return [f"{indent}{name}:  # {source}"] + [f"{indent}  - {word(item)}" for item in value]
-    return [f"{f'{indent}{name}: {word(value)}':<40}  # {source}"]
 
 
 def variants() -> list[str]:
@@ -116,7 +77,8 @@ class _Build:
     def add_file(self, name: str) -> None:
         path = _find(Path(name), Path.cwd())
         if path is None:
-            self.errors.append((name, f"no such file, nor configs/{name.removesuffix('.yaml')}.yaml in the pack{_similar(name)}"))
+            shipped = f"configs/{name.removesuffix('.yaml')}.yaml"
+            self.errors.append((name, f"no such file, nor {shipped} in the pack{_similar(name)}"))
             return
         self.main = shown(path)
         self.read(path, ())
@@ -128,7 +90,8 @@ class _Build:
         for base, place in self.bases(layer):
             found_at = _find(Path(base), path.parent)
             if found_at is None:
-                self.errors.append((place, f"extends: {base!r} is no file beside this one, nor a shipped one{_similar(base)}"))
+                told = f"extends: {base!r} is no file beside this one, nor a shipped one{_similar(base)}"
+                self.errors.append((place, told))
             elif found_at in (*chain, path):
                 circle = [*chain, path][[*chain, path].index(found_at):]
                 self.errors.append((place, "extends: a circle: " + " -> ".join(map(shown, [*circle, found_at]))))
@@ -157,7 +120,8 @@ class _Build:
         """Take `environments:` out of a file's layer, and the files NAME.ENVIRONMENT.yaml beside it."""
         inside = layer.values.get("environments")
         if inside is not None and not isinstance(inside, dict):
-            self.errors.append((layer.place("environments"), f"environments: found {found(inside)}; allowed: a section of each environment"))
+            told = f"environments: found {found(inside)}; allowed: a section of each environment"
+            self.errors.append((layer.place("environments"), told))
             inside = None
         for name, values in (inside or {}).items():
             self.environments.add(name)
@@ -224,7 +188,7 @@ class _Build:
                     if isinstance(value, dict):
                         walk(value, inner, f"{key}.")
                     elif value is not None:
-                        self.errors.append((layer.place(key), f"{key}: found {found(value)}; allowed: a section with {', '.join(inner.model_fields)}"))
+                        self.errors.append((layer.place(key), not_a_section(key, inner, value)))
                         del values[name]
                 elif isinstance(value, dict):
                     self.errors.append((layer.place(key), f"{key}: found a section; allowed: {allowed(schema_of(key))}"))
@@ -246,7 +210,11 @@ class _Build:
         given = {key: key in merged.places for key in fields()}
         if config.model.family is None:
             if not {"model.family", "model.variant"} & self.bad:
-                self.wrong(merged, "model.family", f"nothing given. Name a released model, model.variant={variants()[0]}, or the family: sana or cogvideox")
+                self.wrong(merged, "model.family", "nothing given. Name a released model, as in "
+                                                   f"model.variant={variants()[0]}, or the family: sana or cogvideox")
+        elif preset and (family := preset[0].values.get("model", {}).get("family")) != config.model.family:
+            self.wrong(merged, "model.family", f"found {config.model.family}; the variant {config.model.variant} is of {family}. "
+                                               "Take one of them out")
         else:
             told = [*rules.agree(config), *rules.only_for(config, given.get), *(rules.needs(config) if complete else ())]
             for key, text in told:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import cache
 
 from pydantic import ValidationError
 
@@ -47,11 +48,13 @@ def schema_of(key: str) -> dict:
 _BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 
+@cache
 def json_schema() -> dict:
-    """pydantic's schema of Config. Bounds of optional numbers get JSON schema's names, which pydantic leaves out there."""
+    """pydantic's schema of Config, not to be changed. Bounds of optional numbers get JSON schema's names, which pydantic leaves out there."""
     def renamed(node):
         if isinstance(node, dict):
-            return {_BOUNDS.get(key, key) if isinstance(value, (int, float)) else key: renamed(value) for key, value in node.items()}
+            return {_BOUNDS.get(name, name) if isinstance(value, (int, float)) else name: renamed(value)
+                    for name, value in node.items()}
         return [renamed(item) for item in node] if isinstance(node, list) else node
 
     return renamed(Config.model_json_schema())
@@ -78,11 +81,10 @@ def _range(schema: dict) -> str:
     """" from 1 to 1000" of a number's JSON schema."""
     low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
     high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
-    first = f"from {low}" if low is not None else f"above {above}" if above is not None else ""
-    last = f"to {high}" if high is not None else f"to below {below}" if below is not None else ""
-    if low is not None and not last:
-        return f" of {low} or more"
-    return "".join(f" {part}" for part in (first, last) if part)
+    last = "" if high is None and below is None else str(high) if below is None else f"below {below}"
+    if low is not None:
+        return f" from {low} to {last}" if last else f" of {low} or more"
+    return (f" above {above}" if above is not None else "") + (f", at most {last}" if last else "")
 
 
 def unknown(name: str, section: str, names) -> str:
@@ -95,6 +97,11 @@ def unknown(name: str, section: str, names) -> str:
     there = f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else ""
     hint = nearest(name, names) or there if section else there or nearest(name, names)
     return f"{key}: unknown; {section or 'the top'} has {', '.join(names)}{hint}"
+
+
+def not_a_section(key: str, section, value) -> str:
+    """For a value where a section belongs."""
+    return f"{key}: found {found(value)}; allowed: a section with {', '.join(section.model_fields)}"
 
 
 def of_values(error: ValidationError) -> list[tuple[str, str]]:
@@ -110,7 +117,7 @@ def of_values(error: ValidationError) -> list[tuple[str, str]]:
                 path.append(str(name))
         key = ".".join(path)
         if is_section(at):
-            told.setdefault(key, f"{key}: found {found(part['input'])}; allowed: a section with {', '.join(at.model_fields)}")
+            told.setdefault(key, not_a_section(key, at, part["input"]))
         else:
             setting, item = _setting(key)
             schema = schema_of(setting)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -20,18 +21,20 @@ START, END = "<!-- settings: made by python run.py train --schema -->\n", "<!-- 
 
 def schema() -> dict:
     """JSON schema (draft 2020-12) of a settings file; `${...}` may stand for any value."""
-    made = json_schema()
+    made = copy.deepcopy(json_schema())
     for section in made["$defs"].values():
         section["properties"] = {name: _with_variables(field) for name, field in section["properties"].items()}
     made["$defs"]["Model"]["properties"]["variant"]["examples"] = variants()
     sections = made["properties"] = {name: {"$ref": f"#/$defs/{Config.model_fields[name].annotation.__name__}",
                                             "description": field["description"]} for name, field in made["properties"].items()}
     overlay = {"type": "object", "properties": dict(sections), "additionalProperties": False}
-    names = {"type": "string"}
-    sections["extends"] = {"anyOf": [names, {"type": "array", "items": names}],
-                           "description": "files that this one goes on from, beside it or shipped (train/sana_lora); later ones win"}
-    sections["environments"] = {"type": "object", "additionalProperties": overlay,
-                                "description": "what changes in the environment that SANACOG_ENV names"}
+    name = {"type": "string"}
+    sections["extends"] = {
+        "anyOf": [name, {"type": "array", "items": name}],
+        "description": "files that this one goes on from, beside it or shipped (train/sana_lora); of several the later wins"}
+    sections["environments"] = {
+        "type": "object", "additionalProperties": overlay,
+        "description": "what changes in the environment that SANACOG_ENV names"}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | made | {"title": "Settings of a training run"}
 
 

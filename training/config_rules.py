@@ -40,7 +40,8 @@ def agree(config: Config) -> Iterator[tuple[str, str]]:
     if train.betas and len(train.betas) != (wanted := 3 if train.optimizer == "came" else 2):
         yield "train.betas", f"found {len(train.betas)} numbers; train.optimizer {train.optimizer} has {wanted}"
     if train.warmup >= train.steps and train.schedule != "constant":
-        yield "train.warmup", f"found {train.warmup}, and train.steps is {train.steps}: the {train.schedule} schedule has no step left"
+        yield "train.warmup", (f"found {train.warmup}, and train.steps is {train.steps}: the {train.schedule} schedule has no "
+                               "step left")
     if config.output.save_every is None and config.output.save_minutes is None:
         yield "output.save_every", "null, and output.save_minutes too: a run would never be saved; give one of them"
     yield from _sizes(config)

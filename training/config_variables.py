@@ -52,7 +52,8 @@ def _told(text: str, error: Exception) -> str:
     if "Recursive" in first or "parent node" in first:
         return f"found {text!r}, which goes in a circle"
     if missing := re.search(r"Environment variable '(.*?)' not found", first):
-        return f"found {text!r}: the environment variable {missing[1]} is not set. Set it, or give a default: ${{oc.env:{missing[1]},default}}"
+        name = missing[1]
+        return f"found {text!r}: the environment variable {name} is not set. Set it, or give a default: ${{oc.env:{name},default}}"
     return f"found {text!r}: {first}"
 
 

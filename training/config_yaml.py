@@ -19,7 +19,8 @@ _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WORDS = {"": None, "~": None, "null": None, "Null": None, "NULL": None, "true": True, "True": True, "TRUE": True,
           "false": False, "False": False, "FALSE": False}
-_TAGS = {"tag:yaml.org,2002:" + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "timestamp", "value", "merge")}
+_TAGS = {"tag:yaml.org,2002:" + name for name in (
+    "null", "bool", "int", "float", "str", "seq", "map", "timestamp", "value", "merge")}
 
 
 @dataclass
@@ -71,6 +72,8 @@ def word(value) -> str:
     """A value as YAML in one line, which every version of YAML reads the same way."""
     if isinstance(value, list):
         return "[" + ", ".join(word(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{word(name)}: {word(item)}" for name, item in value.items()) + "}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
@@ -119,13 +122,14 @@ def read_text(text: str, name: str) -> Layer:
         mark = error.problem_mark or error.context_mark
         layer.errors.append((_at(name, mark) if mark else name, f"no YAML: {error.problem or error.context}."))
         return layer
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         layer.errors.append((name, f"no YAML: {' '.join(str(error).split())}."))
         return layer
     if node is None:
         return layer
     if not isinstance(node, yaml.MappingNode):
-        layer.errors.append((_at(name, node.start_mark), "found no settings. A file has sections, and in them lines as `lr: 1e-4`."))
+        told = "found no settings. A file has sections, and in them lines as `lr: 1e-4`."
+        layer.errors.append((_at(name, node.start_mark), told))
         return layer
     _Reader(layer).read(node, "")
     return layer

@@ -1,8 +1,11 @@
 """Golden messages: what is wrong with a file is said at once, where it stands, with what is allowed and the nearest name."""
 
+import random
+import re
+
 import pytest
 
-from sanacog.training.config import Config
+from sanacog.training.config import Config, fields
 from sanacog.training.config_files import ConfigError, load, variants
 
 TRAIN_HAS = ", ".join(Config.model_fields["train"].annotation.model_fields)
@@ -29,7 +32,7 @@ BROKEN = {
          "a.yaml:13:15: data.batch_size: found a section; allowed: a whole number of 1 or more.",
          "a.yaml:12:9: data.path: found 12; allowed: text, or null; put it in quotes.",
          "a.yaml:3:10: train.steps: found the text 'many'; allowed: a whole number of 1 or more.",
-         "a.yaml:4:7: train.lr: found the text 'fast'; allowed: a number above 0 to 10.",
+         "a.yaml:4:7: train.lr: found the text 'fast'; allowed: a number above 0, at most 10.",
          "a.yaml:9:10: train.betas: found 0.9; allowed: a list of 2 to 3 (a number from 0 to below 1), or null.",
          "a.yaml:6:11: train.warmup: found 2.5; allowed: a whole number of 0 or more.",
          "a.yaml:7:9: train.clip: found [1]; allowed: a number above 0, or null.",
@@ -41,7 +44,7 @@ BROKEN = {
                    "data:\n  validation: 1.5\nvalidation:\n  levels: [0.5, 1.5]\noutput:\n  name: ../x\n"}, [], {},
         ["a.yaml:11:15: data.validation: found 1.5; allowed: a number from 0 to below 1, or text, or null.",
          "a.yaml:4:9: train.kind: found the text 'lorra'; allowed: one of lora, full, controlnet, sprint; did you mean 'lora'?",
-         "a.yaml:3:7: train.lr: found 0; allowed: a number above 0 to 10.",
+         "a.yaml:3:7: train.lr: found 0; allowed: a number above 0, at most 10.",
          "a.yaml:6:14: train.optimizer: found the text 'adam'; allowed: one of adamw, adamw8bit, came, prodigy, muon; did you mean 'adamw'?",
          "a.yaml:7:10: train.betas: found [0.9]; allowed: a list of 2 to 3 (a number from 0 to below 1), or null.",
          "a.yaml:5:8: train.ema: found 1.0; allowed: a number from 0 to below 1, or null.",
@@ -82,7 +85,7 @@ BROKEN = {
          f"train.stepz=3 on the command line: train.stepz: unknown; train has {TRAIN_HAS}; did you mean 'steps'?",
          f"x={{a: 1}} on the command line: x: unknown; the top has {TOP}.",
          "lora=4 on the command line: lora: found 4; allowed: a section with rank, alpha, targets, dropout, dora.",
-         "train.lr=high on the command line: train.lr: found the text 'high'; allowed: a number above 0 to 10.",
+         "train.lr=high on the command line: train.lr: found the text 'high'; allowed: a number above 0, at most 10.",
          "SANACOG__TRAIN__WARMUP: train.warmup: found -1; allowed: a whole number of 0 or more."]),
     "environments": (
         {"a.yaml": TINY + "environments:\n  night:\n    train: {stepz: 1}\n    extends: b\n  day: 3\n", "a.dawn.yaml": "{}\n"}, [],
@@ -94,17 +97,20 @@ BROKEN = {
     "YAML": (
         {"a.yaml": TINY + "train:\n  steps: 5\n  steps: 6\n  lr: [1\n"}, [], {},
         ["a.yaml:6:1: no YAML: expected ',' or ']', but got '<stream end>'.", "a.yaml: model.family: nothing given. Name a released model, "
-         f"model.variant={variants()[0]}, or the family: sana or cogvideox."]),
+         f"as in model.variant={variants()[0]}, or the family: sana or cogvideox."]),
     "twice": (
         {"a.yaml": TINY + "train:\n  steps: 5\n  steps: 6\n"}, [], {},
         ["a.yaml:4:3: train.steps: stands twice, first in line 3. Take one of them out."]),
     "a variant": (
         {"a.yaml": "model:\n  variant: cogvideox_5b_i2\ntrain:\n  lr: x\n"}, [], {},
         [f"a.yaml:2:12: model.variant: found 'cogvideox_5b_i2'; allowed: {', '.join(variants())}; did you mean 'cogvideox_5b_i2v'?",
-         "a.yaml:4:7: train.lr: found the text 'x'; allowed: a number above 0 to 10."]),
+         "a.yaml:4:7: train.lr: found the text 'x'; allowed: a number above 0, at most 10."]),
+    "another family than the variant's": (
+        {"a.yaml": "model:\n  variant: cogvideox_5b\n  family: sana\n"}, [], {},
+        ["a.yaml:3:11: model.family: found sana; the variant cogvideox_5b is of cogvideox. Take one of them out."]),
     "no model": (
         {"a.yaml": "train: {lr: 1e-4}\n"}, [], {},
-        [f"a.yaml: model.family: nothing given. Name a released model, model.variant={variants()[0]}, or the family: sana or cogvideox."]),
+        [f"a.yaml: model.family: nothing given. Name a released model, as in model.variant={variants()[0]}, or the family: sana or cogvideox."]),
     "adapters in a full fine-tune": (
         {"a.yaml": TINY + "train: {kind: full, teacher: x}\nlora:\n  rank: 4\n  alpha: null\ndata:\n  frames: 9\nmodel.x: 1\n"}, [], {},
         [f"a.yaml:8:1: model.x: unknown; the top has {TOP}; did you mean 'model'?",
@@ -175,3 +181,36 @@ def test_a_file_that_is_not_there():
     assert str(caught.value).split("\n")[:2] == [
         "configs/train/sana_lor.yaml: no such file, nor configs/configs/train/sana_lor.yaml in the pack; did you mean 'train/sana_lora'?",
         "train/nothing_like_it: no such file, nor configs/train/nothing_like_it.yaml in the pack."]
+
+
+VALUES = [None, True, False, 0, 1, -1, 3, 2.5, 1e-4, "", "x", "1", "no", "fast", "${train.steps}", "${x}", "${", "lora", "full", "sana",
+          [], [1], [0.5, 0.9], ["x"], [None], [[1]], [[9, 480, 720]], [["x"]], {}, {"x": 1}, {"steps": 2}, [{}], "tiny_sana",
+          "cogvideox_5b_i2v", "~", "$", "\\"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_is_given_loads_or_is_told(seed, tmp_path, monkeypatch):
+    """No other error than ConfigError, and each line of it has a place and a key."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("model: {variant: tiny_sana}\n")
+    draw, keys = random.Random(seed), [*fields(), *Config.model_fields, "model.published", "train.stepz", "x"]
+    told = 0
+    for _ in range(30):
+        given = [f"{draw.choice(keys)}={_flow(draw.choice(VALUES))}" for _ in range(draw.randint(1, 3))]
+        try:
+            loaded = load(["a.yaml"], given, {}, complete=False)
+            (tmp_path / "b.yaml").write_text(loaded.show(), encoding="utf-8")
+            assert load(["b.yaml"], environ={}, complete=False).config == loaded.config, given
+        except ConfigError as error:
+            told += 1
+            for line in str(error).split("\n"):
+                assert re.match(r"(.* on the command line|(configs/models/\w+|a)\.yaml(:\d+:\d+)?): [\w.]+: .+[.?]$", line), (given, line)
+    assert told
+
+
+def _flow(value):
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_flow(item)}" for name, item in value.items()) + "}"
+    return f"'{value}'" if isinstance(value, str) else "null" if value is None else str(value)

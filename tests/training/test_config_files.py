@@ -221,3 +221,41 @@ def test_defaults_are_settings_that_hold():
     assert set(fields()) == {key for key in fields() if get(Config(), key) == fields()[key].default}
     with pytest.raises(ValueError):
         Config().train.lr = 1.0
+
+
+def test_what_a_null_stands_for(write):
+    write("a.yaml", BASE + "lora: {rank: 8}\n")
+    config = load(["a.yaml"], environ={}, complete=False).config
+    assert (config.alpha, config.shift, config.validation_steps, config.validation_guidance) == (8.0, 3.0, 20, 4.5)
+    config = load(["a.yaml"], ["lora.alpha=4", "objective.shift=2", "validation.steps=5", "validation.guidance=1"], {}, False).config
+    assert (config.alpha, config.shift, config.validation_steps, config.validation_guidance) == (4.0, 2.0, 5, 1.0)
+    assert load(["train/sana_sprint"], environ={}, complete=False).config.shift is None
+
+
+def test_home_is_written_out(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/a/person")
+    monkeypatch.setenv("USERPROFILE", "/home/of/a/person")
+    write("a.yaml", BASE)
+    assert one("a.yaml", "data.path=~/x", key="data.path")[0] == "/home/of/a/person/x"
+    assert one("a.yaml", "data.validation=~/x", key="data.validation")[0] == "/home/of/a/person/x"
+    assert one("a.yaml", "validation.prompts=~/x", key="validation.prompts")[0] == "/home/of/a/person/x"
+
+
+def test_the_page_tells_of_files_that_load(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/x")
+    monkeypatch.setenv("MODELS", "/m")
+    text = (ROOT / "docs" / "training_configuration.md").read_text("utf-8")
+    example = text.split("```yaml\n")[1].split("```")[0]
+    write("mine.yaml", example)
+    loaded = load(["mine.yaml"], environ={}, complete=False)
+    assert loaded.config.validation.every == loaded.config.train.steps == 800
+    assert loaded.config.model.transformer == "/m/SANA1.5_1.6B_1024px_diffusers"
+    assert one("mine.yaml", environ={"SANACOG_ENV": "night"})[0] == 8000
+    write("bad.yaml", "# 1\n# 2\n# 3\n# 4\nextends: train/sana_lora\n# 6\n# 7\ntrain:\n  stepz: 1\n  lr: fast\n")
+    with pytest.raises(ConfigError) as caught:
+        load(["bad.yaml"], environ={}, complete=False)
+    shown = str(caught.value).replace("bad.yaml", "my.yaml").replace(", ".join(
+        ["optimizer", *list(type(loaded.config.train).model_fields)[4:]]), "...")
+    assert shown in text
+    for name in TRAIN:
+        assert f"`{name}`" in text

@@ -49,13 +49,13 @@ def test_the_schema_points_only_to_what_it_has():
 
 
 @pytest.mark.parametrize("key, words", [
-    ("train.lr", "a number above 0 to 10"), ("train.steps", "a whole number of 1 or more"),
+    ("train.lr", "a number above 0, at most 10"), ("train.steps", "a whole number of 1 or more"),
     ("train.clip", "a number above 0, or null"), ("train.ema", "a number from 0 to below 1, or null"),
     ("train.kind", "one of lora, full, controlnet, sprint"), ("train.gradient_checkpointing", "true or false"),
     ("train.betas", "a list of 2 to 3 (a number from 0 to below 1), or null"),
     ("objective.image_noise", "a list of 2 (a number)"), ("lora.targets", "a list of 1 or more (text)"),
     ("data.workers", "a whole number from 0 to 256"), ("model.frame_step", "one of 4, 8, 16, or null"),
-    ("data.frames", "a whole number, or a list (a whole number), or null"), ("data.path", "text, or null"),
+    ("data.frames", "a whole number, or a list of 1 or more (a whole number), or null"), ("data.path", "text, or null"),
 ])
 def test_what_is_allowed_in_words(key, words):
     assert allowed(schema_of(key)) == words
