@@ -8,6 +8,7 @@ is wrong is told at once.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -98,7 +99,7 @@ class _Build:
             else:
                 self.read(found_at, (*chain, path))
         self.take_overlays(layer, path)
-        if path.parent == PRESETS:  # only names the variant: presets lie below all else, see finish
+        if path.parent.resolve() == PRESETS:  # only names the variant: presets lie below all else, see finish
             chosen = Layer(layer.name)
             chosen.set("model.variant", path.stem, layer.place("model.variant"))
             layer = chosen
@@ -230,10 +231,11 @@ class _Build:
         merged = Layer(self.main)
         for layer in self.layers:
             merge(merged, layer, fields())
-        model = merged.values.get("model") or {}
-        variant = {"model": {"variant": model.get("variant")}}
-        if list(fill_in(variant, Config().model_dump())) or not isinstance(name := variant["model"]["variant"], str):
-            return []  # told when all is filled in
+        values = copy.deepcopy(merged.values)
+        list(fill_in(values, Config().model_dump()))  # what stands for nothing is told when all is filled in
+        name = values.get("model", {}).get("variant")
+        if not isinstance(name, str):
+            return []
         if name not in variants():
             self.wrong(merged, "model.variant", f"found {name!r}; allowed: {', '.join(variants())}{nearest(name, variants())}")
             return []

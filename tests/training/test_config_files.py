@@ -142,6 +142,16 @@ validation:
     assert one("b.yaml", key="data.frames") == ([9], "configs/models/tiny_cogvideox.yaml:24:11")
 
 
+    write("c.yaml", "model: {variant: 'tiny_${model.family}', family: cogvideox}\n")
+    assert one("c.yaml", key="data.frames")[0] == [9]
+
+
+def test_a_preset_through_a_link_is_a_preset(write, tmp_path):
+    (tmp_path / "pack").symlink_to(ROOT)
+    write("a.yaml", "extends: pack/configs/models/tiny_sana\n")
+    assert one("a.yaml", "model.variant=tiny_cogvideox", key="model.transformer")[0].endswith("tiny_cogvideox.safetensors")
+
+
 def test_texts_on_the_command_line_need_no_quotes(write):
     write("a.yaml", BASE)
     for text in ("007", "1e-4", "12:30", "true", "no"):
