@@ -28,9 +28,6 @@ def preset(name):
 
 
 ALL = {name: preset(name) for name in variants()}
-TITLED = {}
-for _name, _values in ALL.items():
-    TITLED.setdefault(_values["model"]["title"], []).append(_values)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -42,7 +39,8 @@ def test_a_preset_is_whole(name):
     wanted = {"width", "height", "steps", "guidance", "sampler"} | ({"shift"} if not sprint else set())
     if values["model"]["family"] == "cogvideox":
         wanted |= {"frames", "fps"}
-        assert values["data"] == {"resolution": [sampling["height"], sampling["width"]], "frames": [sampling["frames"]], "fps": sampling["fps"]}
+        assert values["data"] == {"resolution": [sampling["height"], sampling["width"]], "frames": [sampling["frames"]],
+                                  "fps": sampling["fps"]}
         assert sampling["sampler"] in ("ddim", "dpm")
         assert (sampling["frames"] - 1) % values["model"]["frame_step"] == 0 and sampling["frames"] <= values["model"]["max_frames"]
     else:
@@ -119,7 +117,8 @@ def test_the_readme_says_the_same_of_sana():
     assert len(rows) == 9
     for model, repositories, size, steps, cfg, shift in rows:
         for repository in re.findall(r"`(.*?)`", repositories):
-            values = next(values for values in ALL.values() if values["model"].get("published", {}).get("diffusers", "").endswith(f"/{repository}"))
+            values = next(values for values in ALL.values()
+                          if values["model"].get("published", {}).get("diffusers", "").endswith(f"/{repository}"))
             sampling = values["sampling"]
             assert sampling["width"] == int(size), model
             if shift == "none":
@@ -147,10 +146,13 @@ def test_the_readme_says_the_same_of_cogvideox():
 
 
 # Files as the workflows name them.
-FILES = {"Sana_1600M_1024px_BF16": "sana_1600m_1024px_bf16", "Sana_1600M_4Kpx_BF16": "sana_1600m_4k", "Sana_Sprint_1.6B_1024px": "sana_sprint_1600m",
-         "CogVideoX-5b/transformer": "cogvideox_5b", "CogVideoX_1_5_5b_T2V_bf16": "cogvideox_1_5_5b", "CogVideoX_1_5_5b_I2V_bf16": "cogvideox_1_5_5b_i2v",
+FILES = {"Sana_1600M_1024px_BF16": "sana_1600m_1024px_bf16", "Sana_1600M_4Kpx_BF16": "sana_1600m_4k",
+         "Sana_Sprint_1.6B_1024px": "sana_sprint_1600m",
+         "CogVideoX-5b/transformer": "cogvideox_5b", "CogVideoX_1_5_5b_T2V_bf16": "cogvideox_1_5_5b",
+         "CogVideoX_1_5_5b_I2V_bf16": "cogvideox_1_5_5b_i2v",
          "CogVideoX-Fun-V1.5-5b-InP": "cogvideox_fun_1_5_5b_inp", "CogVideoX-Fun-V1.1-5b-Control": "cogvideox_fun_5b_control",
-         "sanacog_tiny_sana": "tiny_sana", "sanacog_tiny_cogvideox": "tiny_cogvideox", "sanacog_tiny_cogvideox_i2v": "tiny_cogvideox_i2v"}
+         "sanacog_tiny_sana": "tiny_sana", "sanacog_tiny_cogvideox": "tiny_cogvideox",
+         "sanacog_tiny_cogvideox_i2v": "tiny_cogvideox_i2v"}
 # Where a workflow shows something else than the preset, and what.
 OTHERWISE = {("cogvideox_dynamic_guidance", "guidance"): 6.0,  # dynamic guidance begins at 1, so that its end is higher
              ("cogvideox_fun_control", "frames"): 9}           # of the embedded clip

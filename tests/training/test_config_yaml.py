@@ -21,7 +21,8 @@ def test_words_are_read_as_in_yaml_1_2(text, value):
 
 @pytest.mark.parametrize("value", [
     1e-5, 0.0001, 1.5e-7, 2.0, -3.0, 1e20, 0.1, 1e15, 0, 12, -5, True, False, None, "", "no", "Yes", "off", "1e-4", "null", "~",
-    "12:30", "a b", "a: b", "# c", "- x", "[x]", "{x}", "'", '"', "\\", "C:\\new\\table", "line\nnext\ttab\r", "größe", "🙂", "\u2028",
+    "12:30", "a b", "a: b", "# c", "- x", "[x]", "{x}", "'", '"', "\\", "C:\\new\\table", "line\nnext\ttab\r", "größe", "🙂",
+    "\u2028",
     "\x00\x07\x7f", "\ufeff", " lead", "trail ", "*a", "&a", "!x", "%y", "@at", "`", "models/sana-1.5_x", "2024-01-01", "0x10",
     [1, 2.5, "x"], [], [[256, 256], [9, 96, 96]], ["a, b", "c]"],
 ])
@@ -48,7 +49,8 @@ def test_places_count_from_one():
 @pytest.mark.parametrize("text, place, told", [
     ("a: 1\nb: 2\na: 3\n", "f:3:1", "a: stands twice, first in line 1. Take one of them out."),
     ("t:\n  a: 1\n  a: 1\n", "f:3:3", "t.a: stands twice, first in line 2. Take one of them out."),
-    ("a: !!python/name:os.system\n", "f:1:4", "a: found the tag tag:yaml.org,2002:python/name:os.system. Tags are not read: write the value alone."),
+    ("a: !!python/name:os.system\n", "f:1:4",
+     "a: found the tag tag:yaml.org,2002:python/name:os.system. Tags are not read: write the value alone."),
     ("b: &b {x: 1}\na:\n  <<: *b\n", "f:3:3", "a: found YAML's merge key <<. Use `extends:` with a file instead."),
     ("? [1, 2]\n: 3\n", "f:1:3", "found a list or a section in place of a name."),
     ("a: &a [*a]\n", "f:1:4", "a.0: an alias inside what it stands for. Write it out."),
