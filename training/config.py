@@ -112,6 +112,8 @@ class Data(Section):
     window: Literal["head", "uniform", "slide"] = setting(
         "head", "which part of a long clip: its start, frames spread over all of it, or windows side by side, a sample each",
         "model.family=cogvideox")
+    pad_last: bool = setting(
+        False, "repeat the last frame of clips that are too short, instead of leaving them out", "model.family=cogvideox")
     caption_dropout: Share = setting(0.1, "share of rows that are trained without their caption; guidance needs some")
     instruction: bool = setting(
         True, "Sana's instruction to the text encoder before every caption, as the models were trained", "model.family=sana")
@@ -164,6 +166,9 @@ class Objective(Section):
     logit_std: Number = setting(1.0, "standard deviation of the same", FLOW, gt=0)
     whole_timesteps: bool = setting(
         True, "noise levels from the authors' table of 1000 instead of a continuum", FLOW)
+    empty_mask: Literal["caption", "own"] = setting(
+        "caption", "tokens that a dropped caption shows: as many as the caption had, as the authors train, or the empty text's own",
+        FLOW)
     image_dropout: Share = setting(
         0.05, "share of rows trained without their first frame", "model.conditioning=image")
     image_noise: list[Number] = setting(
@@ -204,6 +209,8 @@ class Output(Section):
     save_every: Whole | None = setting(500, "steps between checkpoints. null: by minutes alone", ge=1)
     save_minutes: Number | None = setting(None, "minutes between checkpoints. null: by steps alone", gt=0)
     keep: Whole = setting(3, "checkpoints kept, the newest, besides the best", ge=1)
+    dtype: Literal["fp32", "bf16", "fp16"] = setting(
+        "fp32", "number type of the result's file; checkpoints to go on from are in fp32")
     tracker: Literal["none", "tensorboard", "trackio"] = setting("tensorboard", "where curves go besides the run's report")
 
 

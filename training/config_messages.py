@@ -50,7 +50,8 @@ _BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "ex
 
 @cache
 def json_schema() -> dict:
-    """pydantic's schema of Config, not to be changed. Bounds of optional numbers get JSON schema's names, which pydantic leaves out there."""
+    """pydantic's schema of Config, not to be changed; bounds of optional numbers with JSON schema's names, as pydantic does not
+    write them."""
     def renamed(node):
         if isinstance(node, dict):
             return {_BOUNDS.get(name, name) if isinstance(value, (int, float)) else name: renamed(value)

@@ -10,13 +10,14 @@ import json
 from pathlib import Path
 
 from .config import Config, fields, only_of
-from .config_files import variants
+from .config_files import PRESETS, variants
 from .config_messages import allowed, json_schema, schema_of
-from .config_yaml import ROOT, word
+from .config_yaml import ROOT, read_file, word
 
 SCHEMA = ROOT / "configs" / "schema.json"
 PAGE = ROOT / "docs" / "training_configuration.md"
-START, END = "<!-- settings: made by python run.py train --schema -->\n", "<!-- end of settings -->\n"
+MARK = "<!-- {}: made by python run.py train --schema -->\n"
+END = "<!-- end -->\n"
 
 
 def schema() -> dict:
@@ -63,6 +64,20 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def models() -> str:
+    """All presets as a Markdown table."""
+    lines = ["| model.variant | model | published as | width x height | frames | steps | guidance | shift |",
+             "|---|---|---|---|---|---|---|---|"]
+    for name in variants():
+        preset = read_file(PRESETS / f"{name}.yaml").values
+        model, sampling = preset["model"], preset["sampling"]
+        frames = f"{sampling['frames']}, {sampling['fps']:g} a second" if "frames" in sampling else ""
+        published = f"`{model['published']['diffusers']}`" if "published" in model else "embedded"
+        lines.append(f"| `{name}` | {model['title']} | {published} | {sampling['width']} x {sampling['height']} | {frames} | "
+                     f"{sampling['steps']} | {sampling['guidance']:g} | {sampling.get('shift', '')} |")
+    return "\n".join(lines) + "\n"
+
+
 def write_schema(path=SCHEMA) -> None:
     """Write the JSON schema."""
     Path(path).write_text(json.dumps(schema(), indent=1) + "\n", encoding="utf-8")
@@ -70,10 +85,13 @@ def write_schema(path=SCHEMA) -> None:
 
 def page(text: str) -> str:
     """The page with its tables made anew. text: the page as it is. Raises ValueError when it has no place for them."""
-    start, end = text.find(START), text.find(END)
-    if start < 0 or end < start:
-        raise ValueError(f"{PAGE.name} has no lines {START.strip()} and {END.strip()}: put them where the tables belong.")
-    return text[: start + len(START)] + "\n" + table() + "\n" + text[end:]
+    for name, made in (("models", models()), ("settings", table())):
+        before, mark, rest = text.partition(MARK.format(name))
+        old, end, after = rest.partition(END)
+        if not end:
+            raise ValueError(f"{PAGE.name}: no lines {mark or MARK.format(name)!r} and {END!r}. Put them where the table belongs.")
+        text = f"{before}{mark}\n{made}\n{end}{after}"
+    return text
 
 
 def write_page(path=PAGE) -> None:

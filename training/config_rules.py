@@ -12,11 +12,12 @@ _SIDES = {"sana": 32, "cogvideox": 16}  # px: sides are multiples of it
 
 def only_for(config: Config, given: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
     """(key, text) of every setting that was given, and is for other runs. given: whether a key has another source than its
-    default; what is switched off promises nothing."""
-    for key in fields():
-        if given(key) and get(config, key) not in (None, False, "none") and (other := _other_runs(config, key)):
+    default. What is off by default, and was switched off, promises nothing."""
+    for key, field in fields().items():
+        off = field.default in (None, "none") or field.default is False
+        if given(key) and not (off and get(config, key) == field.default) and (other := _other_runs(config, key)):
             of, values = other
-            yield key, f"is for {of} {' or '.join(values)} alone, and {of} is {str(get(config, of))}. Take it out"
+            yield key, f"is for {of} {' or '.join(values)} alone, and {of} is {get(config, of)}. Take it out"
 
 
 def applies(config: Config, key: str) -> bool:

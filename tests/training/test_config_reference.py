@@ -6,9 +6,9 @@ import re
 import pytest
 
 from sanacog.training.config import Config, fields
-from sanacog.training.config_files import SHIPPED
+from sanacog.training.config_files import SHIPPED, variants
 from sanacog.training.config_messages import allowed, schema_of
-from sanacog.training.config_reference import END, PAGE, SCHEMA, START, page, schema, write_page, write_schema
+from sanacog.training.config_reference import END, MARK, PAGE, SCHEMA, page, schema, write_page, write_schema
 
 FILES = sorted(SHIPPED.glob("*/*.yaml"))
 
@@ -26,8 +26,11 @@ def test_page_is_current(tmp_path):
 
 
 def test_a_page_without_its_place_is_told():
-    with pytest.raises(ValueError, match="has no lines"):
-        page("# Settings\n" + END + START)
+    models, settings = MARK.format("models"), MARK.format("settings")
+    for text in ("", models + END, END + models + settings, models + settings, settings + END):
+        with pytest.raises(ValueError, match="no lines"):
+            page(text)
+    assert page(f"a\n{models}{END}b\n{settings}old\n{END}c\n").startswith(f"a\n{models}\n| model.variant |")
 
 
 def test_every_setting_is_described_and_in_the_table():
@@ -35,6 +38,11 @@ def test_every_setting_is_described_and_in_the_table():
     for key, field in fields().items():
         assert field.description, key
         assert f"| `{key.partition('.')[2]}` | " in text
+
+
+def test_every_preset_is_in_the_table():
+    text = PAGE.read_text("utf-8")
+    assert all(f"\n| `{name}` | " in text for name in variants())
 
 
 def test_the_schema_points_only_to_what_it_has():
