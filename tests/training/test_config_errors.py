@@ -156,7 +156,7 @@ BROKEN = {
                    "model2: 1\ndata: {instruction: false}\n"}, ["model.quantize=none", "model.distilled=false"], {},
         [f"a.yaml:4:1: model2: unknown; the top has {TOP}; did you mean 'model'?",
          "a.yaml:5:21: data.instruction: is for model.family sana alone, and model.family is cogvideox. Take it out.",
-         "a.yaml:3:42: lora.dropout: is for train.kind lora alone, and train.kind is full. Take it out."]),
+         "a.yaml:3:43: lora.dropout: is for train.kind lora alone, and train.kind is full. Take it out."]),
     "sizes of CogVideoX": (
         {"a.yaml": VIDEO + "data:\n  resolution: [480, 721]\n  frames: [48, 49, 57, 0]\n  instruction: true\n"
                            "  buckets:\n    - [480, 720]\n    - [50, 480, 720]\n"

@@ -55,6 +55,8 @@ def test_an_overlay_of_a_base_wins_over_the_child(write):
     write("child.yaml", "extends: base\ntrain: {steps: 3}\n")
     assert one("child.yaml", environ={"SANACOG_ENV": "ci"}) == (4, "base.yaml:3:36")
     assert one("child.yaml", environ={"SANACOG_ENV": ""}) == (3, "child.yaml:2:16")
+    write("empty.yaml", "extends: child\nenvironments:\n  day:\n")
+    assert one("empty.yaml", environ={"SANACOG_ENV": "day"}) == (3, "child.yaml:2:16")
 
 
 def test_several_bases_and_files(write):
