@@ -26,8 +26,9 @@ def schema() -> dict:
     for section in made["$defs"].values():
         section["properties"] = {name: _with_variables(field) for name, field in section["properties"].items()}
     made["$defs"]["Model"]["properties"]["variant"]["examples"] = variants()
-    sections = made["properties"] = {name: {"$ref": f"#/$defs/{Config.model_fields[name].annotation.__name__}",
-                                            "description": field["description"]} for name, field in made["properties"].items()}
+    sections = made["properties"] = {
+        name: {"anyOf": [{"$ref": f"#/$defs/{Config.model_fields[name].annotation.__name__}"}, {"type": "null"}],
+               "description": field["description"]} for name, field in made["properties"].items()}
     overlay = {"type": "object", "properties": dict(sections), "additionalProperties": False}
     name = {"type": "string"}
     sections["extends"] = {
