@@ -197,6 +197,13 @@ BROKEN = {
          "a.yaml:3:44: objective.shift: is for model.family sana alone, and model.family is cogvideox. Take it out.",
          "a.yaml:3:26: objective.image_noise: is for model.conditioning image alone, and model.conditioning is none. "
          "Take it out."]),
+    "what a run needs that draws nothing": (
+        {"a.yaml": "model: {family: sana}\ndata: {path: x}\nvalidation: {prompts: [x], every: null}\n"}, [], {},
+        ["a.yaml: model.transformer: nothing given. Give the path of Sana's network: model.transformer=PATH.",
+         "a.yaml: data.resolution: nothing given, nor data.buckets. Give the size to train on; a model.variant has one."]),
+    "what a run needs that has no prompts": (
+        {"a.yaml": "model: {family: cogvideox}\ndata: {path: x, buckets: [[9, 480, 720]]}\n"}, [], {},
+        ["a.yaml: model.transformer: nothing given. Give the path of CogVideoX's network: model.transformer=PATH."]),
     "what a run needs": (
         {"a.yaml": "model: {family: cogvideox, conditioning: control}\nvalidation: {prompts: [x]}\n"}, [], {},
         ["a.yaml:1:42: model.conditioning: found control: such models are not trained here; allowed: none or image.",
@@ -216,7 +223,7 @@ def test_messages(name, tmp_path, monkeypatch):
     monkeypatch.delenv("SANACOG_NOT_SET", raising=False)
     for file, text in files.items():
         (tmp_path / file).write_text(text, encoding="utf-8")
-    complete = name in ("files that are not there", "what a run needs")
+    complete = name == "files that are not there" or name.startswith("what a run needs")
     with pytest.raises(ConfigError) as caught:
         load([next(iter(files))], overrides, environ, complete)
     assert str(caught.value).replace(str(tmp_path), "HERE").split("\n") == expected
