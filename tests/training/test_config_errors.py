@@ -109,6 +109,10 @@ BROKEN = {
          f"a.yaml:4:13: train.stepz: unknown; train has {TRAIN_HAS}; did you mean 'steps'?",
          "a.yaml:6:8: environments.day: found 3; allowed: sections as in a file.",
          "SANACOG_ENV: found 'nigth'; allowed: dawn, day, night; did you mean 'night'?"]),
+    "an environment's file": (
+        {"a.yaml": TINY, "a.night.yaml": "train:\n  lr: 1\n  lr: 2\nextends: b\n"}, [], {"SANACOG_ENV": "night"},
+        ["a.night.yaml:3:3: train.lr: stands twice, first in line 2. Take one of them out.",
+         "a.night.yaml:4:10: extends: not in an overlay; put it in the file itself."]),
     "what environments are": (
         {"a.yaml": TINY + "train: {kind: full}\nlora: {rank: 4}\nenvironments: [night]\n"}, [], {"SANACOG_ENV": "night"},
         ["a.yaml:4:15: environments: found [night]; allowed: a section of each environment.",
@@ -204,6 +208,10 @@ BROKEN = {
     "what a run needs that has no prompts": (
         {"a.yaml": "model: {family: cogvideox}\ndata: {path: x, buckets: [[9, 480, 720]]}\n"}, [], {},
         ["a.yaml: model.transformer: nothing given. Give the path of CogVideoX's network: model.transformer=PATH."]),
+    "what a run needs to distil": (
+        {"a.yaml": "model: {variant: tiny_sana_sprint}\ndata: {path: x}\ntrain: {kind: sprint}\n"}, [], {},
+        ["a.yaml: train.teacher: nothing given, and train.kind is sprint. Give the path of the teacher's network: "
+         "train.teacher=PATH."]),
     "what a run needs": (
         {"a.yaml": "model: {family: cogvideox, conditioning: control}\nvalidation: {prompts: [x]}\n"}, [], {},
         ["a.yaml:1:42: model.conditioning: found control: such models are not trained here; allowed: none or image.",

@@ -44,6 +44,9 @@ def test_later_wins(write):
     write("child.ci.yaml", "train: {steps: 5}\n")
     assert one("child.yaml", environ=ci) == (5, "child.ci.yaml:1:16")
     assert one("child.yaml") == (3, "child.yaml:3:10")
+    write("child.night.yaml", "train: {seed: 9}\n")
+    assert one("child.yaml", key="train.seed", environ=ci) == (0, "default")
+    assert one("child.yaml", key="train.seed", environ={"SANACOG_ENV": "night"}) == (9, "child.night.yaml:1:15")
     ci["SANACOG__TRAIN__STEPS"] = "6"
     assert one("child.yaml", environ=ci) == (6, "SANACOG__TRAIN__STEPS")
     assert one("child.yaml", "train.steps=7", environ=ci) == (7, "train.steps=7 on the command line")
@@ -107,6 +110,17 @@ def test_the_preset_lies_below_all(write):
         assert config.model.transformer is None
     assert one("c.yaml", key="model.family") == ("cogvideox", "configs/models/tiny_cogvideox.yaml:5:11")
     assert one("c.yaml", key="model.variant") == ("tiny_cogvideox", "configs/models/tiny_cogvideox.yaml:4:12")
+
+
+def test_a_broken_preset_is_told(write, monkeypatch, tmp_path):
+    write("presets/mine.yaml", "model: {family: sana, family: sana}\ntrain: {stepz: 1}\n")
+    write("a.yaml", "model: {variant: mine}\n")
+    monkeypatch.setattr("sanacog.training.config_files.PRESETS", tmp_path / "presets")
+    with pytest.raises(ConfigError) as caught:
+        load(["a.yaml"], environ={}, complete=False)
+    first, second = str(caught.value).split("\n")
+    assert first == "presets/mine.yaml:1:23: model.family: stands twice, first in line 1. Take one of them out."
+    assert second.startswith("presets/mine.yaml:2:9: train.stepz: unknown;")
 
 
 def test_shipped_files_by_name(write, monkeypatch):
