@@ -77,8 +77,6 @@ def word(value) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
-        if value == int(value) and abs(value) < 1e15:
-            return f"{value:.1f}"
         return re.sub(r"^(-?\d+)e", r"\1.0e", repr(value))
     if isinstance(value, int):
         return str(value)
