@@ -32,7 +32,7 @@ _OPENINGS = re.compile(
     r")+", re.IGNORECASE)
 _REFUSALS = re.compile(
     r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b"
-    r"|\bi(?:'m| am) (?:sorry|unable|not able|just an ai)\b"
+    r"|^\W*i(?:'m| am) (?:very |truly )?(?:sorry|unable|not able|just an ai)\b"
     r"|\bi (?:can(?:no|'|\u2019)?t|could(?:n't| not)|do(?:n't| not)) (?:see|view|describe|assist|help|provide|identify|access|comply)\b"
     r"|\b(?:no|without) (?:image|picture|video) (?:was|is|has been)? ?(?:provided|attached|given)\b"
     r"|\bplease (?:provide|upload|share) (?:the|an?|your) (?:image|picture|video)\b", re.IGNORECASE)
