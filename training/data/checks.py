@@ -127,6 +127,14 @@ def check_place(enlarged: float, cropped: float, bucket) -> list[Finding]:
     return found
 
 
+def check_unplaced(row_kind: str, frames: int, buckets) -> list[Finding]:
+    """Why a row that buckets.place has no bucket for has none."""
+    shortest = min((bucket.frames for bucket in buckets if bucket.frames > 1), default=None)
+    if row_kind == "video" and shortest and frames < shortest:
+        return [Finding("clip.too_short", frames, f"it has {frames} frames at the model's rate, the shortest bucket {shortest}")]
+    return [Finding("picture.no_bucket", None, f"there is no bucket for a {'clip' if row_kind == 'video' else 'picture'}")]
+
+
 # --- the clip ---
 
 

@@ -68,7 +68,7 @@ def look_at(source: Path | bytes, kind: str) -> Look:
         if kind == "image":
             pixels.add(read_picture(io.BytesIO(data) if data is not None else source, look))
         else:
-            for frame in read_clip(io.BytesIO(data) if data is not None else source, look):
+            for _, frame in read_clip(io.BytesIO(data) if data is not None else source, look):
                 pixels.add(frame)
     except (OSError, ValueError, SyntaxError, av.FFmpegError, Image.DecompressionBombError) as error:
         look.problem, look.said = look.problem or "file.unreadable", look.said or getattr(error, "strerror", None) or str(error)
@@ -87,7 +87,7 @@ def sha256_of(path: Path) -> str:
 def look_at_folder(folder: Path) -> Look:
     """A folder of pictures as a clip: it has no time."""
     look, pixels, digest = Look(), Pixels(), hashlib.sha256()
-    for file in sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")):
+    for file in pictures_in(folder):
         one = Look()
         try:
             pixels.add(read_picture(file, one))
@@ -154,8 +154,8 @@ def bits_of(picture: Image.Image) -> int:
     return 16 if picture.mode.startswith("I;16") else 32 if picture.mode in ("I", "F") else 8
 
 
-def read_clip(source, look: Look) -> Iterator[Image.Image]:
-    """Every frame in RGB as it is shown; when the last one has come, the figures are in `look`. Raises what PyAV does."""
+def read_clip(source, look: Look) -> Iterator[tuple[float | None, Image.Image]]:
+    """(seconds, picture in RGB as it is shown) of every frame; when the last one has come, the figures are in `look`. Raises what PyAV does."""
     with av.open(str(source) if isinstance(source, Path) else source) as container:
         if not container.streams.video:
             look.problem, look.said = "file.no_video", "there is only " + (", ".join(sorted({s.type for s in container.streams})) or "nothing") + " in it"
@@ -171,7 +171,7 @@ def read_clip(source, look: Look) -> Iterator[Image.Image]:
                 corrupt |= packet.is_corrupt
                 for frame in packet.decode():
                     times.append(frame.time)
-                    yield shown(frame, look)
+                    yield frame.time, shown(frame, look)
         except av.FFmpegError as error:
             look.problem, look.said = ("file.truncated" if times or corrupt else "file.unreadable"), error.strerror
         set_times(look, [time for time in times if time is not None])
@@ -223,3 +223,32 @@ def stated_duration(container, stream) -> float | None:
         hours, minutes, seconds = tag.split(":")
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
+
+
+def some_frames(source: Path | bytes, kind: str, frames: int, count: int) -> list[Image.Image]:
+    """Up to `count` frames from all over a row that has `frames`, in RGB as shown. Raises OSError and ValueError."""
+    count = max(1, min(count, frames))
+    wanted = sorted({round((number + 0.5) * frames / count - 0.5) for number in range(count)})
+    opened = io.BytesIO(source) if isinstance(source, bytes) else source
+    if kind == "image":
+        return [read_picture(opened, Look())]
+    if isinstance(source, Path) and source.is_dir():
+        files = pictures_in(source)
+        return [read_picture(files[number], Look()) for number in wanted]
+    found = []
+    try:
+        for number, (_, frame) in enumerate(read_clip(opened, Look())):
+            if number in wanted:
+                found.append(frame)
+            if number == wanted[-1]:
+                break
+    except av.FFmpegError as error:
+        raise ValueError(f"it cannot be decoded: {error.strerror}") from error
+    if not found:
+        raise ValueError("no frame of it can be decoded")
+    return found
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The files of a folder that is a clip, in order."""
+    return sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))

@@ -42,6 +42,8 @@ CODES = {
                                 "nothing for plain 10 bit and 16 bit files; map HDR to SDR before training"),
     "file.odd_size": Code(WARN, "the video has an odd width or height", "nothing: it is cropped; many codecs refuse odd sizes"),
     # the picture, or frames of a clip
+    "picture.no_bucket": Code(ERROR, "there is no bucket for its kind", "see the sentence beside it; --frames-to-pictures makes pictures "
+                              "of clips"),
     "picture.enlarged": Code(WARN, "it is smaller than its bucket and is enlarged", "take a larger original, or train at a lower resolution"),
     "picture.cropped": Code(WARN, "much of it is cropped to fit its bucket", "crop it by hand, or add a bucket of its shape"),
     "picture.black_bars": Code(WARN, "there are black bars at two sides", "crop them off (--fix does)"),
@@ -51,7 +53,6 @@ CODES = {
     "picture.blurred": Code(WARN, "nothing in it is sharp", "take it out, unless it is meant"),
     # the clip
     "clip.too_short": Code(ERROR, "it has fewer frames than the smallest bucket", "take a longer clip, or train with fewer frames"),
-    "clip.no_fit": Code(ERROR, "it fits no bucket", "see the sentence beside it"),
     "clip.cuts": Code(WARN, "there are hard cuts in it", "split it at the cuts"),
     "clip.frozen": Code(WARN, "nothing moves in it", "take it out, or use a frame of it as a picture"),
     "clip.flicker": Code(WARN, "its brightness jumps from frame to frame", "take it out, or deflicker it"),
