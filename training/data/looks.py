@@ -158,7 +158,9 @@ def read_clip(source, look: Look) -> Iterator[tuple[float | None, Image.Image]]:
     """(seconds, picture in RGB as it is shown) of every frame; when the last one has come, the figures are in `look`. Raises what PyAV does."""
     with av.open(str(source) if isinstance(source, Path) else source) as container:
         if not container.streams.video:
-            look.problem, look.said = "file.no_video", "there is only " + (", ".join(sorted({s.type for s in container.streams})) or "nothing") + " in it"
+            kinds = ", ".join(sorted({stream.type for stream in container.streams}))
+            look.problem = "file.no_video" if kinds else "file.unreadable"
+            look.said = f"there is only {kinds or 'a header'} in it"
             return
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"

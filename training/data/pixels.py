@@ -90,17 +90,16 @@ def fit(size, long_side) -> tuple[int, int]:
 
 
 def sharpness(picture: Image.Image) -> float:
-    """Strongest curvature of brightness over contrast: the mean of the largest SHARPEST of |Laplacian|, at MEDIUM pixels.
+    """Strongest curvature over contrast, of the colour with most contrast: the mean of the largest SHARPEST of |Laplacian|, at MEDIUM pixels.
 
     An edge that is blurred with standard deviation s pixels has 0.24 / s^2. Unlike the variance of the Laplacian it does not
     depend on how much of the picture is plain.
     """
-    grey = np.asarray(picture.convert("L").resize(fit(picture.size, MEDIUM), Image.Resampling.BOX), np.float32)
-    if min(grey.shape) < 3:
-        return 1.0
-    contrast = float(grey.max() - grey.min())
-    if contrast < 8:
-        return 1.0  # one colour: there is nothing to be sharp
+    channels = np.asarray(picture.resize(fit(picture.size, MEDIUM), Image.Resampling.BOX), np.float32)
+    contrasts = channels.max(axis=(0, 1)) - channels.min(axis=(0, 1))
+    if min(channels.shape[:2]) < 3 or contrasts.max() < 8:
+        return 1.0  # there is nothing to be sharp
+    grey, contrast = channels[..., contrasts.argmax()], float(contrasts.max())  # the one that rounding disturbs least
     inner = grey[1:-1, 1:-1]
     laplacian = np.abs(grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner).ravel()
     count = max(16, round(SHARPEST * laplacian.size))
@@ -144,7 +143,7 @@ def jumps_at(changes: list[float], changes_of_two: list[float]) -> tuple[list[in
         usual = float(np.median(around)) if around else 0.0
         if changes[i] < CUT or changes[i] < CUT_AGAINST * usual:
             i += 1
-        elif i + 1 < len(changes) and changes[i + 1] >= CUT and changes_of_two[i] < CUT / 2:
+        elif i + 1 < len(changes) and changes[i + 1] >= CUT and changes_of_two[i] < changes[i] / 2:
             flashes.append(i + 1)
             i += 2  # the way back from the flash is no cut
         else:

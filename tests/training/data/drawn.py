@@ -6,6 +6,8 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
+RATE = 16000  # samples of sound a second
+
 
 def texture(seed, size):
     """A background of soft colour patches with fine grain, RGB."""
@@ -39,31 +41,38 @@ def frames(seed, count=17, size=(96, 64)):
     return result
 
 
-def write_clip(path, pictures, fps=8, codec="libx264", pixels="yuv420p", times=None, codec_options=None, options=None):
-    """times: milliseconds of each frame; otherwise they are 1 / fps apart."""
+def write_clip(path, pictures, fps=8, codec="libx264", pixels="yuv420p", times=None, codec_options=None, options=None,
+               sound=0):
+    """sound: seconds of silence beside it. times: milliseconds of each frame; otherwise they are 1 / fps apart."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps, options=codec_options or {})
         stream.width, stream.height, stream.pix_fmt = *pictures[0].size, pixels
         if times:
             stream.codec_context.time_base = Fraction(1, 1000)
+        silence = container.add_stream("aac", rate=RATE, layout="mono") if sound else None
         for number, image in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(np.asarray(image), {"RGB": "rgb24", "RGBA": "rgba"}[image.mode])
             frame.pts = times[number] if times else number
             frame.time_base = Fraction(1, 1000) if times else Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+        if sound:
+            be_silent(container, silence, sound)
     return path
 
 
 def write_sound(path, seconds=1):
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000, layout="mono")
-        for number in range(seconds * 16000 // 1024):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-            frame.sample_rate, frame.pts = 16000, 1024 * number
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        be_silent(container, container.add_stream("aac", rate=RATE, layout="mono"), seconds)
     return path
+
+
+def be_silent(container, stream, seconds):
+    for number in range(seconds * RATE // 1024):
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate, frame.pts = RATE, 1024 * number
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
 
 
 def turn(path, degrees=90):
