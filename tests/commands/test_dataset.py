@@ -41,9 +41,182 @@ def faulty(tmp_path_factory):
 
 def test_forty_faults_are_found_and_none_invented(faulty):
     folder, planted, output, status = faulty
-    assert len(planted) >= 40 and len(set(planted.values())) >= 40
+    assert len(planted) >= 40
+    assert set(CODES) - set(planted.values()) == {"file.missing", "picture.no_bucket", "set.same_caption"}  # see below
     rows = manifest.read(output / "manifest.jsonl")
     found = {(output / row.file).resolve().relative_to(folder.resolve()).as_posix(): row.reasons for row in rows}
     assert len(found) == len(planted) + faults.PICTURES + faults.CLIPS
     assert {name: codes for name, codes in found.items() if codes} == {name: [code] for name, code in planted.items()}
     assert status == 1
+
+
+def test_the_manifest_says_what_the_report_says(faulty):
+    folder, planted, output, _ = faulty
+    rows = rows_in(output)
+    for name, code in planted.items():
+        assert rows[Path(name).name].status == CODES[code].severity
+    clip, picture = rows["clean_clip_0.mp4"], rows["clean_0.jpg"]
+    assert (clip.kind, clip.width, clip.height, clip.frames, clip.fps, clip.duration) == ("video", 96, 64, 17, 8.0, 2.125)
+    assert (picture.kind, picture.width, picture.frames, picture.fps, picture.status) == ("image", 320, 1, None, "ok")
+    text = (output / "report.md").read_text("utf-8")
+    assert "60 rows: 37 pictures, 23 clips" in text and "13 are fine" in text
+    for name, code in planted.items():
+        assert f"`{rows[Path(name).name].file}`" in text.split(f"### {code}\n")[1].split("###")[0]
+    assert "| 256 x 256 | 1 | 33 | 1 | 1.7% |" in text
+    with Image.open(output / "contact_sheet.jpg") as sheet:
+        assert sheet.width == report.GAP + report.COLUMNS * (report.THUMBNAIL + report.GAP) and sheet.height > 1000
+
+
+def test_what_was_read_once_is_not_read_again(faulty, monkeypatch):
+    folder, _, output, _ = faulty
+    before = content(output)
+    read = []
+    look_at = dataset.look_at
+    monkeypatch.setattr(dataset, "look_at", lambda path, kind: read.append(path.name) or look_at(path, kind))
+    run(folder, output, "--trigger", "sks", "--model", "cogvideox")
+    assert read == [] and content(output)[output / "manifest.jsonl"] == before[output / "manifest.jsonl"]
+    path = folder / "clean 1.png"
+    data = path.read_bytes()
+    path.write_bytes(b"")
+    run(folder, output, "--trigger", "sks", "--model", "cogvideox")
+    assert read == ["clean 1.png"] and rows_in(output)["clean 1.png"].reasons == ["file.empty"]
+    path.write_bytes(data)
+
+
+def test_mending(faulty, tmp_path):
+    folder, planted, *_ = faulty
+    before = content(folder)
+    run(folder, tmp_path, "--trigger", "sks", "--model", "cogvideox", "--fix")
+    assert content(folder) == before
+    reasons = {row.file: row.reasons for row in manifest.read(tmp_path / "manifest.jsonl") if row.reasons}
+    mended = {"picture.black_bars", "caption.opening", "caption.markup", "caption.url", "caption.spaces", "caption.trigger",
+              "caption.missing", "set.duplicate"}
+    left = {code for codes in reasons.values() for code in codes}
+    assert left == set(planted.values()) - mended
+    rows = rows_in(tmp_path)
+    assert rows["caption_opening.png"].captions == ["Sks in front of a shop"]
+    assert rows["caption_trigger.png"].captions == ["sks, a chair on a lawn in summer"]
+    assert rows["missing.png"].captions == ["sks"] and rows["missing.png"].reasons == ["caption.short"]
+    assert len({"copy.jpg", "clean_0.jpg"} & set(rows)) == 1
+    bars = next(row for row in rows.values() if row.file.startswith("mended/letterbox"))
+    with Image.open(tmp_path / bars.file) as image, Image.open(folder / "letterbox.png") as original:
+        assert image.tobytes() == original.crop((0, 40, 320, 280)).tobytes()
+    clip = next(row for row in rows.values() if row.file.startswith("mended/pillarbox"))
+    assert (clip.width, clip.height, clip.frames, clip.fps) == (96, 64, 17, 8.0) and clip.status == "ok"
+    assert "black bars cropped" in (tmp_path / "report.md").read_text("utf-8")
+    again = content(tmp_path)
+    run(folder, tmp_path, "--trigger", "sks", "--model", "cogvideox", "--fix")
+    assert content(tmp_path)[tmp_path / "manifest.jsonl"] == again[tmp_path / "manifest.jsonl"]
+
+
+# --- small sets ---
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(4):
+        drawn.picture(number).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a drawn picture, number {number}")
+    return folder
+
+
+def test_a_clean_folder(folder, tmp_path, capsys):
+    assert run(folder, tmp_path / "out") == 0
+    assert "4 rows: 4 pictures, 0 clips. 4 are fine" in capsys.readouterr().out
+    assert "Nothing." in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_usage(folder, tmp_path, capsys):
+    assert run(tmp_path / "gone", tmp_path / "out") == 2
+    assert "gone" in capsys.readouterr().err
+    (tmp_path / "nothing").mkdir()
+    assert run(tmp_path / "nothing", tmp_path / "out") == 2
+    assert run(folder, tmp_path / "out", "--caption", "http://127.0.0.1:1/v1") == 2
+    assert "give its name" in capsys.readouterr().err
+    for wrong in (["--bucket", "9x64"], ["--frames-to-pictures", "0"], ["--model", "sdxl"]):
+        with pytest.raises(SystemExit) as ended:
+            run(folder, tmp_path / "out", *wrong)
+        assert ended.value.code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_rest_of_the_codes(folder, tmp_path):
+    for number in range(4):
+        (folder / f"{number}.txt").write_text("the same words")
+    drawn.write_clip(folder / "clip.mp4", drawn.frames(1))
+    (folder / "clip.txt").write_text("a clip of its own")
+    assert dataset.main([str(folder), "--output", str(tmp_path / "out"), "--bucket", "1x256x256"]) == 1
+    rows = rows_in(tmp_path / "out")
+    assert rows["clip.mp4"].reasons == ["picture.no_bucket"] and rows["0.png"].reasons == ["set.same_caption"]
+    (folder / "2.png").unlink()
+    assert run(tmp_path / "out" / "manifest.jsonl", tmp_path / "out") == 1
+    assert rows_in(tmp_path / "out")["2.png"].reasons[:1] == ["file.missing"]
+
+
+def test_captions_by_hand_stay(folder, tmp_path):
+    output = tmp_path / "out"
+    (folder / "3.txt").unlink()
+    assert run(folder, output, "--export-captions", str(tmp_path / "captions.csv")) == 1
+    table = (tmp_path / "captions.csv").read_text("utf-8-sig").replace("3.png,,", "3.png,a drawing by hand,")
+    (tmp_path / "captions.csv").write_text(table, "utf-8")
+    assert run(folder, output, "--import-captions", str(tmp_path / "captions.csv")) == 0
+    lines = [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
+    lines[0]["caption_manual"] = "written in the manifest itself"
+    (output / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run(folder, output, "--fix", "--trigger", "sks") == 0
+    rows = rows_in(output)
+    assert rows["0.png"].caption_manual == "written in the manifest itself" and rows["3.png"].caption_manual == "a drawing by hand"
+    assert rows["1.png"].captions == ["sks, a drawn picture, number 1"]
+    assert rows["0.png"].reasons == ["caption.trigger"]  # what a person wrote is told of and left alone
+
+
+class Canned:
+    model, revision, seed, batch_size = "canned", "1", 0, 2
+
+    def __init__(self):
+        self.shown = []
+
+    def captions(self, rows, prompt):
+        self.shown += [len(frames) for frames in rows]
+        return ["This image shows a drawn thing" for _ in rows]
+
+
+def test_rows_without_captions_get_one(folder, tmp_path, monkeypatch):
+    output, canned = tmp_path / "out", Canned()
+    monkeypatch.setattr(dataset, "captioner_of", lambda options: canned if options.caption else None)
+    (folder / "1.txt").unlink()
+    (folder / "2.txt").write_text(" ")
+    (folder / "2.png").unlink()
+    drawn.write_clip(folder / "2.mp4", drawn.frames(1))
+    (folder / "broken.png").write_bytes(b"x")
+    assert run(folder, output, "--caption", "canned", "--caption-frames", "5") == 1  # because of broken.png alone
+    rows = rows_in(output)
+    assert sorted(canned.shown) == [1, 5]
+    assert rows["1.png"].caption_auto["text"] == rows["2.mp4"].caption_auto["text"] == "This image shows a drawn thing"
+    assert rows["1.png"].reasons == rows["2.mp4"].reasons == ["caption.opening"] and rows["0.png"].caption_auto is None
+    run(folder, output, "--fix")  # they are kept without a model, and mended
+    assert len(canned.shown) == 2 and rows_in(output)["1.png"].caption_auto["text"] == "A drawn thing"
+
+
+def test_pictures_of_clips(tmp_path):
+    folder, output = tmp_path / "set", tmp_path / "out"
+    folder.mkdir()
+    drawn.write_clip(folder / "clip.mp4", drawn.frames(1, 33, (320, 256)), fps=8)
+    (folder / "clip.txt").write_text("a drawn clip, with a square")
+    for _ in range(2):
+        assert run(folder, output, "--frames-to-pictures", "1.5") == 0
+        rows = manifest.read(output / "manifest.jsonl")
+        assert [Path(row.file).name for row in rows] == ["000000.png", "000012.png", "000024.png"]
+        assert all(row.kind == "image" and row.captions == ["a drawn clip, with a square"] and row.width == 320 for row in rows)
+
+
+def test_the_page_has_the_codes_and_the_options():
+    page = (dataset.ROOT / "docs" / "dataset.md").read_text("utf-8")
+    assert "\n".join(report.table_of_codes()) in page
+    for action in dataset.parser()._actions:
+        assert not action.option_strings or action.option_strings[-1] in ("--help", *page.split()) or (
+            f"`{action.option_strings[-1]}" in page), action.option_strings
+    for name in dataset.presets():
+        assert f"`{name}`" in page

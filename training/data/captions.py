@@ -42,10 +42,11 @@ def caption_rows(rows: list[Row], frames: Callable[[Row], list], captioner, prom
     with Journal(journal) as done:
         todo = []
         for row in rows:
-            known = done.get(key_of(row, about))
-            if known:
+            if row.caption_auto and {name: row.caption_auto.get(name) for name in about} == about:
+                continue  # before the journal: the text may have been mended since
+            if known := done.get(key_of(row, about)):
                 row.caption_auto = known
-            elif not row.caption_auto or {name: row.caption_auto.get(name) for name in about} != about:
+            else:
                 todo.append(row)
         steps = iter(progress(todo))
         while batch := list(islice(steps, captioner.batch_size)):

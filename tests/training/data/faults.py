@@ -110,7 +110,7 @@ def plant(folder):
     # the set; the same in another folder, since a stem has one caption
     (folder / "more").mkdir()
     (folder / "more" / "copy.jpg").write_bytes((folder / "clean_0.jpg").read_bytes())
-    done("more/copy.jpg", "set.duplicate")
+    done("more/copy.jpg", "set.duplicate", (folder / "clean_0.txt").read_text("utf-8"))
     with Image.open(folder / "clean_2.jpg") as image:
         image.resize((300, 300)).save(folder / "more" / "alike.jpg", quality=60)
     done("more/alike.jpg", "set.near_duplicate")

@@ -269,6 +269,9 @@ def test_nothing_is_done_twice(tmp_path):
     run(rows, again, tmp_path / "journal")
     assert again.seen == ["3.png", "4.png"]
     assert [row.caption_auto["text"] for row in rows] == [f"text of {n}.png" for n in range(5)]
+    rows[0].caption_auto["text"] = "mended"
+    run(rows, again, tmp_path / "journal")
+    assert rows[0].caption_auto["text"] == "mended"
     run(rows, again, tmp_path / "elsewhere")  # the rows themselves say that they are done
     assert again.seen == ["3.png", "4.png"]
     run(rows, other, tmp_path / "journal", "another prompt")
