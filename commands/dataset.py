@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..training.data import buckets, caption_rules, captions, checks, layouts, manifest, mending, report
 from ..training.data.captioners import CaptionError, Endpoint, LocalModel
 from ..training.data.journal import Journal
-from ..training.data.looks import Look, look_at, some_frames
+from ..training.data.looks import Look, look_at, some_frames, source_of
 from ..training.data.reasons import ERROR, status_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,7 +170,7 @@ def take_looks(rows, files, output) -> dict[int, Look]:
             else:
                 todo.append(row)
         try:
-            results = pool.map(lambda row: look_at(files[id(row)], row.kind), todo)
+            results = pool.map(lambda row: look_at(source_of(files[id(row)]), row.kind), todo)
             for row, look in tqdm(zip(todo, results), "files", len(todo), disable=None, leave=False):
                 looks[id(row)] = look
                 journal.put(stamp(files[id(row)]), look.to_json())
@@ -186,7 +186,8 @@ def take_looks(rows, files, output) -> dict[int, Look]:
 
 def stamp(path) -> str:
     """What tells that a file is still the one that was looked at."""
-    parts = sorted(path.iterdir()) if path.is_dir() else [path]
+    file = Path(str(path).partition("::")[0])
+    parts = sorted(path.iterdir()) if path.is_dir() else [file]
     return f"{VERSION} {path.resolve()} " + " ".join(
         f"{part.stat().st_size},{part.stat().st_mtime_ns}" for part in parts if part.exists())
 
@@ -233,7 +234,7 @@ def write_captions(rows, files, looks, captioner, options, log) -> bool:
         row.captions = []  # an empty one would win over the automatic one
 
     def frames(row):
-        return some_frames(files[id(row)], row.kind, row.frames, options.caption_frames)
+        return some_frames(source_of(files[id(row)]), row.kind, row.frames, options.caption_frames)
 
     try:
         return bool(captions.caption_rows(wanted, frames, captioner, options.caption_prompt, options.output / TEXTS,
@@ -251,8 +252,8 @@ def frames_to_pictures(rows, files, looks, options):
         if row.kind == "image" or looks[id(row)].problem or file.is_dir():
             new, pictures = [row], [file]
         else:
-            folder = options.output / "frames" / f"{file.stem}_{row.sha256[:8]}_{options.frames_to_pictures:g}s"
-            pictures = mending.clip_to_pictures(file, options.frames_to_pictures, folder)
+            folder = options.output / "frames" / f"{copy_name(row)}_{options.frames_to_pictures:g}s"
+            pictures = mending.clip_to_pictures(source_of(file), options.frames_to_pictures, folder)
             new = [dataclasses.replace(row, file=relative(path, options.output), kind="image", captions=list(row.captions))
                    for path in pictures]
         result += new
@@ -260,8 +261,13 @@ def frames_to_pictures(rows, files, looks, options):
     return result, places
 
 
+def copy_name(row):
+    """A name for what is made of a row's file; what it holds is in it, since the same name may stand in several folders."""
+    return re.sub(r"[^\w.-]+", "_", Path(row.file).stem) + f"_{row.sha256[:8]}"
+
+
 def mended_path(row, output):
-    return output / "mended" / f"{Path(row.file).stem}_{row.sha256[:8]}{'.png' if row.kind == 'image' else '.mp4'}"
+    return output / "mended" / f"{copy_name(row)}{'.png' if row.kind == 'image' else '.mp4'}"
 
 
 def mend(rows, files, looks, options) -> list[str]:
@@ -275,7 +281,7 @@ def mend(rows, files, looks, options) -> list[str]:
             continue
         path = mended_path(row, options.output)
         if not path.exists():
-            mending.cropped_copy(files[id(row)], row.kind, checks.bars_of(look), path)
+            mending.cropped_copy(source_of(files[id(row)]), row.kind, checks.bars_of(look), path)
         done.append(f"{row.file}: black bars cropped, in {relative(path, options.output)}")
         files[id(row)], row.file = path, relative(path, options.output)
         looks.update(take_looks([row], files, options.output))
@@ -316,6 +322,6 @@ def judge(rows, looks, preset, rules):
 
 def thumbnail(row, files, looks):
     try:
-        return some_frames(files[id(row)], row.kind, row.frames, 1)[0] if not looks[id(row)].problem else None
+        return some_frames(source_of(files[id(row)]), row.kind, row.frames, 1)[0] if not looks[id(row)].problem else None
     except (OSError, ValueError):
         return None

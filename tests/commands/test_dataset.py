@@ -1,6 +1,7 @@
 """python run.py dataset, from a folder to the manifest, the report and the sheet; with forty faults and more planted."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,25 @@ def test_the_rest_of_the_codes(folder, tmp_path):
     (folder / "2.png").unlink()
     assert run(tmp_path / "out" / "manifest.jsonl", tmp_path / "out") == 1
     assert rows_in(tmp_path / "out")["2.png"].reasons[:1] == ["file.missing"]
+
+
+def test_files_in_a_tar(folder, tmp_path):
+    drawn.write_clip(folder / "clip.mp4", [faults.framed(frame, (12, 0)) for frame in drawn.frames(1, size=(120, 64))])
+    with tarfile.open(tmp_path / "set.tar", "w") as archive:
+        for name in ("0.png", "clip.mp4"):
+            archive.add(folder / name, f"./part/{name}")
+    rows = [manifest.Row(file=f"set.tar::part/{name}", kind=kind, captions=[f"drawn, in a tar: {kind}"])
+            for name, kind in (("0.png", "image"), ("clip.mp4", "video"), ("gone.png", "image"))]
+    manifest.write(tmp_path / "given.jsonl", rows)
+    output = tmp_path / "out"
+    for _ in range(2):
+        assert run(tmp_path / "given.jsonl", output, "--fix") == 1
+        picture, clip, gone = manifest.read(output / "manifest.jsonl")
+        assert (picture.file, picture.width, picture.reasons) == ("../set.tar::part/0.png", 320, [])
+        assert (clip.width, clip.frames, clip.reasons) == (96, 17, []) and (output / clip.file).is_file()
+        assert gone.reasons == ["file.missing"]
+    run(tmp_path / "given.jsonl", output, "--frames-to-pictures", "1")
+    assert [row.kind for row in manifest.read(output / "manifest.jsonl")] == ["image"] * 5
 
 
 def test_captions_by_hand_stay(folder, tmp_path):

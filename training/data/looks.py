@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import statistics
+import tarfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import av
@@ -50,6 +53,30 @@ class Look:
         return bool(self.distances) and self.distances[2] - self.distances[0] > UNEVEN * self.distances[1]
 
 
+def source_of(path: Path) -> Path | bytes:
+    """What a row's path stands for: itself, or for "x.tar::name.png" the member's bytes. A member that is not there, in a tar
+    that cannot be read either, gives the path back, which is no file."""
+    tar, _, member = path.as_posix().partition("::")
+    if not member:
+        return path
+    try:
+        place = members_of(tar, os.stat(tar).st_mtime_ns).get(member)
+    except (OSError, tarfile.TarError):
+        place = None
+    if place is None:
+        return path
+    with open(tar, "rb") as file:
+        file.seek(place[0])
+        return file.read(place[1])
+
+
+@lru_cache(maxsize=64)
+def members_of(tar: str, changed: int) -> dict[str, tuple[int, int]]:
+    """{name: (first byte, bytes)} of an uncompressed tar's files. changed: its time stamp, so that a new one is read anew."""
+    with tarfile.open(tar, "r:") as archive:
+        return {member.name.removeprefix("./"): (member.offset_data, member.size) for member in archive if member.isfile()}
+
+
 def look_at(source: Path | bytes, kind: str) -> Look:
     """Read a picture, a clip or a folder of pictures. kind: "image" or "video". Never raises for what is in the file."""
     look = Look()
@@ -58,17 +85,16 @@ def look_at(source: Path | bytes, kind: str) -> Look:
         return look
     if isinstance(source, Path) and source.is_dir():
         return look_at_folder(source)
-    data = source if isinstance(source, bytes) else None
-    if (len(data) if data is not None else source.stat().st_size) == 0:
+    if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
         look.problem, look.said = "file.empty", "0 bytes"
         return look
-    look.sha256 = hashlib.sha256(data).hexdigest() if data is not None else sha256_of(source)
+    look.sha256 = sha256_of(source)
     pixels = Pixels()
     try:
         if kind == "image":
-            pixels.add(read_picture(io.BytesIO(data) if data is not None else source, look))
+            pixels.add(read_picture(opened(source), look))
         else:
-            for _, frame in read_clip(io.BytesIO(data) if data is not None else source, look):
+            for _, frame in read_clip(opened(source), look):
                 pixels.add(frame)
     except (OSError, ValueError, SyntaxError, av.FFmpegError, Image.DecompressionBombError) as error:
         look.problem, look.said = look.problem or "file.unreadable", look.said or getattr(error, "strerror", None) or str(error)
@@ -76,9 +102,16 @@ def look_at(source: Path | bytes, kind: str) -> Look:
     return look
 
 
-def sha256_of(path: Path) -> str:
+def opened(source: Path | bytes):
+    """What Pillow and PyAV open."""
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+def sha256_of(source: Path | bytes) -> str:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(source, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -231,15 +264,14 @@ def some_frames(source: Path | bytes, kind: str, frames: int, count: int) -> lis
     """Up to `count` frames from all over a row that has `frames`, in RGB as shown. Raises OSError and ValueError."""
     count = max(1, min(count, frames))
     wanted = sorted({round((number + 0.5) * frames / count - 0.5) for number in range(count)})
-    opened = io.BytesIO(source) if isinstance(source, bytes) else source
     if kind == "image":
-        return [read_picture(opened, Look())]
+        return [read_picture(opened(source), Look())]
     if isinstance(source, Path) and source.is_dir():
         files = pictures_in(source)
         return [read_picture(files[number], Look()) for number in wanted]
     found = []
     try:
-        for number, (_, frame) in enumerate(read_clip(opened, Look())):
+        for number, (_, frame) in enumerate(read_clip(opened(source), Look())):
             if number in wanted:
                 found.append(frame)
             if number == wanted[-1]:

@@ -11,7 +11,7 @@ import av
 from PIL import Image
 
 from .caption_rules import fix
-from .looks import Look, read_clip, read_picture
+from .looks import Look, opened, read_clip, read_picture
 from .manifest import Row
 
 QUALITY = "10"  # x264's crf of clips that are written anew: 0 is lossless, 18 looks the same
@@ -37,7 +37,7 @@ def mend_captions(row: Row, trigger: str = "") -> list[str]:
 def cropped_copy(source, kind: str, sides: tuple[int, int, int, int], target: Path) -> None:
     """Write a picture (PNG) or clip (MP4 without sound) without so many pixels at (top, bottom, left, right).
 
-    source: what PIL or PyAV open. A clip keeps its time stamps; its sides are cut to even numbers, which the codec wants.
+    source: a path or bytes. A clip keeps its time stamps; its sides are cut to even numbers, which the codec wants.
     Raises OSError and ValueError; the target is whole or not there.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def cropped_copy(source, kind: str, sides: tuple[int, int, int, int], target: Pa
     os.close(handle)
     try:
         if kind == "image":
-            crop(read_picture(source, Look()), sides).save(partial, "PNG")
+            crop(read_picture(opened(source), Look()), sides).save(partial, "PNG")
         else:
             crop_clip(source, sides, partial)
         os.chmod(partial, 0o644)
@@ -66,7 +66,7 @@ def crop(picture: Image.Image, sides, even: bool = False) -> Image.Image:
 def crop_clip(source, sides, target: str) -> None:
     with av.open(target, "w") as container:
         stream = None
-        for time, frame in read_clip(source, Look()):
+        for time, frame in read_clip(opened(source), Look()):
             frame = crop(frame, sides, even=True)
             if stream is None:
                 stream = container.add_stream("libx264", rate=TICKS, options={"crf": QUALITY})
@@ -89,7 +89,7 @@ def clip_to_pictures(source, seconds: float, folder: Path) -> list[Path]:
             pictures = Path(partial) / "pictures"
             pictures.mkdir()
             due = None
-            for number, (time, picture) in enumerate(read_clip(source, Look())):
+            for number, (time, picture) in enumerate(read_clip(opened(source), Look())):
                 due = time if due is None else due
                 if time >= due - 1e-6:
                     picture.save(pictures / f"{number:06}.png")
