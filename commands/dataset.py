@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import itertools
-import os
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from ..training.data import buckets, caption_rules, captions, checks, layouts, manifest, mending, report
+from ..training.data import buckets, caption_rules, captions, layouts, manifest, preparation, report
 from ..training.data.captioners import CaptionError, Endpoint, LocalModel
-from ..training.data.journal import Journal
-from ..training.data.looks import Look, look_at, some_frames, source_of
-from ..training.data.reasons import ERROR, status_of
+from ..training.data.looks import some_frames, source_of
+from ..training.data.reasons import ERROR
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFEST, REPORT, SHEET = "manifest.jsonl", "report.md", "contact_sheet.jpg"
 LOOKS, TEXTS = ".looks.jsonl", ".captions.jsonl"  # journals
-VERSION = 1  # of the figures in LOOKS: others are taken anew
-READERS = 4  # files at a time
 
 
 class Preset(NamedTuple):
@@ -111,97 +104,45 @@ def prepare(options, log=print) -> int:
         preset = preset._replace(buckets=options.bucket)
     count = token_counter(options.tokenizer)
     captioner = captioner_of(options)
-    rows = layouts.read_source(options.source, log)
+    rows, output = layouts.read_source(options.source, log), options.output
     if not rows:
         raise ValueError(f"{options.source}: there is no picture and no clip in it.")
-    options.output.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     base = Path(options.source) if Path(options.source).is_dir() else Path(options.source).parent
-    files = {}  # {id of row: path}
-    for row in rows:
-        files[id(row)] = base / row.file
-        row.file = relative(base / row.file, options.output)
-    looks = take_looks(rows, files, options.output)
+    items = preparation.items_of(rows, base, output)
+    preparation.take_looks(items, output / LOOKS, progress("files"))
     if options.frames_to_pictures:
-        rows, files = frames_to_pictures(rows, files, looks, options)
-        looks = take_looks(rows, files, options.output)
-    keep_captions(rows, options.output)
+        items = preparation.frames_to_pictures(items, options.frames_to_pictures, output, progress("pictures of clips"))
+        preparation.take_looks(items, output / LOOKS, progress("pictures"))
+    rows = [item.row for item in items]
+    if (output / MANIFEST).is_file():
+        preparation.keep_captions(items, manifest.read(output / MANIFEST), output)
     if options.import_captions:
         log(f"{captions.import_csv(options.import_captions, rows)} captions taken from {options.import_captions}")
-    failed = write_captions(rows, files, looks, captioner, options, log) if captioner else False
-    mended = mend(rows, files, looks, options) if options.fix else []
+    failed = write_captions(items, captioner, options, log) if captioner else False
+    mended = preparation.mend(items, options.trigger, output, output / LOOKS) if options.fix else []
 
+    rows = [item.row for item in items]
     script = preset.script or caption_rules.script_of([manifest.captions_of(row) for row in rows])
-    rules = {"limit": preset.tokens, "count": count, "trigger": options.trigger, "script": script}
-    found, places = judge(rows, looks, preset, rules)
+    preparation.judge(items, preset.buckets, preset.fps,
+                      {"limit": preset.tokens, "count": count, "trigger": options.trigger, "script": script})
     if options.export_captions:
         captions.export_csv(options.export_captions, rows)
-    manifest.write(options.output / MANIFEST, rows)
-    sheet = report.contact_sheet(rows, lambda row: thumbnail(row, files, looks))
-    sheet.save(options.output / SHEET, quality=88)
-    about = {"source": str(options.source), "model": options.model, "tokens": "counted" if count else "estimated",
-             "command": "python run.py dataset " + " ".join(map(str, sys.argv[2:] if sys.argv[1:2] == ["dataset"] else ()))}
-    text = report.markdown(f"Data set {Path(options.source).name or options.source}", rows, found, places, about, mended, SHEET)
-    (options.output / REPORT).write_text(text, encoding="utf-8")
+    manifest.write(output / MANIFEST, rows)
+    report.contact_sheet(rows, lambda number: preparation.thumbnail(items[number])).save(output / SHEET, quality=88)
+    found = [item.found for item in items]
+    about = {"source": str(options.source), "model": options.model, "tokens": "counted" if count else "estimated"}
+    text = report.markdown(f"Data set {Path(options.source).name or options.source}", rows, found,
+                           [item.place for item in items], about, mended, SHEET)
+    (output / REPORT).write_text(text, encoding="utf-8")
     log("\n".join([*report.summary(rows, found), *([f"{len(mended)} things mended"] if mended else []),
-                   f"{options.output / MANIFEST}, {REPORT} and {SHEET} are written."]))
+                   f"{output / MANIFEST}, {REPORT} and {SHEET} are written."]))
     return int(failed or any(row.status == ERROR for row in rows))
 
 
-# --- the steps ---
-
-
-def relative(path, folder):
-    """As a manifest in the folder names it; another drive has no such name, and its whole path is taken."""
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:
-        return path.resolve().as_posix()
-
-
-def take_looks(rows, files, output) -> dict[int, Look]:
-    """{id of row: Look}; the rows get what was seen. Files that have not changed since are not read again."""
-    looks = {}
-    with Journal(output / LOOKS) as journal, ThreadPoolExecutor(READERS) as pool:
-        todo = []
-        for row in rows:
-            known = journal.get(stamp(files[id(row)]))
-            if known:
-                looks[id(row)] = Look(**known)
-            else:
-                todo.append(row)
-        try:
-            results = pool.map(lambda row: look_at(source_of(files[id(row)]), row.kind), todo)
-            for row, look in tqdm(zip(todo, results), "files", len(todo), disable=None, leave=False):
-                looks[id(row)] = look
-                journal.put(stamp(files[id(row)]), look.to_json())
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    for row in rows:
-        look = looks[id(row)]
-        row.sha256, row.width, row.height, row.frames = look.sha256, look.width, look.height, look.frames
-        row.fps, row.duration = (look.fps, look.duration) if row.kind == "video" else (None, None)
-    return looks
-
-
-def stamp(path) -> str:
-    """What tells that a file is still the one that was looked at."""
-    file = Path(str(path).partition("::")[0])
-    parts = sorted(path.iterdir()) if path.is_dir() else [file]
-    return f"{VERSION} {path.resolve()} " + " ".join(
-        f"{part.stat().st_size},{part.stat().st_mtime_ns}" for part in parts if part.exists())
-
-
-def keep_captions(rows, output):
-    """Captions that the manifest in `output` has from a run before, or from a person's hand."""
-    if not (output / MANIFEST).is_file():
-        return
-    before = {row.file: row for row in manifest.read(output / MANIFEST)}
-    for row in rows:
-        old = before.get(row.file) or before.get(relative(mended_path(row, output), output))
-        if old:
-            row.caption_manual = row.caption_manual or old.caption_manual
-            row.caption_auto = row.caption_auto or old.caption_auto
+def progress(what):
+    """A bar on a terminal, nothing elsewhere."""
+    return lambda things, total=None: tqdm(things, what, total, disable=None, leave=False)
 
 
 def token_counter(folder):
@@ -226,102 +167,19 @@ def captioner_of(options):
     return LocalModel(Path(options.caption), options.caption_device, options.caption_dtype, **same)
 
 
-def write_captions(rows, files, looks, captioner, options, log) -> bool:
+def write_captions(items, captioner, options, log) -> bool:
     """Caption rows without a caption; True when some could not be."""
-    wanted = [row for row in rows if not looks[id(row)].problem and not row.caption_manual
-              and not any(text.strip() for text in row.captions)]
-    for row in wanted:
-        row.captions = []  # an empty one would win over the automatic one
+    wanted = {id(item.row): item for item in items if not item.look.problem and not item.row.caption_manual
+              and not any(text.strip() for text in item.row.captions)}
+    for item in wanted.values():
+        item.row.captions = []  # an empty one would win over the automatic one
 
     def frames(row):
-        return some_frames(source_of(files[id(row)]), row.kind, row.frames, options.caption_frames)
+        return some_frames(source_of(wanted[id(row)].path), row.kind, row.frames, options.caption_frames)
 
     try:
-        return bool(captions.caption_rows(wanted, frames, captioner, options.caption_prompt, options.output / TEXTS,
-                                          lambda todo: tqdm(todo, "captions", disable=None, leave=False), log))
+        return bool(captions.caption_rows([item.row for item in wanted.values()], frames, captioner, options.caption_prompt,
+                                          options.output / TEXTS, progress("captions"), log))
     except CaptionError as error:
         log(f"Captioning has stopped: {error}")
         return True
-
-
-def frames_to_pictures(rows, files, looks, options):
-    """(rows, files) with pictures in place of clips, written under the output."""
-    result, places = [], {}
-    for row in tqdm(rows, "pictures of clips", disable=None, leave=False):
-        file = files[id(row)]
-        if row.kind == "image" or looks[id(row)].problem or file.is_dir():
-            new, pictures = [row], [file]
-        else:
-            folder = options.output / "frames" / f"{copy_name(row)}_{options.frames_to_pictures:g}s"
-            pictures = mending.clip_to_pictures(source_of(file), options.frames_to_pictures, folder)
-            new = [dataclasses.replace(row, file=relative(path, options.output), kind="image", captions=list(row.captions))
-                   for path in pictures]
-        result += new
-        places.update((id(row), path) for row, path in zip(new, pictures))
-    return result, places
-
-
-def copy_name(row):
-    """A name for what is made of a row's file; what it holds is in it, since the same name may stand in several folders."""
-    return re.sub(r"[^\w.-]+", "_", Path(row.file).stem) + f"_{row.sha256[:8]}"
-
-
-def mended_path(row, output):
-    return output / "mended" / f"{copy_name(row)}{'.png' if row.kind == 'image' else '.mp4'}"
-
-
-def mend(rows, files, looks, options) -> list[str]:
-    """Mend captions, black bars and repeated files, in place in all three; returns what was done."""
-    done = []
-    for row in rows:
-        done += mending.mend_captions(row, options.trigger)
-    for row in list(rows):
-        look = looks[id(row)]
-        if look.problem or not look.pixels or files[id(row)].is_dir() or not list(checks.black_bars(look)):
-            continue
-        path = mended_path(row, options.output)
-        if not path.exists():
-            mending.cropped_copy(source_of(files[id(row)]), row.kind, checks.bars_of(look), path)
-        done.append(f"{row.file}: black bars cropped, in {relative(path, options.output)}")
-        files[id(row)], row.file = path, relative(path, options.output)
-        looks.update(take_looks([row], files, options.output))
-    seen = {}
-    for row in list(rows):
-        key = (row.sha256, tuple(manifest.captions_of(row)))
-        if row.sha256 and seen.setdefault(key, row) is not row:
-            rows.remove(row)
-            done.append(f"{row.file}: left out, the same file and captions as {seen[key].file}")
-    return done
-
-
-def judge(rows, looks, preset, rules):
-    """(findings of each row, places); the rows get their status and reasons."""
-    looks = [looks[id(row)] for row in rows]
-    texts = [row.captions if not row.caption_manual and row.captions else manifest.captions_of(row) for row in rows]
-    duplicates = checks.check_duplicates([row.file for row in rows], looks)
-    same = caption_rules.check_set(texts)
-    found, places = [], []
-    for number, (row, look, captions_) in enumerate(zip(rows, looks, texts)):
-        findings = [*checks.check_file(look, row.kind), *checks.check_pixels(look, row.kind)]
-        place = None
-        if not look.problem:
-            frames = look.frames if row.kind == "image" or not (preset.fps and row.duration) else max(
-                1, int(row.duration * preset.fps + 1e-6))
-            try:
-                place = buckets.place(dataclasses.replace(row, frames=frames), preset.buckets)
-                findings += checks.check_place(place.enlarged, place.cropped, place.bucket)
-            except buckets.Unplaced:
-                findings += checks.check_unplaced(row.kind, frames, preset.buckets)
-        findings += caption_rules.check_row(captions_, **rules)
-        findings += itertools.chain(duplicates.get(number, ()), same.get(number, ()))
-        row.status, row.reasons = status_of(findings), list(dict.fromkeys(finding.code for finding in findings))
-        found.append(findings)
-        places.append(place)
-    return found, places
-
-
-def thumbnail(row, files, looks):
-    try:
-        return some_frames(source_of(files[id(row)]), row.kind, row.frames, 1)[0] if not looks[id(row)].problem else None
-    except (OSError, ValueError):
-        return None

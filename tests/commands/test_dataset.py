@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from sanacog.commands import dataset
-from sanacog.training.data import manifest, report
-from sanacog.training.data.reasons import CODES, ERROR
+from sanacog.training.data import manifest, preparation, report
+from sanacog.training.data.reasons import CODES
 
 from ..training.data import drawn, faults
 
@@ -72,8 +72,8 @@ def test_what_was_read_once_is_not_read_again(faulty, monkeypatch):
     folder, _, output, _ = faulty
     before = content(output)
     read = []
-    look_at = dataset.look_at
-    monkeypatch.setattr(dataset, "look_at", lambda path, kind: read.append(path.name) or look_at(path, kind))
+    look_at = preparation.look_at
+    monkeypatch.setattr(preparation, "look_at", lambda path, kind: read.append(path.name) or look_at(path, kind))
     run(folder, output, "--trigger", "sks", "--model", "cogvideox")
     assert read == [] and content(output)[output / "manifest.jsonl"] == before[output / "manifest.jsonl"]
     path = folder / "clean 1.png"

@@ -122,20 +122,21 @@ def cell(text) -> str:
     return "".join(f"\\{sign}" if sign in "|`*_<>[]\\" else sign for sign in " ".join(str(text).split()))
 
 
-def contact_sheet(rows: list[Row], read: Callable[[Row], Image.Image | None]) -> Image.Image:
+def contact_sheet(rows: list[Row], read: Callable[[int], Image.Image | None]) -> Image.Image:
     """Up to SHEET_ROWS rows as small pictures with their captions, framed by status: errors first, then warnings, the rest
-    from all over the set. read: a row's picture, or None where there is none."""
-    chosen = [row for status in (ERROR, WARN) for row in rows if row.status == status][:SHEET_ROWS // 2]
-    fine = [row for row in rows if row.status == "ok"]
+    from all over the set. read: the picture of a row by
+    its number, or None where there is none."""
+    chosen = [number for status in (ERROR, WARN) for number, row in enumerate(rows) if row.status == status][:SHEET_ROWS // 2]
+    fine = [number for number, row in enumerate(rows) if row.status == "ok"]
     free = SHEET_ROWS - len(chosen)
     chosen += fine if len(fine) <= free else [fine[i * len(fine) // free] for i in range(free)]
     height = THUMBNAIL + LINE * (LINES + 1) + GAP
     lines = max(1, -(-len(chosen) // COLUMNS))
     sheet = Image.new("RGB", (GAP + COLUMNS * (THUMBNAIL + GAP), GAP + lines * (height + GAP)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
-    for number, row in enumerate(chosen):
-        x, y = GAP + number % COLUMNS * (THUMBNAIL + GAP), GAP + number // COLUMNS * (height + GAP)
-        picture = read(row)
+    for at, number in enumerate(chosen):
+        row, picture = rows[number], read(number)
+        x, y = GAP + at % COLUMNS * (THUMBNAIL + GAP), GAP + at // COLUMNS * (height + GAP)
         if picture is None:
             draw.line((x, y, x + THUMBNAIL, y + THUMBNAIL), "grey")
         else:

@@ -69,7 +69,8 @@ def test_the_sheet_shows_errors_first_and_the_set_evenly():
     rows = [row(n) for n in range(200)] + [row(900, "warn"), row(901, "error")]
     shown = []
 
-    def read(row):
+    def read(number):
+        row = rows[number]
         shown.append(row.file)
         return None if row.status == "error" else Image.new("RGB", (400, 300), "blue")
 
