@@ -61,15 +61,17 @@ def parser():
     automatic.add_argument("--caption", metavar="DIR|URL", help="a folder with a vision-language model, or the address of an "
                            "OpenAI-style server, up to /v1; its key comes from OPENAI_API_KEY")
     automatic.add_argument("--caption-model", default="", metavar="NAME", help="which model, at the server")
-    automatic.add_argument("--caption-prompt", default=captions.PROMPT, metavar="TEXT")
+    automatic.add_argument("--caption-prompt", default=captions.PROMPT, metavar="TEXT", help="what it is asked")
     automatic.add_argument("--caption-frames", type=int, default=8, metavar="N", help="frames of a clip it is shown (default: 8)")
     automatic.add_argument("--caption-batch", type=int, default=4, metavar="N", help="rows at a time (default: 4)")
     automatic.add_argument("--caption-tokens", type=int, default=256, metavar="N", help="of a caption at most (default: 256)")
-    automatic.add_argument("--caption-device", default="", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    automatic.add_argument("--caption-device", default="", metavar="NAME",
+                           help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     automatic.add_argument("--caption-dtype", default="", choices=("", "bf16", "fp16", "fp32"),
                            help="default: bf16 on a GPU, fp32 on a CPU")
-    automatic.add_argument("--caption-temperature", type=float, default=0.0, metavar="T", help="0, the default: the likeliest words")
-    automatic.add_argument("--seed", type=int, default=0)
+    automatic.add_argument("--caption-temperature", type=float, default=0.0, metavar="T",
+                           help="0, the default: the likeliest words")
+    automatic.add_argument("--seed", type=int, default=0, help="of words that are drawn (default: 0)")
     return parser
 
 

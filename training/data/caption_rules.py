@@ -33,7 +33,8 @@ _OPENINGS = re.compile(
 _REFUSALS = re.compile(
     r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b"
     r"|^\W*i(?:'m| am) (?:very |truly )?(?:sorry|unable|not able|just an ai)\b"
-    r"|\bi (?:can(?:no|'|\u2019)?t|could(?:n't| not)|do(?:n't| not)) (?:see|view|describe|assist|help|provide|identify|access|comply)\b"
+    r"|\bi (?:can(?:no|'|\u2019)?t|could(?:n't| not)|do(?:n't| not)) "
+    r"(?:see|view|describe|assist|help|provide|identify|access|comply)\b"
     r"|\b(?:no|without) (?:image|picture|video) (?:was|is|has been)? ?(?:provided|attached|given)\b"
     r"|\bplease (?:provide|upload|share) (?:the|an?|your) (?:image|picture|video)\b", re.IGNORECASE)
 _URLS = re.compile(r"(?:https?://|www\.)[^\s)>\]]+", re.IGNORECASE)

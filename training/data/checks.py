@@ -114,7 +114,8 @@ def black_bars(look: Look) -> Iterable[Finding]:
 
 def blurred(look: Look) -> Iterable[Finding]:
     if (value := look.pixels["sharpness"]) < BLURRED:
-        yield Finding("picture.blurred", value, f"its sharpest edges have {value:.3f} of the contrast a pixel, of at least {BLURRED}")
+        yield Finding("picture.blurred", value, f"the curvature of its sharpest edges is {value:.3f} of the contrast, of at least "
+                      f"{BLURRED}")
 
 
 def check_place(enlarged: float, cropped: float, bucket) -> list[Finding]:

@@ -188,7 +188,8 @@ def bits_of(picture: Image.Image) -> int:
 
 
 def read_clip(source, look: Look) -> Iterator[tuple[float | None, Image.Image]]:
-    """(seconds, picture in RGB as it is shown) of every frame; when the last one has come, the figures are in `look`. Raises what PyAV does."""
+    """(seconds, picture in RGB as it is shown) of every frame; when the last one has come, the figures are in `look`. Raises
+    what PyAV does."""
     with av.open(str(source) if isinstance(source, Path) else source) as container:
         if not container.streams.video:
             kinds = ", ".join(sorted({stream.type for stream in container.streams}))

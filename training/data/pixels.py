@@ -90,7 +90,8 @@ def fit(size, long_side) -> tuple[int, int]:
 
 
 def sharpness(picture: Image.Image) -> float:
-    """Strongest curvature over contrast, of the colour with most contrast: the mean of the largest SHARPEST of |Laplacian|, at MEDIUM pixels.
+    """Strongest curvature over contrast, of the colour with most contrast: the mean of the largest SHARPEST of
+    |Laplacian|, at MEDIUM pixels.
 
     An edge that is blurred with standard deviation s pixels has 0.24 / s^2. Unlike the variance of the Laplacian it does not
     depend on how much of the picture is plain.

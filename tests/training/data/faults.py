@@ -74,7 +74,8 @@ def plant(folder):
     exif[0x0112] = 6
     picture("turned.jpg", "file.rotated", exif=exif)
     picture("see_through.png", "file.alpha", with_hole)
-    picture("sixteen_bits.png", "file.high_bit_depth", lambda image: Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257))
+    picture("sixteen_bits.png", "file.high_bit_depth", lambda image: Image.fromarray(
+        np.asarray(image.convert("L"), np.uint16) * 257))
 
     # pictures
     picture("small.png", "picture.enlarged", size=(160, 160))
@@ -102,8 +103,10 @@ def plant(folder):
     for name, caption in {
         "empty": " \n", "refusal": "I'm sorry, but I cannot describe sks in this picture", "short": "sks cat", "long": long,
         "repeated": repeated, "opening": "The image shows sks in front of a shop", "url": "sks by the sea, https://example.com/a",
-        "markup": "**sks** on a <b>blue</b> chair", "spaces": "sks on a\nblue  chair", "file_name": "sks chair IMG_0042.JPG on a lawn",
-        "script": "sks \u043a\u043e\u0448\u043a\u0430 \u0441\u0438\u0434\u0438\u0442 \u043d\u0430 \u043e\u043a\u043d\u0435", "trigger": "a chair on a lawn in summer",
+        "markup": "**sks** on a <b>blue</b> chair", "spaces": "sks on a\nblue  chair",
+        "file_name": "sks chair IMG_0042.JPG on a lawn",
+        "script": "sks \u043a\u043e\u0448\u043a\u0430 \u0441\u0438\u0434\u0438\u0442 \u043d\u0430 \u043e\u043a\u043d\u0435",
+        "trigger": "a chair on a lawn in summer",
     }.items():
         picture(f"caption_{name}.png", f"caption.{name}", caption=caption)
 

@@ -28,7 +28,8 @@ def build_tiny_model(folder):
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
+               "<|video_pad|>"]
     bytes_ = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=bytes_, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -190,7 +191,8 @@ def test_a_server_is_asked_as_it_should_be(stand_in, monkeypatch):
     assert path == "/v1/chat/completions" and headers["Authorization"] == "Bearer secret"
     assert {name: body[name] for name in ("model", "max_tokens", "temperature", "seed")} == {
         "model": "tiny", "max_tokens": 9, "temperature": 0.0, "seed": 7}
-    assert body["messages"][0]["content"][-1] == {"type": "text", "text": "These are 2 frames of one clip, in their order. " + PROMPT}
+    assert body["messages"][0]["content"][-1] == {
+        "type": "text", "text": "These are 2 frames of one clip, in their order. " + PROMPT}
     assert "secret" not in repr(endpoint)
 
 
@@ -341,7 +343,8 @@ def test_captions_go_to_a_spreadsheet_and_back(tmp_path):
     table = tmp_path / "captions.csv"
     captions.export_csv(table, rows)
     text = table.read_text("utf-8-sig")
-    assert text.splitlines()[1:] == ['0.png,"from, the ""data""",data', "1.png,automatic,automatic", "2.png,by hand,manual", "3.png,,"]
+    assert text.splitlines()[1:] == [
+        '0.png,"from, the ""data""",data', "1.png,automatic,automatic", "2.png,by hand,manual", "3.png,,"]
     assert captions.import_csv(table, rows) == 0 and rows[1].caption_manual is None
 
     table.write_text(text.replace("automatic,", "gr\u00fcn,").replace("by hand", ""), "utf-8-sig")

@@ -70,7 +70,8 @@ def test_clips_with_sound_that_is_longer_are_whole(tmp_path):
 def test_pictures_of_many_modes(tmp_path):
     image = drawn.picture(3, (64, 48))
     for name, changed in {"grey.png": image.convert("L"), "palette.gif": image.convert("P"), "cmyk.jpg": image.convert("CMYK"),
-                          "opaque.png": image.convert("RGBA"), "x.webp": image, "x.bmp": image, "one_bit.png": image.convert("1")}.items():
+                          "opaque.png": image.convert("RGBA"), "x.webp": image, "x.bmp": image,
+                          "one_bit.png": image.convert("1")}.items():
         changed.save(tmp_path / name)
         look = look_at(tmp_path / name, "image")
         assert (look.problem, look.width, look.height, look.alpha) == (None, 64, 48, False), name
@@ -272,7 +273,8 @@ def test_still_and_slow():
     frame = drawn.picture(3, (192, 128))
     assert codes([frame] * 9) == ["clip.frozen"]
     rng = np.random.default_rng(0)
-    grainy = [Image.fromarray(np.clip(np.asarray(frame) + rng.normal(0, 0.7, (128, 192, 3)), 0, 255).astype(np.uint8)) for _ in range(9)]
+    grainy = [Image.fromarray(np.clip(np.asarray(frame) + rng.normal(0, 0.7, (128, 192, 3)), 0, 255).astype(np.uint8))
+              for _ in range(9)]
     assert codes(grainy) == ["clip.frozen"]
     moving = []
     for n in range(9):  # ten of 192 pixels wide, a third of a pixel a frame

@@ -86,4 +86,5 @@ def test_the_sheet_shows_errors_first_and_the_set_evenly():
 
 
 def test_captions_in_any_letters_fit():
-    report.contact_sheet([row(1, words=0, caption_manual="\u72d7" * 400), row(2, words=0, caption_manual="x" * 400)], lambda _: None)
+    rows = [row(1, words=0, caption_manual="\u72d7" * 400), row(2, words=0, caption_manual="x" * 400)]
+    report.contact_sheet(rows, lambda _: None)
