@@ -99,7 +99,12 @@ def main(arguments):
         return 2
 
 
-def prepare(options, log=print) -> int:
+def say(text):
+    """Print; a file's name that is no UTF-8 is shown with escapes."""
+    print(text.encode("utf-8", "backslashreplace").decode(), flush=True)
+
+
+def prepare(options, log=say) -> int:
     """Do what the options say; returns the exit status. Raises ValueError and OSError for what a person has to put right."""
     preset = presets()[options.model]
     if options.bucket:
@@ -136,7 +141,7 @@ def prepare(options, log=print) -> int:
     about = {"source": str(options.source), "model": options.model, "tokens": "counted" if count else "estimated"}
     text = report.markdown(f"Data set {Path(options.source).name or options.source}", rows, found,
                            [item.place for item in items], about, mended, SHEET)
-    (output / REPORT).write_text(text, encoding="utf-8")
+    (output / REPORT).write_text(text, encoding="utf-8", errors="backslashreplace")
     log("\n".join([*report.summary(rows, found), *([f"{len(mended)} things mended"] if mended else []),
                    f"{output / MANIFEST}, {REPORT} and {SHEET} are written."]))
     return int(failed or any(row.status == ERROR for row in rows))
@@ -174,7 +179,7 @@ def write_captions(items, captioner, options, log) -> bool:
     wanted = {id(item.row): item for item in items if not item.look.problem and not item.row.caption_manual
               and not any(text.strip() for text in item.row.captions)}
     for item in wanted.values():
-        item.row.captions = []  # an empty one would win over the automatic one
+        item.row.captions, item.row.scores = [], []  # a data set's empty ones: the report would call them its own
 
     def frames(row):
         return some_frames(source_of(wanted[id(row)].path), row.kind, row.frames, options.caption_frames)

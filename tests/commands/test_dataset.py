@@ -1,6 +1,7 @@
 """python run.py dataset, from a folder to the manifest, the report and the sheet; with forty faults and more planted."""
 
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -173,6 +174,26 @@ def test_files_in_a_tar(folder, tmp_path):
         assert gone.reasons == ["file.missing"]
     run(tmp_path / "given.jsonl", output, "--frames-to-pictures", "1")
     assert [row.kind for row in manifest.read(output / "manifest.jsonl")] == ["image"] * 5
+
+
+def test_first_pictures_are_named_from_the_output_too(folder, tmp_path):
+    manifest.write(folder / "given.jsonl", [manifest.Row(file="0.png", kind="image", captions=["a drawn picture"], image="1.png")])
+    assert run(folder / "given.jsonl", tmp_path / "deep" / "out") == 0
+    (row,) = manifest.read(tmp_path / "deep" / "out" / "manifest.jsonl")
+    assert (row.file, row.image) == ("../../set/0.png", "../../set/1.png")
+
+
+def test_names_that_are_not_utf_8(folder, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        (folder / name).write_bytes((folder / "0.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system has no such names")
+    (folder / "0.png").unlink()
+    table = tmp_path / "captions.csv"
+    assert run(folder, tmp_path / "out", "--export-captions", str(table)) == 1  # for want of a caption
+    table.write_bytes(table.read_bytes().replace(b"caf\xe9.png,,", b"caf\xe9.png,a drawing with a name,"))
+    assert run(folder, tmp_path / "out", "--import-captions", str(table)) == 0
 
 
 def test_captions_by_hand_stay(folder, tmp_path):

@@ -97,7 +97,7 @@ COLUMNS = ("file", "caption", "source")
 
 def export_csv(path: Path, rows: list[Row]) -> None:
     """One line a row: file, the caption that counts (of several the first), and whose it is."""
-    with open(path, "w", newline="", encoding="utf-8-sig") as file:  # the mark makes spreadsheets read it as UTF-8
+    with open(path, "w", newline="", encoding="utf-8-sig", errors="surrogateescape") as file:  # the mark makes spreadsheets read it as UTF-8
         table = csv.writer(file)
         table.writerow(COLUMNS)
         for row in rows:
@@ -111,7 +111,7 @@ def import_csv(path: Path, rows: list[Row]) -> int:
     Returns how many rows changed. Raises ValueError with the line of a file that is in no row; nothing is changed then.
     """
     by_file, changes = {row.file: row for row in rows}, []
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         first = file.readline()
         file.seek(0)
         table = csv.DictReader(file, delimiter=max(",;\t", key=first.count))  # spreadsheets write what the country wants

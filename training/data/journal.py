@@ -42,5 +42,5 @@ class Journal:
 
     def put(self, key: str, value) -> None:
         self.values[key] = value
-        self._file.write(json.dumps([key, value], ensure_ascii=False).encode() + b"\n")
+        self._file.write(json.dumps([key, value]).encode() + b"\n")
         self._file.flush()  # out of this process: a kill loses nothing, only a power cut can

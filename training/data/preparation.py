@@ -37,6 +37,8 @@ def items_of(rows: list[Row], base: Path, output: Path) -> list[Item]:
     items = [Item(row, base / row.file) for row in rows]
     for item in items:
         item.row.file = relative(item.path, output)
+        if item.row.image:
+            item.row.image = relative(base / item.row.image, output)
     return items
 
 
