@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from ..training.data import buckets, caption_rules, captions, layouts, manifest, preparation, report
 from ..training.data.captioners import CaptionError, Endpoint, LocalModel
-from ..training.data.looks import some_frames, source_of
+from ..training.data.contents import locate
+from ..training.data.looks import some_frames
 from ..training.data.reasons import ERROR
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,10 +118,10 @@ def prepare(options, log=say) -> int:
     output.mkdir(parents=True, exist_ok=True)
     base = Path(options.source) if Path(options.source).is_dir() else Path(options.source).parent
     items = preparation.items_of(rows, base, output)
-    preparation.take_looks(items, output / LOOKS, progress("files"))
+    preparation.take_looks(items, output, output / LOOKS, progress("files"))
     if options.frames_to_pictures:
         items = preparation.frames_to_pictures(items, options.frames_to_pictures, output, progress("pictures of clips"))
-        preparation.take_looks(items, output / LOOKS, progress("pictures"))
+        preparation.take_looks(items, output, output / LOOKS, progress("pictures"))
     rows = [item.row for item in items]
     if (output / MANIFEST).is_file():
         preparation.keep_captions(items, manifest.read(output / MANIFEST), output)
@@ -136,7 +137,7 @@ def prepare(options, log=say) -> int:
     if options.export_captions:
         captions.export_csv(options.export_captions, rows)
     manifest.write(output / MANIFEST, rows)
-    report.contact_sheet(rows, lambda number: preparation.thumbnail(items[number])).save(output / SHEET, quality=88)
+    report.contact_sheet(rows, lambda number: preparation.thumbnail(items[number], output)).save(output / SHEET, quality=88)
     found = [item.found for item in items]
     about = {"source": str(options.source), "model": options.model, "tokens": "counted" if count else "estimated"}
     text = report.markdown(f"Data set {Path(options.source).name or options.source}", rows, found,
@@ -176,17 +177,17 @@ def captioner_of(options):
 
 def write_captions(items, captioner, options, log) -> bool:
     """Caption rows without a caption; True when some could not be."""
-    wanted = {id(item.row): item for item in items if not item.look.problem and not item.row.caption_manual
-              and not any(text.strip() for text in item.row.captions)}
-    for item in wanted.values():
-        item.row.captions, item.row.scores = [], []  # a data set's empty ones: the report would call them its own
+    wanted = [item.row for item in items if not item.look.problem and not item.row.caption_manual
+              and not any(text.strip() for text in item.row.captions)]
+    for row in wanted:
+        row.captions, row.scores = [], []  # a data set's empty ones: the report would call them its own
 
     def frames(row):
-        return some_frames(source_of(wanted[id(row)].path), row.kind, row.frames, options.caption_frames)
+        return some_frames(locate(options.output, row.file), row.kind, row.frames, options.caption_frames)
 
     try:
-        return bool(captions.caption_rows([item.row for item in wanted.values()], frames, captioner, options.caption_prompt,
-                                          options.output / TEXTS, progress("captions"), log))
+        return bool(captions.caption_rows(wanted, frames, captioner, options.caption_prompt, options.output / TEXTS,
+                                          progress("captions"), log))
     except CaptionError as error:
         log(f"Captioning has stopped: {error}")
         return True

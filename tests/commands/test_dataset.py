@@ -74,7 +74,7 @@ def test_what_was_read_once_is_not_read_again(faulty, monkeypatch):
     before = content(output)
     read = []
     look_at = preparation.look_at
-    monkeypatch.setattr(preparation, "look_at", lambda path, kind: read.append(path.name) or look_at(path, kind))
+    monkeypatch.setattr(preparation, "look_at", lambda output, file, kind: read.append(Path(file).name) or look_at(output, file, kind))
     run(folder, output, "--trigger", "sks", "--model", "cogvideox")
     assert read == [] and content(output)[output / "manifest.jsonl"] == before[output / "manifest.jsonl"]
     path = folder / "clean 1.png"
@@ -161,7 +161,7 @@ def test_files_in_a_tar(folder, tmp_path):
     drawn.write_clip(folder / "clip.mp4", [faults.framed(frame, (12, 0)) for frame in drawn.frames(1, size=(120, 64))])
     with tarfile.open(tmp_path / "set.tar", "w") as archive:
         for name in ("0.png", "clip.mp4"):
-            archive.add(folder / name, f"./part/{name}")
+            archive.add(folder / name, f"part/{name}")
     rows = [manifest.Row(file=f"set.tar::part/{name}", kind=kind, captions=[f"drawn, in a tar: {kind}"])
             for name, kind in (("0.png", "image"), ("clip.mp4", "video"), ("gone.png", "image"))]
     manifest.write(tmp_path / "given.jsonl", rows)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
 import statistics
-import tarfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import av
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .contents import locate, pictures_in, sha256_of
 from .pixels import Pixels
 
 UNEVEN = 0.2   # difference of frame distances, as a share of the usual one: container time stamps are rounded
@@ -53,42 +50,27 @@ class Look:
         return bool(self.distances) and self.distances[2] - self.distances[0] > UNEVEN * self.distances[1]
 
 
-def source_of(path: Path) -> Path | bytes:
-    """What a row's path stands for: itself, or for "x.tar::name.png" the member's bytes. A member that is not there, in a tar
-    that cannot be read either, gives the path back, which is no file."""
-    tar, _, member = path.as_posix().partition("::")
-    if not member:
-        return path
-    try:
-        place = members_of(tar, os.stat(tar).st_mtime_ns).get(member)
-    except (OSError, tarfile.TarError):
-        place = None
-    if place is None:
-        return path
-    with open(tar, "rb") as file:
-        file.seek(place[0])
-        return file.read(place[1])
+def look_at(folder: Path, file: str, kind: str) -> Look:
+    """Read a row's picture, clip or folder of pictures, named as in a manifest in `folder`. kind: "image" or "video".
 
-
-@lru_cache(maxsize=64)
-def members_of(tar: str, changed: int) -> dict[str, tuple[int, int]]:
-    """{name: (first byte, bytes)} of an uncompressed tar's files. changed: its time stamp, so that a new one is read anew."""
-    with tarfile.open(tar, "r:") as archive:
-        return {member.name.removeprefix("./"): (member.offset_data, member.size) for member in archive if member.isfile()}
-
-
-def look_at(source: Path | bytes, kind: str) -> Look:
-    """Read a picture, a clip or a folder of pictures. kind: "image" or "video". Never raises for what is in the file."""
+    Never raises for what is in the file.
+    """
     look = Look()
-    if isinstance(source, Path) and not source.exists():
-        look.problem, look.said = "file.missing", "no such file"
+    try:
+        source = locate(folder, file)
+    except FileNotFoundError as error:
+        look.problem, look.said = "file.missing", str(error).partition(": ")[2] or str(error)
         return look
-    if isinstance(source, Path) and source.is_dir():
-        return look_at_folder(source)
-    if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
+    except (OSError, ValueError) as error:
+        look.problem, look.said = "file.unreadable", str(error)
+        return look
+    pictures = isinstance(source, Path) and source.is_dir()
+    if not pictures and not (len(source) if isinstance(source, bytes) else source.stat().st_size):
         look.problem, look.said = "file.empty", "0 bytes"
         return look
-    look.sha256 = sha256_of(source)
+    look.sha256 = sha256_of(folder, file)
+    if pictures:
+        return look_at_pictures(source, look)
     pixels = Pixels()
     try:
         if kind == "image":
@@ -107,19 +89,9 @@ def opened(source: Path | bytes):
     return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
-def sha256_of(source: Path | bytes) -> str:
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    digest = hashlib.sha256()
-    with open(source, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def look_at_folder(folder: Path) -> Look:
+def look_at_pictures(folder: Path, look: Look) -> Look:
     """A folder of pictures as a clip: it has no time."""
-    look, pixels, digest = Look(), Pixels(), hashlib.sha256()
+    pixels = Pixels()
     for file in pictures_in(folder):
         one = Look()
         try:
@@ -133,10 +105,9 @@ def look_at_folder(folder: Path) -> Look:
             break
         look.frames, look.width, look.height = look.frames + 1, one.width, one.height
         look.alpha, look.bits, look.rotation = look.alpha or one.alpha, max(look.bits, one.bits), one.rotation
-        digest.update(bytes.fromhex(sha256_of(file)))
     if not look.frames and not look.problem:
         look.problem, look.said = "file.empty", "no picture in the folder"
-    look.sha256, look.pixels = digest.hexdigest(), pixels.figures()
+    look.pixels = pixels.figures()
     return look
 
 
@@ -282,8 +253,3 @@ def some_frames(source: Path | bytes, kind: str, frames: int, count: int) -> lis
     if not found:
         raise ValueError("no frame of it can be decoded")
     return found
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The files of a folder that is a clip, in order."""
-    return sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))

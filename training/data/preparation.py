@@ -12,10 +12,12 @@ from pathlib import Path
 
 from . import caption_rules, checks, mending
 from .buckets import Placed, Unplaced, place
+from .contents import HUB, locate, stamp_of
 from .journal import Journal
-from .looks import Look, look_at, some_frames, source_of
+from .looks import Look, look_at, some_frames
 from .manifest import Row, captions_of
 from .reasons import Finding, status_of
+from .timing import available
 
 VERSION = 1  # of the figures of a look: kept ones of another are taken anew
 READERS = 4  # files at a time
@@ -23,10 +25,9 @@ READERS = 4  # files at a time
 
 @dataclass
 class Item:
-    """A row, where its file is, and what is known of it."""
+    """A row, named as in a manifest in the output, and what is known of it."""
 
     row: Row
-    path: Path  # may point into a tar, see looks.source_of
     look: Look | None = None
     found: list[Finding] = field(default_factory=list)
     place: Placed | None = None
@@ -34,38 +35,43 @@ class Item:
 
 def items_of(rows: list[Row], base: Path, output: Path) -> list[Item]:
     """Rows whose files are named from `base`; they are named from `output`, where their manifest will be, from here on."""
-    items = [Item(row, base / row.file) for row in rows]
-    for item in items:
-        item.row.file = relative(item.path, output)
-        if item.row.image:
-            item.row.image = relative(base / item.row.image, output)
-    return items
+    for row in rows:
+        row.file = renamed(row.file, base, output)
+        row.image = row.image and renamed(row.image, base, output)
+    return [Item(row) for row in rows]
+
+
+def renamed(file: str, base: Path, output: Path) -> str:
+    """A name from `base` as one from `output`. What is on another drive gets its whole path."""
+    place, mark, member = file.partition("::")
+    if place.startswith(HUB):
+        return file
+    return relative(base / place, output) + mark + member
 
 
 def relative(path: Path, folder: Path) -> str:
-    """A path as a manifest in the folder names it; on another drive it has no such name, and the whole path is taken."""
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:
+    except ValueError:  # another drive
         return path.resolve().as_posix()
 
 
 # --- what is in the files ---
 
 
-def take_looks(items: list[Item], journal: Path, progress: Callable = lambda things, total=None: things) -> None:
+def take_looks(items: list[Item], output: Path, journal: Path, progress: Callable = lambda things, total=None: things) -> None:
     """Give each item its look, and its row what was seen. Files that have not changed since are not read again."""
     with Journal(journal) as done, ThreadPoolExecutor(READERS) as pool:
         todo = []
         for item in items:
-            if known := done.get(stamp(item.path)):
+            if known := done.get(key_of(item.row, output)):
                 item.look = Look(**known)
             else:
                 todo.append(item)
         try:
-            looks = pool.map(lambda item: look_at(source_of(item.path), item.row.kind), todo)
+            looks = pool.map(lambda item: look_at(output, item.row.file, item.row.kind), todo)
             for item, item.look in progress(zip(todo, looks), len(todo)):
-                done.put(stamp(item.path), item.look.to_json())
+                done.put(key_of(item.row, output), item.look.to_json())
         except BaseException:  # Ctrl-C, too
             pool.shutdown(cancel_futures=True)
             raise
@@ -75,17 +81,21 @@ def take_looks(items: list[Item], journal: Path, progress: Callable = lambda thi
         row.fps, row.duration = (look.fps, look.duration) if row.kind == "video" else (None, None)
 
 
-def stamp(path: Path) -> str:
-    """What tells that a file is still the one that was looked at: place, sizes and times of change."""
-    parts = sorted(path.iterdir()) if path.is_dir() else [Path(path.as_posix().partition("::")[0])]
-    states = [part.stat() for part in parts if part.exists()]
-    return f"{VERSION} {path.resolve()} " + " ".join(f"{state.st_size},{state.st_mtime_ns}" for state in states)
+def key_of(row: Row, output: Path) -> str:
+    """What tells that a file is still the one that was looked at: its place, size and time of change."""
+    place, _, member = row.file.partition("::")
+    path = output / place
+    if member and (path / "state.json").is_file():  # a saved set of `datasets`, which is written in one go
+        stamp = stamp_of(path, "state.json")
+    else:
+        stamp = stamp_of(output, row.file)
+    return f"{VERSION} {place if place.startswith(HUB) else path.resolve()} {member} {stamp}"
 
 
-def thumbnail(item: Item):
+def thumbnail(item: Item, output: Path):
     """A frame from the middle as a PIL picture, or None where there is none."""
     try:
-        return some_frames(source_of(item.path), item.row.kind, item.row.frames, 1)[0] if not item.look.problem else None
+        return None if item.look.problem else some_frames(locate(output, item.row.file), item.row.kind, item.row.frames, 1)[0]
     except (OSError, ValueError):
         return None
 
@@ -106,13 +116,13 @@ def frames_to_pictures(items: list[Item], seconds: float, output: Path, progress
     """Items with pictures in place of clips, a picture every so many seconds, written under the output."""
     result = []
     for item in progress(items):
-        if item.row.kind == "image" or item.look.problem or item.path.is_dir():
+        if item.row.kind == "image" or item.look.problem or (output / item.row.file).is_dir():
             result.append(item)
             continue
         folder = output / "frames" / f"{copy_name(item.row)}_{seconds:g}s"
-        for path in mending.clip_to_pictures(source_of(item.path), seconds, folder):
+        for path in mending.clip_to_pictures(locate(output, item.row.file), seconds, folder):
             row = dataclasses.replace(item.row, file=relative(path, output), kind="image", captions=list(item.row.captions))
-            result.append(Item(row, path))
+            result.append(Item(row))
     return result
 
 
@@ -136,13 +146,13 @@ def mend(items: list[Item], trigger: str, output: Path, journal: Path) -> list[s
         if row.sha256 and seen.setdefault(key, row) is not row:
             items.remove(item)
             done.append(f"{row.file}: left out, the same file and captions as {seen[key].file}")
-        elif not look.problem and not item.path.is_dir() and (sides := checks.bars_of(look)):
+        elif not look.problem and not (output / row.file).is_dir() and (sides := checks.bars_of(look)):
             path = mended_path(row, output)
             if not path.exists():
-                mending.cropped_copy(source_of(item.path), row.kind, sides, path)
+                mending.cropped_copy(locate(output, row.file), row.kind, sides, path)
             done.append(f"{row.file}: black bars cropped, in {relative(path, output)}")
-            item.path, row.file = path, relative(path, output)
-            take_looks([item], journal)
+            row.file = relative(path, output)
+            take_looks([item], output, journal)
     return done
 
 
@@ -164,8 +174,7 @@ def judge(items: list[Item], buckets: list, fps: float | None, rules: dict) -> N
         item.found = [*checks.check_file(look, row.kind), *checks.check_pixels(look, row.kind)]
         item.place = None
         if not look.problem:
-            clip = row.kind == "video" and fps and row.duration
-            frames = max(1, int(row.duration * fps + 1e-6)) if clip else look.frames
+            frames = available(look.frames, look.duration, fps) if row.kind == "video" else 1
             try:
                 item.place = place(dataclasses.replace(row, frames=frames), buckets)
                 item.found += checks.check_place(item.place.enlarged, item.place.cropped, item.place.bucket)

@@ -1,6 +1,8 @@
 """Figures of files and what is judged of them, each on both sides of its threshold."""
 
 import io
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +10,19 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from sanacog.training.data import checks, looks, pixels
 from sanacog.training.data.buckets import Bucket
-from sanacog.training.data.looks import Look, look_at
+from sanacog.training.data.looks import Look
 from sanacog.training.data.reasons import CODES, ERROR, WARN, Finding, status_of
 
 from . import drawn
+
+
+def look_at(source, kind):
+    """The figures of a file, or of bytes as one."""
+    if isinstance(source, bytes):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "file").write_bytes(source)
+            return looks.look_at(Path(folder), "file", kind)
+    return looks.look_at(source.parent, source.name, kind)
 
 
 def look_of(frames):
