@@ -14,7 +14,7 @@ from ..training.data import buckets, caption_rules, captions, layouts, manifest,
 from ..training.data.captioners import CaptionError, Endpoint, LocalModel
 from ..training.data.contents import locate
 from ..training.data.looks import some_frames
-from ..training.data.reasons import ERROR
+from ..training.data.reasons import CODES, ERROR, WARN
 
 ROOT = Path(__file__).resolve().parents[1]
 MANIFEST, REPORT, SHEET = "manifest.jsonl", "report.md", "contact_sheet.jpg"
@@ -53,6 +53,9 @@ def parser():
                         "be in every caption")
     parser.add_argument("--fix", action="store_true", help="mend what is safe to, in copies under --output: captions, black "
                         "bars, the same file twice")
+    parser.add_argument("--ignore", action="append", default=[], metavar="CODE", choices=[
+        code for code, told in CODES.items() if told.severity == WARN], help="a warning that is meant so, as picture.flat; more "
+        "than once for several")
     parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="the text encoder's folder: captions' tokens are then "
                         "counted, not estimated")
     parser.add_argument("--frames-to-pictures", type=positive, metavar="SECONDS", help="of each clip, a picture every so often")
@@ -133,7 +136,7 @@ def prepare(options, log=say) -> int:
     rows = [item.row for item in items]
     script = preset.script or caption_rules.script_of([manifest.captions_of(row) for row in rows])
     preparation.judge(items, preset.buckets, preset.fps,
-                      {"limit": preset.tokens, "count": count, "trigger": options.trigger, "script": script})
+                      {"limit": preset.tokens, "count": count, "trigger": options.trigger, "script": script}, options.ignore)
     if options.export_captions:
         captions.export_csv(options.export_captions, rows)
     manifest.write(output / MANIFEST, rows)

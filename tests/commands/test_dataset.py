@@ -130,6 +130,16 @@ def test_a_clean_folder(folder, tmp_path, capsys):
     assert "Nothing." in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_warnings_that_are_meant_so(folder, tmp_path):
+    Image.new("RGB", (320, 320), "red").save(folder / "0.png")
+    (folder / "0.txt").write_text("red")
+    for ignored, left in (([], ["picture.flat", "caption.short"]), (["--ignore", "picture.flat"], ["caption.short"]),
+                          (["--ignore", "picture.flat", "--ignore", "caption.short"], [])):
+        run(folder, tmp_path / "out", *ignored)
+        row = rows_in(tmp_path / "out")["0.png"]
+        assert row.reasons == left and row.status == ("warn" if left else "ok")
+
+
 def test_usage(folder, tmp_path, capsys):
     assert run(tmp_path / "gone", tmp_path / "out") == 2
     assert "gone" in capsys.readouterr().err
@@ -137,7 +147,7 @@ def test_usage(folder, tmp_path, capsys):
     assert run(tmp_path / "nothing", tmp_path / "out") == 2
     assert run(folder, tmp_path / "out", "--caption", "http://127.0.0.1:1/v1") == 2
     assert "give its name" in capsys.readouterr().err
-    for wrong in (["--bucket", "9x64"], ["--frames-to-pictures", "0"], ["--model", "sdxl"]):
+    for wrong in (["--bucket", "9x64"], ["--frames-to-pictures", "0"], ["--model", "sdxl"], ["--ignore", "file.empty"]):
         with pytest.raises(SystemExit) as ended:
             run(folder, tmp_path / "out", *wrong)
         assert ended.value.code == 2

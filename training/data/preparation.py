@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,11 +159,11 @@ def mend(items: list[Item], trigger: str, output: Path, journal: Path) -> list[s
 # --- judging ---
 
 
-def judge(items: list[Item], buckets: list, fps: float | None, rules: dict) -> None:
+def judge(items: list[Item], buckets: list, fps: float | None, rules: dict, ignored: Sequence[str] = ()) -> None:
     """Give each item what was found and its place, and its row status and reasons.
 
     fps: the model's rate, at which clips have as many frames as fit their duration; None for all frames. rules: settings of
-    caption_rules.check.
+    caption_rules.check. ignored: codes that are not told.
     """
     texts = [captions_of(item.row) or item.row.captions for item in items]  # an empty caption is one, too
     looks = [item.look for item in items]
@@ -182,4 +182,5 @@ def judge(items: list[Item], buckets: list, fps: float | None, rules: dict) -> N
                 item.found += checks.check_unplaced(row.kind, frames, buckets)
         item.found += caption_rules.check_row(captions, **rules)
         item.found += [*duplicates.get(number, ()), *same.get(number, ())]
+        item.found = [finding for finding in item.found if finding.code not in ignored]
         row.status, row.reasons = status_of(item.found), list(dict.fromkeys(finding.code for finding in item.found))
