@@ -28,8 +28,7 @@ SAME_COLOUR, SAME_CELL = 6.0, 32.0  # of 255, mean and largest difference of 8 x
 
 def check_file(look: Look, kind: str) -> list[Finding]:
     if look.problem:
-        decoded = f" after {look.frames} frames" if look.frames and kind == "video" else ""
-        return [Finding(look.problem, look.frames, f"{look.said}{decoded}")]
+        return [Finding(look.problem, look.frames, look.said)]
     found = [*rotated(look), *alpha(look), *high_bit_depth(look)]
     if kind == "video":
         found += [*header_frames(look), *variable_rate(look), *interlaced(look), *odd_size(look)]
@@ -44,15 +43,15 @@ def header_frames(look: Look) -> Iterable[Finding]:
 
 def variable_rate(look: Look) -> Iterable[Finding]:
     if look.variable:
-        shortest, _, longest = look.distances
+        shortest, longest = look.distances
         yield Finding("file.variable_rate", longest / max(shortest, 1e-6),
                       f"its frames are {1000 * shortest:.0f} to {1000 * longest:.0f} ms apart, {look.fps:.2f} a second on average")
 
 
 def rotated(look: Look) -> Iterable[Finding]:
-    if look.rotation:
-        how = f"turned by {look.rotation} degrees" if look.rotation > 1 else "mirrored"
-        yield Finding("file.rotated", look.rotation, f"it is shown {how}: {look.width} x {look.height}")
+    if look.rotation or look.mirrored:
+        how = [f"turned by {look.rotation} degrees"] * bool(look.rotation) + ["mirrored"] * look.mirrored
+        yield Finding("file.rotated", look.rotation, f"it is shown {' and '.join(how)}: {look.width} x {look.height}")
 
 
 def interlaced(look: Look) -> Iterable[Finding]:
@@ -67,7 +66,7 @@ def alpha(look: Look) -> Iterable[Finding]:
 
 def high_bit_depth(look: Look) -> Iterable[Finding]:
     if look.bits > 8:
-        yield Finding("file.high_bit_depth", look.bits, f"{look.bits} bits a channel{f', HDR ({look.hdr})' if look.hdr else ''}")
+        yield Finding("file.high_bit_depth", look.bits, f"{look.bits} bits a channel")
 
 
 def odd_size(look: Look) -> Iterable[Finding]:
@@ -101,8 +100,9 @@ def plain_picture(look: Look) -> Iterable[Finding]:
 def bars_of(look: Look) -> tuple[int, int, int, int] | None:
     """Pixels of black bars at (top, bottom, left, right), or None: they come in pairs that are about equally wide."""
     top, bottom, left, right = look.pixels["bars"]
+    width, height = look.pixels["size"]  # of the file's pixels, which need not be square
     sides = [pair if min(pair) >= max(BAR * length, 2) and 2 * min(pair) >= max(pair) else (0, 0)
-             for pair, length in (((top, bottom), look.height), ((left, right), look.width))]
+             for pair, length in (((top, bottom), height), ((left, right), width))]
     return (*sides[0], *sides[1]) if any(map(any, sides)) else None
 
 
@@ -126,14 +126,6 @@ def check_place(enlarged: float, cropped: float, bucket) -> list[Finding]:
     if cropped > CROPPED:
         found.append(Finding("picture.cropped", cropped, f"{cropped:.0%} of it are cropped for its bucket of {size}"))
     return found
-
-
-def check_unplaced(row_kind: str, frames: int, buckets) -> list[Finding]:
-    """Why a row that buckets.place has no bucket for has none."""
-    shortest = min((bucket.frames for bucket in buckets if bucket.frames > 1), default=None)
-    if row_kind == "video" and shortest and frames < shortest:
-        return [Finding("clip.too_short", frames, f"it has {frames} frames at the model's rate, the shortest bucket {shortest}")]
-    return [Finding("picture.no_bucket", None, f"there is no bucket for a {'clip' if row_kind == 'video' else 'picture'}")]
 
 
 # --- the clip ---

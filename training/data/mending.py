@@ -8,11 +8,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 from PIL import Image
 
+from . import pictures, videos
 from .caption_rules import fix
-from .looks import Look, opened, read_clip, read_picture
 from .manifest import Row
+from .timing import at_rate
 
 QUALITY = "10"  # x264's crf of clips that are written anew: 0 is lossless, 18 looks the same
 TICKS = 90_000  # a second: time stamps of any usual rate are whole numbers of them
@@ -34,18 +36,18 @@ def mend_captions(row: Row, trigger: str = "") -> list[str]:
     return done
 
 
-def cropped_copy(source, kind: str, sides: tuple[int, int, int, int], target: Path) -> None:
+def cropped_copy(source: Path | bytes, kind: str, sides: tuple[int, int, int, int], target: Path) -> None:
     """Write a picture (PNG) or clip (MP4 without sound) without so many pixels at (top, bottom, left, right).
 
-    source: a path or bytes. A clip keeps its time stamps; its sides are cut to even numbers, which the codec wants.
-    Raises OSError and ValueError; the target is whole or not there.
+    A clip keeps its time stamps; its sides are cut to even numbers, which the codec wants. Raises OSError and ValueError; the
+    target is whole or not there.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=target.parent, prefix=".partial-", suffix=target.suffix)
     os.close(handle)
     try:
         if kind == "image":
-            crop(read_picture(opened(source), Look()), sides).save(partial, "PNG")
+            Image.fromarray(crop(pictures.read_picture(source), sides)).save(partial, "PNG")
         else:
             crop_clip(source, sides, partial)
         os.chmod(partial, 0o644)
@@ -55,45 +57,43 @@ def cropped_copy(source, kind: str, sides: tuple[int, int, int, int], target: Pa
         raise
 
 
-def crop(picture: Image.Image, sides, even: bool = False) -> Image.Image:
+def crop(frame: np.ndarray, sides, even: bool = False) -> np.ndarray:
     top, bottom, left, right = sides
-    width, height = picture.width - left - right, picture.height - top - bottom
+    height, width = frame.shape[0] - top - bottom, frame.shape[1] - left - right
     if even:
         width, height = width // 2 * 2, height // 2 * 2
-    return picture.crop((left, top, left + width, top + height))
+    return np.ascontiguousarray(frame[top:top + height, left:left + width])
 
 
 def crop_clip(source, sides, target: str) -> None:
+    times = videos.probe(source).times
     with av.open(target, "w") as container:
         stream = None
-        for time, frame in read_clip(opened(source), Look()):
+        for time, frame in zip(times, videos.read_frames(source, range(len(times)))):
             frame = crop(frame, sides, even=True)
             if stream is None:
                 stream = container.add_stream("libx264", rate=TICKS, options={"crf": QUALITY})
-                stream.width, stream.height, stream.pix_fmt = *frame.size, "yuv420p"
+                stream.width, stream.height, stream.pix_fmt = frame.shape[1], frame.shape[0], "yuv420p"
                 stream.codec_context.time_base = Fraction(1, TICKS)
-            frame = av.VideoFrame.from_image(frame)
+            frame = av.VideoFrame.from_ndarray(frame, "rgb24")
             frame.pts, frame.time_base = round(time * TICKS), Fraction(1, TICKS)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 
-def clip_to_pictures(source, seconds: float, folder: Path) -> list[Path]:
+def clip_to_pictures(source: Path | bytes, seconds: float, folder: Path) -> list[Path]:
     """A frame of a clip every so many seconds, from its first on, as PNG files in the folder, which is whole or not there.
 
-    A folder that is there is taken as it is. Raises what PyAV does.
+    A folder that is there is taken as it is. Raises OSError and ValueError.
     """
     if not folder.is_dir():
+        found = videos.probe(source)
+        numbers = at_rate(found.times, found.duration, 1 / seconds) if found.duration else [0]
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
-            pictures = Path(partial) / "pictures"
-            pictures.mkdir()
-            due = None
-            for number, (time, picture) in enumerate(read_clip(opened(source), Look())):
-                due = time if due is None else due
-                if time >= due - 1e-6:
-                    picture.save(pictures / f"{number:06}.png")
-                    while due <= time + 1e-6:
-                        due += seconds
-            os.replace(pictures, folder)
+            whole = Path(partial) / "pictures"
+            whole.mkdir()
+            for number, frame in zip(numbers, videos.read_frames(source, numbers)):
+                Image.fromarray(frame).save(whole / f"{number:06}.png")
+            os.replace(whole, folder)
     return sorted(folder.glob("*.png"))

@@ -30,8 +30,9 @@ class Pixels:
         self.moved_mean = self.moved_most = 0.0
         self._before = self._before_that = self._first = None
 
-    def add(self, frame: Image.Image) -> None:
-        """frame: RGB, as shown."""
+    def add(self, frame: np.ndarray) -> None:
+        """frame: (H, W, 3) uint8, as shown."""
+        frame = Image.fromarray(frame)
         grey = np.asarray(frame.convert("L"))
         bright = grey > BRIGHT
         rows, columns = bright.mean(axis=1), bright.mean(axis=0)
@@ -75,7 +76,7 @@ class Pixels:
         return {
             "sharpness": round(float(self.sharpness), 5), "spread": round(float(self.spread), 3),
             "low": round(float(self.low), 2), "high": round(float(self.high), 2),
-            "bars": [top, bottom, left, right],
+            "size": [len(self.columns), len(self.rows)], "bars": [top, bottom, left, right],
             "hashes": [self.hashes[i] for i in at], "thumbnails": [self.thumbnails[i] for i in at],
             "moved_mean": round(self.moved_mean, 3), "moved_most": round(self.moved_most, 3),
             "flicker": round(float(np.median(jumps)), 3) if len(jumps) else 0.0,

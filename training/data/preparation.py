@@ -14,10 +14,9 @@ from . import caption_rules, checks, mending
 from .buckets import Placed, Unplaced, place
 from .contents import HUB, locate, stamp_of
 from .journal import Journal
-from .looks import Look, look_at, some_frames
+from .looks import Look, look_at, some_frames, without_name
 from .manifest import Row, captions_of
 from .reasons import Finding, status_of
-from .timing import available
 
 VERSION = 1  # of the figures of a look: kept ones of another are taken anew
 READERS = 4  # files at a time
@@ -135,6 +134,11 @@ def keep_captions(items: list[Item], before: list[Row], output: Path) -> None:
             row.caption_auto = row.caption_auto or old.caption_auto
 
 
+def square(look: Look) -> bool:
+    """Whether a file's pixels are as wide as high: copies say nothing of their shape."""
+    return look.pixels["size"] == [look.width, look.height]
+
+
 def mend(items: list[Item], trigger: str, output: Path, journal: Path) -> list[str]:
     """Mend captions and black bars, and take out what is there twice with the same captions, all in place; returns what was
     done. Copies go to the output."""
@@ -146,7 +150,7 @@ def mend(items: list[Item], trigger: str, output: Path, journal: Path) -> list[s
         if row.sha256 and seen.setdefault(key, row) is not row:
             items.remove(item)
             done.append(f"{row.file}: left out, the same file and captions as {seen[key].file}")
-        elif not look.problem and not (output / row.file).is_dir() and (sides := checks.bars_of(look)):
+        elif not look.problem and square(look) and not (output / row.file).is_dir() and (sides := checks.bars_of(look)):
             path = mended_path(row, output)
             if not path.exists():
                 mending.cropped_copy(locate(output, row.file), row.kind, sides, path)
@@ -174,12 +178,11 @@ def judge(items: list[Item], buckets: list, fps: float | None, rules: dict, igno
         item.found = [*checks.check_file(look, row.kind), *checks.check_pixels(look, row.kind)]
         item.place = None
         if not look.problem:
-            frames = available(look.frames, look.duration, fps) if row.kind == "video" else 1
             try:
-                item.place = place(dataclasses.replace(row, frames=frames), buckets)
+                item.place = place(row, buckets, fps)
                 item.found += checks.check_place(item.place.enlarged, item.place.cropped, item.place.bucket)
-            except Unplaced:
-                item.found += checks.check_unplaced(row.kind, frames, buckets)
+            except Unplaced as error:
+                item.found.append(Finding(error.reason, look.frames, without_name(error)))
         item.found += caption_rules.check_row(captions, **rules)
         item.found += [*duplicates.get(number, ()), *same.get(number, ())]
         item.found = [finding for finding in item.found if finding.code not in ignored]
