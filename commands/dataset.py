@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from ..training.data import buckets, caption_rules, captions, layouts, manifest, preparation, report
 from ..training.data.captioners import CaptionError, Endpoint, LocalModel
-from ..training.data.contents import locate
 from ..training.data.looks import some_frames
 from ..training.data.reasons import CODES, ERROR, WARN
 
@@ -186,7 +185,7 @@ def write_captions(items, captioner, options, log) -> bool:
         row.captions, row.scores = [], []  # a data set's empty ones: the report would call them its own
 
     def frames(row):
-        return some_frames(locate(options.output, row.file), row.kind, row.frames, options.caption_frames)
+        return some_frames(row, options.output, options.caption_frames)
 
     try:
         return bool(captions.caption_rows(wanted, frames, captioner, options.caption_prompt, options.output / TEXTS,

@@ -50,7 +50,7 @@ def variable_rate(look: Look) -> Iterable[Finding]:
 
 def rotated(look: Look) -> Iterable[Finding]:
     if look.rotation or look.mirrored:
-        how = [f"turned by {look.rotation} degrees"] * bool(look.rotation) + ["mirrored"] * look.mirrored
+        how = [f"turned by {abs(look.rotation)} degrees"] * bool(look.rotation) + ["mirrored"] * look.mirrored
         yield Finding("file.rotated", look.rotation, f"it is shown {' and '.join(how)}: {look.width} x {look.height}")
 
 

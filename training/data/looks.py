@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from . import pictures, videos
-from .contents import locate, pictures_in, sha256_of
+from . import media
+from .contents import locate, sha256_of
 from .facts import Facts, Unreadable
+from .manifest import Row
 from .pixels import Pixels
 
 
@@ -49,8 +50,8 @@ def look_at(folder: Path, file: str, kind: str) -> Look:
     look = Look()
     try:
         source = locate(folder, file)
+        take_facts(look, media.probe(source, kind))
         look.sha256 = sha256_of(folder, file)
-        take_facts(look, facts_of(source, kind))
         if not look.problem:
             pixels = Pixels()
             for frame in frames_of(source, kind, range(look.frames)):
@@ -82,37 +83,18 @@ def take_facts(look: Look, facts: Facts) -> None:
         look.problem, look.said = "file.truncated", facts.damage
 
 
-def facts_of(source: Path | bytes, kind: str) -> Facts:
-    """The facts of a picture, a clip or a folder of pictures, which has no time. Raises Unreadable, FileNotFoundError."""
-    if kind == "image":
-        return pictures.probe(source)
-    if isinstance(source, bytes) or not source.is_dir():
-        return videos.probe(source)
-    found = {file: pictures.probe(file) for file in pictures_in(source)}
-    if not found:
-        raise Unreadable("file.empty", f"{source}: there is no picture in this folder.")
-    first = next(iter(found.values()))
-    for file, facts in found.items():
-        if (facts.width, facts.height) != (first.width, first.height):
-            raise Unreadable("file.unreadable", f"{source}: {file.name} is {facts.width} x {facts.height}, the first picture "
-                                                f"{first.width} x {first.height}. All of a clip have one size.")
-    return Facts("video", first.width, first.height, rotation=first.rotation, mirrored=first.mirrored, frames=len(found),
-                 alpha=any(facts.alpha for facts in found.values()), bits=max(facts.bits for facts in found.values()))
-
-
 def frames_of(source: Path | bytes, kind: str, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    """Frames of these rising numbers, (H, W, 3) uint8. Raises Unreadable, FileNotFoundError."""
-    if kind == "image":
-        yield pictures.read_picture(source)
-    elif isinstance(source, Path) and source.is_dir():
-        files = pictures_in(source)
-        yield from (pictures.read_picture(files[number]) for number in numbers)
-    else:
-        yield from videos.read_frames(source, numbers)
+    """Frames of these numbers, (H, W, 3) uint8. Raises Unreadable, FileNotFoundError."""
+    return iter([media.read_picture(source)]) if kind == "image" else media.read_frames(source, numbers)
 
 
-def some_frames(source: Path | bytes, kind: str, frames: int, count: int) -> list[Image.Image]:
-    """Up to `count` frames from all over a row that has `frames`, as PIL pictures. Raises OSError and ValueError."""
-    count = max(1, min(count, frames))
-    wanted = sorted({round((number + 0.5) * frames / count - 0.5) for number in range(count)})
-    return [Image.fromarray(frame) for frame in frames_of(source, kind, wanted)]
+def some_frames(row: Row, folder: Path, count: int) -> list[Image.Image]:
+    """Up to `count` frames from all over a row, named as in a manifest in `folder`, as PIL pictures with square pixels.
+
+    Raises OSError and ValueError.
+    """
+    count = max(1, min(count, row.frames))
+    wanted = sorted({round((number + 0.5) * row.frames / count - 0.5) for number in range(count)})
+    frames = map(Image.fromarray, frames_of(locate(folder, row.file), row.kind, wanted))
+    size = (row.width, row.height)
+    return [frame if frame.size == size else frame.resize(size) for frame in frames]

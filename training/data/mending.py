@@ -11,10 +11,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from . import pictures, videos
+from . import media
 from .caption_rules import fix
 from .manifest import Row
-from .timing import at_rate
 
 QUALITY = "10"  # x264's crf of clips that are written anew: 0 is lossless, 18 looks the same
 TICKS = 90_000  # a second: time stamps of any usual rate are whole numbers of them
@@ -47,7 +46,7 @@ def cropped_copy(source: Path | bytes, kind: str, sides: tuple[int, int, int, in
     os.close(handle)
     try:
         if kind == "image":
-            Image.fromarray(crop(pictures.read_picture(source), sides)).save(partial, "PNG")
+            Image.fromarray(crop(media.read_picture(source), sides)).save(partial, "PNG")
         else:
             crop_clip(source, sides, partial)
         os.chmod(partial, 0o644)
@@ -66,10 +65,10 @@ def crop(frame: np.ndarray, sides, even: bool = False) -> np.ndarray:
 
 
 def crop_clip(source, sides, target: str) -> None:
-    times = videos.probe(source).times
+    times = media.probe(source, "video").times
     with av.open(target, "w") as container:
         stream = None
-        for time, frame in zip(times, videos.read_frames(source, range(len(times)))):
+        for time, frame in zip(times, media.read_frames(source, range(len(times)))):
             frame = crop(frame, sides, even=True)
             if stream is None:
                 stream = container.add_stream("libx264", rate=TICKS, options={"crf": QUALITY})
@@ -87,13 +86,11 @@ def clip_to_pictures(source: Path | bytes, seconds: float, folder: Path) -> list
     A folder that is there is taken as it is. Raises OSError and ValueError.
     """
     if not folder.is_dir():
-        found = videos.probe(source)
-        numbers = at_rate(found.times, found.duration, 1 / seconds) if found.duration else [0]
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
             whole = Path(partial) / "pictures"
             whole.mkdir()
-            for number, frame in zip(numbers, videos.read_frames(source, numbers)):
+            for number, (_, frame) in enumerate(media.pictures_of(source, seconds)):
                 Image.fromarray(frame).save(whole / f"{number:06}.png")
             os.replace(whole, folder)
     return sorted(folder.glob("*.png"))

@@ -94,7 +94,7 @@ def key_of(row: Row, output: Path) -> str:
 def thumbnail(item: Item, output: Path):
     """A frame from the middle as a PIL picture, or None where there is none."""
     try:
-        return None if item.look.problem else some_frames(locate(output, item.row.file), item.row.kind, item.row.frames, 1)[0]
+        return None if item.look.problem else some_frames(item.row, output, 1)[0]
     except (OSError, ValueError):
         return None
 

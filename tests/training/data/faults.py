@@ -55,7 +55,7 @@ def plant(folder):
     done("page.jpg", "file.unreadable")
     clip("index_lost.mp4", "file.unreadable")
     cut(folder / "index_lost.mp4")
-    clip("cut_off_clip.mp4", "file.truncated", options={"movflags": "faststart"})
+    clip("cut_off_clip.mp4", "file.truncated", count=65, options={"movflags": "faststart"})
     cut(folder / "cut_off_clip.mp4")
     clip("cut_off_clip.mkv", "file.truncated")
     cut(folder / "cut_off_clip.mkv")
