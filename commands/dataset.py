@@ -115,11 +115,8 @@ def prepare(options, log=say) -> int:
     count = token_counter(options.tokenizer)
     captioner = captioner_of(options)
     rows, output = layouts.read_source(options.source, log), options.output
-    if not rows:
-        raise ValueError(f"{options.source}: there is no picture and no clip in it.")
     output.mkdir(parents=True, exist_ok=True)
-    base = Path(options.source) if Path(options.source).is_dir() else Path(options.source).parent
-    items = preparation.items_of(rows, base, output)
+    items = preparation.items_of(rows, layouts.folder_of(options.source), output)
     preparation.take_looks(items, output, output / LOOKS, progress("files"))
     if options.frames_to_pictures:
         items = preparation.frames_to_pictures(items, options.frames_to_pictures, output, progress("pictures of clips"))

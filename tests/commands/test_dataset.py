@@ -186,6 +186,17 @@ def test_files_in_a_tar(folder, tmp_path):
     assert [row.kind for row in manifest.read(output / "manifest.jsonl")] == ["image"] * 5
 
 
+def test_a_set_of_the_datasets_library(folder, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    content = {"image": [str(folder / f"{n}.png") for n in range(3)], "text": [f"a drawn picture, number {n}" for n in range(3)]}
+    datasets.Dataset.from_dict(content).cast_column("image", datasets.Image()).save_to_disk(tmp_path / "saved")
+    assert run(tmp_path / "saved", tmp_path / "out") == 0
+    rows = manifest.read(tmp_path / "out" / "manifest.jsonl")
+    assert [(row.width, row.captions) for row in rows] == [(320, [text]) for text in content["text"]]
+    monkeypatch.setattr(preparation, "look_at", lambda *_: pytest.fail("it was read again"))
+    assert run(tmp_path / "saved", tmp_path / "out") == 0
+
+
 def test_first_pictures_are_named_from_the_output_too(folder, tmp_path):
     manifest.write(folder / "given.jsonl", [manifest.Row(file="0.png", kind="image", captions=["a drawn picture"], image="1.png")])
     assert run(folder / "given.jsonl", tmp_path / "deep" / "out") == 0

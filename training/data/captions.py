@@ -97,7 +97,8 @@ COLUMNS = ("file", "caption", "source")
 
 def export_csv(path: Path, rows: list[Row]) -> None:
     """One line a row: file, the caption that counts (of several the first), and whose it is."""
-    with open(path, "w", newline="", encoding="utf-8-sig", errors="surrogateescape") as file:  # the mark makes spreadsheets read it as UTF-8
+    # The mark at the start makes spreadsheets read it as UTF-8.
+    with open(path, "w", newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         table = csv.writer(file)
         table.writerow(COLUMNS)
         for row in rows:
