@@ -140,6 +140,14 @@ def test_warnings_that_are_meant_so(folder, tmp_path):
         assert row.reasons == left and row.status == ("warn" if left else "ok")
 
 
+def test_other_languages_are_for_models_that_know_them(folder, tmp_path):
+    for number in range(4):
+        (folder / f"{number}.txt").write_text(f"\u72d7 \u5728 \u8349\u5730 \u4e0a {number}", "utf-8")
+    for model, reasons in (("sana-512", []), ("cogvideox", ["caption.script"])):
+        assert run(folder, tmp_path / "out", "--model", model) == 0
+        assert rows_in(tmp_path / "out")["0.png"].reasons == reasons
+
+
 def test_usage(folder, tmp_path, capsys):
     assert run(tmp_path / "gone", tmp_path / "out") == 2
     assert "gone" in capsys.readouterr().err
@@ -255,7 +263,7 @@ def test_rows_without_captions_get_one(folder, tmp_path, monkeypatch):
     (folder / "broken.png").write_bytes(b"x")
     assert run(folder, output, "--caption", "canned", "--caption-frames", "5") == 1  # because of broken.png alone
     rows = rows_in(output)
-    assert sorted(canned.shown) == [1, 5]
+    assert sorted(canned.shown) == [1, 5] and rows["2.mp4"].captions == []
     assert rows["1.png"].caption_auto["text"] == rows["2.mp4"].caption_auto["text"] == "This image shows a drawn thing"
     assert rows["1.png"].reasons == rows["2.mp4"].reasons == ["caption.opening"] and rows["0.png"].caption_auto is None
     run(folder, output, "--fix")  # they are kept without a model, and mended

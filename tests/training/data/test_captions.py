@@ -287,6 +287,11 @@ def test_a_row_that_fails_does_not_take_others_with_it(tmp_path):
     assert [bool(row.caption_auto) for row in rows] == [True, False, True, True]
 
 
+def test_failures_here_and_there_do_not_stop_it(tmp_path):
+    bad = [f"{n}.png" for n in range(0, 20, 2)]
+    assert list(run(rows_of(20), Canned(bad), tmp_path / "journal")) == bad
+
+
 def test_when_all_fail_it_stops(tmp_path):
     rows = rows_of(50)
     captioner = Canned(bad=[row.file for row in rows])
