@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import tarfile
+import time
 from pathlib import Path
 
 PICTURES = frozenset(".png .jpg .jpeg .jfif .webp .bmp .tif .tiff .avif .jxl".split())
@@ -78,14 +79,22 @@ def stamp_of(folder, file: str) -> list[int] | None:
     For a folder of pictures: sum of the sizes, the newest time and the number of pictures.
     """
     path = Path(folder) / file.partition("::")[0]
+    if path.is_dir() and "::" in file:  # a saved set: the library writes its state anew with every change
+        split = file.partition("::")[2].partition("/")[0]
+        path = next((state for state in (path / split / "state.json", path / "state.json") if state.is_file()), path)
     if path.is_dir():
-        if "::" in file or not (stats := [p.stat() for p in pictures_in(path)]):
+        if not (stats := [p.stat() for p in pictures_in(path)]):
             return None
         return [sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats), len(stats)]
     if not path.is_file():
         return None
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
+
+
+def settled(stamp: list[int]) -> bool:
+    """Whether a file's last change is so long ago that a further one has another time."""
+    return time.time_ns() - stamp[1] > 2_000_000_000
 
 
 def members(path) -> dict[str, tuple[int, int]]:
