@@ -74,7 +74,8 @@ def test_what_was_read_once_is_not_read_again(faulty, monkeypatch):
     before = content(output)
     read = []
     look_at = preparation.look_at
-    monkeypatch.setattr(preparation, "look_at", lambda output, file, kind: read.append(Path(file).name) or look_at(output, file, kind))
+    monkeypatch.setattr(preparation, "look_at", lambda output, file, kind:
+                        read.append(Path(file).name) or look_at(output, file, kind))
     run(folder, output, "--trigger", "sks", "--model", "cogvideox")
     assert read == [] and content(output)[output / "manifest.jsonl"] == before[output / "manifest.jsonl"]
     path = folder / "clean 1.png"

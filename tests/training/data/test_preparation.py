@@ -17,8 +17,8 @@ from . import drawn
 
 def seen(row, **figures):
     """An item of a row whose file has these figures, with nothing wrong in them."""
-    pixels = {"size": [figures.get("width", 96), figures.get("height", 64)], "bars": [0, 0, 0, 0], "low": 50, "high": 200, "spread": 40,
-              "sharpness": 1.0, "cuts": [], "flashes": [], "flicker": 0, "moved_mean": 9, "moved_most": 9,
+    pixels = {"size": [figures.get("width", 96), figures.get("height", 64)], "bars": [0, 0, 0, 0], "low": 50, "high": 200,
+              "spread": 40, "sharpness": 1.0, "cuts": [], "flashes": [], "flicker": 0, "moved_mean": 9, "moved_most": 9,
               "hashes": [f"{hash(row.file) % 2**64:016x}"], "thumbnails": ["00" * 192], **figures.pop("pixels", {})}
     figures = {"width": 96, "height": 64, "frames": 17, **figures}
     for name in ("width", "height", "frames", "fps", "duration", "sha256"):
