@@ -131,7 +131,8 @@ def _scan(source) -> Scan:
         raise Unreadable("file.unreadable", f"{_name(source)}: neither time stamps nor a frame rate. Convert it to MP4.")
     distances = [b - a for a, b in zip(times, times[1:])]
     usual = statistics.median(distances) if distances else step
-    held = last.duration * base if stamped and last.duration and (not usual or last.duration * base < 10 * usual) else usual
+    # How long the last frame is shown: the header knows best. What decoders say of single frames is of others, with B frames.
+    held = stated - times[-1] if stated and (not usual or 0 < stated - times[-1] <= 2 * usual) else usual
     turned = round(last.rotation / 90) * 90
     width, height = round(last.width * square), last.height
     if turned % 180:
@@ -163,8 +164,10 @@ def _opened(source):
                                             "cut short or something else: get it again.") from None
     with container:
         if not container.streams.video:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            raise Unreadable("file.no_video", f"{_name(source)}: there is {kinds} in it, expected video. Take it out of the data.")
+            if container.streams.audio:
+                raise Unreadable("file.no_video", f"{_name(source)}: there is sound in it and no video. Take it out of the data.")
+            raise Unreadable("file.unreadable", f"{_name(source)}: there is no video in it. It is cut short or something else: get "
+                                                "it again.")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         yield container, stream
@@ -214,7 +217,8 @@ def _stated_duration(container, stream) -> float | None:
         return float(stream.duration * stream.time_base)
     try:  # Matroska: hours:minutes:seconds
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+        end = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+        return end - float((stream.start_time or 0) * stream.time_base)  # what it gives is the time at which the last frame ends
     except (KeyError, ValueError):
         return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
 
