@@ -27,22 +27,22 @@ def read_source(source, log: Callable[[str], None] = print) -> list[Row]:
     named from folder_of(source). Raises FileNotFoundError, ValueError.
     """
     if tars := _tars(source):
-        return _taken(log, f"WebDataset, {len(tars)} tars", _tar_rows(tars, folder_of(source)))
+        return _taken(source, log, f"WebDataset, {len(tars)} tars", _tar_rows(tars, folder_of(source)))
     path = Path(source)
     if path.is_dir():
         if hub.is_saved(path):
-            return _taken(log, "saved `datasets` set", hub.rows_of(str(path.resolve()), path.resolve().name, log))
+            return _taken(source, log, "saved `datasets` set", hub.rows_of(str(path.resolve()), path.resolve().name, log))
         return _read_folder(path, log)
     if not path.exists():
         if _HUB_NAME.fullmatch(name := Path(source).as_posix()):
             place = contents.HUB + name.removeprefix(contents.HUB)
             log(f"{path}: there is no such folder here, so it is taken for a set of the Hub")
-            return _taken(log, "`datasets` set of the Hub", hub.rows_of(place, place, log))
+            return _taken(source, log, "`datasets` set of the Hub", hub.rows_of(place, place, log))
         raise FileNotFoundError(f"{path}: there is no such file or folder. Check the path.")
     if path.suffix == ".jsonl" and _is_manifest(path):
-        return _taken(log, "manifest", manifest.read(path))
+        return _taken(source, log, "manifest", manifest.read(path))
     if path.suffix in tables.ENDINGS:
-        return _taken(log, f"table {path.name}", _table_rows(Tree(path.parent), [path.name]))
+        return _taken(source, log, f"table {path.name}", _table_rows(Tree(path.parent), [path.name]))
     raise ValueError(f"{path}: this is no data set that is known, expected a folder, a manifest.jsonl, a table "
                      f"({', '.join(tables.ENDINGS)}) or a tar. Choose the folder that it lies in.")
 
@@ -72,12 +72,12 @@ def _read_folder(folder: Path, log) -> list[Row]:
         log(f"{folder}: {len(left)} files are left out, since {name} does not name them, such as {left[0]}")
     if missing := [row.file for row in rows if "file.missing" in row.reasons]:
         log(f"{folder}: {len(missing)} files that {name} names are not there, such as {missing[0]}")
-    return _taken(log, name, rows)
+    return _taken(folder, log, name, rows)
 
 
-def _taken(log, name: str, rows: list[Row]) -> list[Row]:
+def _taken(source, log, name: str, rows: list[Row]) -> list[Row]:
     if not rows:
-        raise ValueError(f"layout {name}: there is no row in it. Check that it is the right folder.")
+        raise ValueError(f"{source}: the layout is {name}, and there is no row in it. Check that it is the right folder.")
     log(f"layout: {name}, {len(rows)} file{'s' * (len(rows) != 1)}")
     return rows
 
