@@ -117,11 +117,22 @@ def _table_rows(tree, names: list[str]) -> list[Row]:
     for name in names:
         base = PurePosixPath(name).parent
         for place, record in tables.records(tree.folder / name):
-            row = tables.row_of(record, place, lambda file: os.path.normpath(base / file).replace(os.sep, "/"), tree.exists)
-            if row.file in rows:
-                raise ValueError(f"{place}: {row.file} has a row already. Keep one; several captions go into one row, as a list.")
-            rows[row.file] = row
+            _add(rows, tables.row_of(record, place, lambda file: os.path.normpath(base / file).replace(os.sep, "/"), tree.exists), place)
     return list(rows.values())
+
+
+def _add(rows: dict[str, Row], row: Row, place: str) -> None:
+    """Add a row; one for a file that has a row already gives that one more captions."""
+    known = rows.setdefault(row.file, row)
+    if known is row:
+        return
+    if (known.image, known.repeats, bool(known.scores)) != (row.image, row.repeats, bool(row.scores)):
+        raise ValueError(f"{place}: {row.file} has a row already, with another picture, other repeats, or scores for one of them "
+                         "alone. Keep one of them.")
+    for number, caption in enumerate(row.captions):
+        if caption not in known.captions:
+            known.captions.append(caption)
+            known.scores += row.scores[number : number + 1]
 
 
 def _thudm_lists(tree) -> list[tuple[str, str, str | None]]:
@@ -136,7 +147,7 @@ def _thudm_lists(tree) -> list[tuple[str, str, str | None]]:
 
 
 def _thudm_rows(tree) -> list[Row]:
-    rows = []
+    rows: dict[str, Row] = {}
     for prompts, files, pictures in _thudm_lists(tree):
         base = PurePosixPath(prompts).parent
         columns = {name: tree.read(name).rstrip().splitlines() for name in (prompts, files, pictures) if name}
@@ -148,8 +159,8 @@ def _thudm_rows(tree) -> list[Row]:
                 raise ValueError(f"{tree.folder / files}:{number}: this line is empty, expected a file.")
             names = [str(base / part.strip().replace("\\", "/")) for part in parts[1:]]
             row = Row(names[0], kind_of(names[0]) or "video", captions=[parts[0].strip()], image=names[1] if pictures else None)
-            rows.append(_checked(row, tree))
-    return rows
+            _add(rows, _checked(row, tree), f"{tree.folder / files}:{number}")
+    return list(rows.values())
 
 
 def _checked(row: Row, tree) -> Row:
@@ -180,7 +191,7 @@ def _nvlabs_files(tree) -> list[str]:
 
 
 def _nvlabs_rows(tree) -> list[Row]:
-    rows = []
+    rows: dict[str, Row] = {}
     for file in _nvlabs_files(tree):
         base, place = PurePosixPath(file).parent, tree.folder / file
         names = tables.parse_json(tree.read(file), str(place)).get("img_names")
@@ -192,8 +203,8 @@ def _nvlabs_rows(tree) -> list[Row]:
             name = name if kind_of(name) else by_stem.get(name, name)
             text = str(PurePosixPath(name).with_suffix(".txt"))
             captions = (tree.read(text).splitlines() or [""])[:1] if text in tree.names else []
-            rows.append(_checked(Row(name, kind_of(name) or "image", captions=captions), tree))
-    return rows
+            _add(rows, _checked(Row(name, kind_of(name) or "image", captions=captions), tree), str(place))
+    return list(rows.values())
 
 
 def _is_kohya(tree) -> bool:

@@ -40,7 +40,7 @@ def probe(source: Path | bytes, kind: str | None = None) -> Facts:
 
 
 def probe_row(row: Row, folder) -> Row:
-    """The row with what its file holds: sha256, size, frames, times; of status "error" with the reason where nothing can be read.
+    """The row with what its file holds: sha256, size, frames, times; of status "error" with the reason where not all can be read.
 
     folder: what the names in the row are relative to.
     """
@@ -49,9 +49,14 @@ def probe_row(row: Row, folder) -> Row:
         facts = probe(source, row.kind)
     except (Unreadable, FileNotFoundError) as error:
         reason = error.reason if isinstance(error, Unreadable) else "file.missing"
-        return dataclasses.replace(row, status="error", reasons=[*dict.fromkeys([*row.reasons, reason])])
-    return dataclasses.replace(row, sha256=contents.sha256_of(folder, row.file), width=facts.width, height=facts.height,
+        return _failed(row, reason)
+    row = dataclasses.replace(row, sha256=contents.sha256_of(folder, row.file), width=facts.width, height=facts.height,
                                frames=facts.frames if row.kind == "video" else 1, fps=facts.fps, duration=facts.duration)
+    return _failed(row, "file.truncated") if facts.damage else row
+
+
+def _failed(row: Row, reason: str) -> Row:
+    return dataclasses.replace(row, status="error", reasons=[*dict.fromkeys([*row.reasons, reason])])
 
 
 def read_frames(source: Path | bytes, indices: Sequence[int] | None = None,

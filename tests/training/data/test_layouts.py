@@ -69,6 +69,12 @@ def test_files_alone(tmp_path):
     assert log == ["layout: files without captions, 2 files"]
 
 
+def test_names_that_look_like_members(tmp_path):
+    rows, _ = read(write(tmp_path, {"a::b.png": None, "a::b.txt": "odd", "photo.heic": None}))
+    assert list(rows) == ["a::b.png", "photo.heic"] and contents.locate(tmp_path, "a::b.png") == tmp_path / "a::b.png"
+    assert media.probe_row(rows["photo.heic"], tmp_path).reasons == ["file.empty"]
+
+
 def test_links_are_followed_once(tmp_path):
     write(tmp_path, {"in/real/a.png": None, "out/b.png": None, "out/deep/c.png": None})
     (tmp_path / "in" / "0 link").symlink_to(tmp_path / "in" / "real")  # sorted before the folder itself
@@ -159,7 +165,7 @@ def test_captions_and_scores_of_a_record(record, expected):
     ("metadata.jsonl", '{"file_name": "a.png"}\n{"file_name": ', "metadata.jsonl:2: this is no JSON"),
     ("metadata.jsonl", '[1]', "metadata.jsonl:1: found [1], expected an object"),
     ("metadata.jsonl", '{"name": "a.png"}', "found name, expected a file in one of file_name"),
-    ("metadata.jsonl", '{"file_name": "a.png"}\n\n{"file_name": "./a.png"}', "metadata.jsonl:3: a.png has a row already"),
+    ("metadata.jsonl", '{"file_name": "a.png"}\n\n{"file_name": "./a.png", "repeats": 2}', "metadata.jsonl:3: a.png has a row already"),
     ("metadata.jsonl", '{"file_name": "a.png", "repeats": 0}', "repeats is 0"),
     ("metadata.csv", "file_name,caption\na.png,red, round\n", "metadata.csv:2: this line has more columns"),
     ("metadata.csv", "file_name,caption\na.png\n", "metadata.csv:2: this line has fewer columns"),
@@ -173,6 +179,14 @@ def test_what_is_wrong_in_a_layout_is_named(tmp_path, name, text, words):
     with pytest.raises(ValueError) as error:
         read(write(tmp_path, {"a.png": None, name: text} | ({"prompts.txt": "one"} if name == "videos.txt" else {})))
     assert words in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_several_lines_for_a_file_are_several_captions(tmp_path):
+    lines = [{"file_name": "a.png", "text": text, "score": score} for text, score in (("one", 30), ("two", 20), ("one", 10))]
+    write(tmp_path / "t", {"a.png": None, "metadata.jsonl": "\n".join(map(json.dumps, lines))})
+    assert read(tmp_path / "t")[0] == {"a.png": Row("a.png", "image", captions=["one", "two"], scores=[30, 20])}
+    write(tmp_path / "l", {"a.mp4": None, "prompts.txt": "one\ntwo", "videos.txt": "a.mp4\na.mp4"})
+    assert captions(tmp_path / "l") == {"a.mp4": ["one", "two"]}
 
 
 # --- lists, labels, NVlabs ---
@@ -302,6 +316,29 @@ def test_a_saved_set_of_clips_and_one_of_neither(tmp_path):
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"no column has pictures or clips; it has text \(string\)"):
         read(tmp_path / "none")
+
+
+def test_a_set_of_the_hub(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    made = datasets.Dataset.from_dict({"image": [str(corpus.picture(tmp_path / "a.png"))], "text": ["one"]})
+    asked = []
+
+    def load_dataset(name, revision):
+        asked.append((name, revision))
+        if name != "owner/pets":
+            raise ConnectionError("no network")
+        return datasets.DatasetDict({"test": made, "train": made.cast_column("image", datasets.Image())})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    contents.dataset.cache_clear()
+    rows, log = read("owner/pets@v1")
+    row = rows["hf:owner/pets@v1::train/0/image"]
+    assert asked == [("owner/pets", "v1")] and row.captions == ["one"]
+    assert "taken for a set of the Hub" in log[0] and "test is left out" in log[1]
+    assert media.probe_row(row, layouts.folder_of("owner/pets@v1")).width == 60
+    with pytest.raises(ValueError, match="hf:pets: datasets cannot load this: no network"):
+        read("hf:pets")
+    contents.dataset.cache_clear()
 
 
 # --- a manifest, and what is none of these ---

@@ -3,6 +3,7 @@
 import tarfile
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -62,6 +63,8 @@ def test_a_clip_cut_short_keeps_its_first_frames(tmp_path, name, codec, options)
     noise = np.random.default_rng(0).integers(0, 255, (24, 64, 96, 3), np.uint8)
     facts = media.probe(corpus.cut(corpus.clip(tmp_path / name, list(noise), codec=codec, options=options)))
     assert 0 < facts.frames < 24 and facts.damage
+    row = row_of(tmp_path / name)
+    assert (row.status, row.reasons, row.frames) == ("error", ["file.truncated"], facts.frames)
 
 
 def test_a_sound_clip_has_no_damage_and_one_frame_has_no_rate(tmp_path):
@@ -113,6 +116,33 @@ def test_files_that_are_no_clips(tmp_path, make, reason):
     assert error.value.reason == reason and str(path) in str(error.value)
     row = media.probe_row(Row("x.mp4", "video", reasons=["caption.missing"]), tmp_path)
     assert (row.status, row.reasons) == ("error", ["caption.missing", reason])
+
+
+def test_colours_by_the_matrix_that_the_file_names_or_its_size_means(tmp_path):
+    red = np.full((64, 96, 3), (200, 40, 30), np.uint8)
+    large = np.full((720, 1280, 3), (200, 40, 30), np.uint8)
+    # Names none, and is of one matrix or the other as its size means; then one that says so.
+    for name, content, matrix, named in (("small", red, 5, None), ("large", large, 1, None), ("says", red, 1, 1)):
+        with av.open(str(tmp_path / f"{name}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=8, options={"qp": "1"})
+            stream.height, stream.width = content.shape[:2]
+            stream.pix_fmt = "yuv420p"
+            frame = av.VideoFrame.from_ndarray(content, format="rgb24").reformat(format="yuv420p", dst_colorspace=matrix)
+            stream.codec_context.colorspace = frame.colorspace = named or 2
+            for packet in [*stream.encode(frame), *stream.encode()]:
+                container.mux(packet)
+        shown = next(media.read_frames(tmp_path / f"{name}.mp4", [0]))
+        assert np.abs(shown[20, 20].astype(int) - [200, 40, 30]).max() <= 3, name
+
+
+def test_interlaced_frames_and_gifs(tmp_path):
+    path = corpus.clip(tmp_path / "i.mpg", 4, 25, codec="mpeg2video", stream_options={"flags": "+ildct+ilme"})
+    assert media.probe(path).interlaced
+    pages = [Image.fromarray(corpus.grey(n)) for n in range(3)]
+    pages[0].save(tmp_path / "a.gif", save_all=True, append_images=pages[1:], duration=[100, 200, 100])
+    facts = media.probe(tmp_path / "a.gif")
+    assert facts.times == pytest.approx((0, 0.1, 0.3)) and facts.duration == pytest.approx(0.4)
+    assert numbers(media.read_frames(tmp_path / "a.gif", times=[0, 0.15, 0.29, 0.3])) == [0, 1, 1, 2]
 
 
 def test_a_playlist_opens_nothing(tmp_path):
