@@ -117,7 +117,7 @@ def _table_rows(tree, names: list[str]) -> list[Row]:
     for name in names:
         base = PurePosixPath(name).parent
         for place, record in tables.records(tree.folder / name):
-            _add(rows, tables.row_of(record, place, lambda file: os.path.normpath(base / file).replace(os.sep, "/"), tree.exists), place)
+            _add(rows, tables.row_of(record, place, base, tree), place)
     return list(rows.values())
 
 

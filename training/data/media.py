@@ -104,8 +104,8 @@ def load(row: Row, placed: Placed, folder, *, fps: float | None = None, window: 
         return to_bucket([frame], placed)
     indices = clip_frames(row, source, placed.bucket.frames, fps, window, pad_last)
     if clip >= len(indices):
-        raise ValueError(f"{row.file}: it has {len(indices)} samples of {placed.bucket.frames} frames by its content, sample {clip} "
-                         "was asked for. The file or the settings have changed: make the manifest anew.")
+        raise ValueError(f"{row.file}: it has {len(indices)} samples of {placed.bucket.frames} frames by its content, sample "
+                         f"{clip} was asked for. The file or the settings have changed: make the manifest anew.")
     return to_bucket(read_frames(source, indices[clip]), placed)
 
 
@@ -156,8 +156,8 @@ def _read_picture(source, file: str) -> np.ndarray:
 
 def _same_size(row: Row, width: int, height: int) -> None:
     if (width, height) != (row.width, row.height):
-        raise ValueError(f"{row.file}: it is {width} x {height}, its row says {row.width} x {row.height}. The file has changed: make "
-                         "the manifest anew.")
+        raise ValueError(f"{row.file}: it is {width} x {height}, its row says {row.width} x {row.height}. The file has changed: "
+                         "make the manifest anew.")
 
 
 def _probe_folder(folder: Path) -> Facts:

@@ -19,8 +19,11 @@ class Tree:
         self.media = [file for file in self.files if kind_of(file)]
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder; "name/" asks for a folder."""
-        return name in self.names or name.rstrip("/") in self.folders or (self.folder / name).exists()
+        """Whether there is such a file or folder, here or where ".." leads."""
+        return name in self.names or (self.folder / name).exists()
+
+    def is_folder(self, name: str) -> bool:
+        return name in self.folders or (self.folder / name).is_dir()
 
     def read(self, name: str) -> str:
         return read_text(self.folder / name)

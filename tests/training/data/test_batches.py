@@ -54,7 +54,8 @@ def test_processes_share_what_one_with_more_accumulation_sees():
     batches = Batches(ENTRIES, REPEATS, 2, 3)
     world, accumulation = 2, 3
     for step in range(4):
-        ranks = [batches.batch(step * accumulation * world + a * world + rank) for a in range(accumulation) for rank in range(world)]
+        ranks = [batches.batch(step * accumulation * world + a * world + rank)
+                 for rank in range(world) for a in range(accumulation)]
         alone = [batches.batch(step * accumulation * world + a) for a in range(accumulation * world)]
         assert sorted(map(str, ranks)) == sorted(map(str, alone))
 

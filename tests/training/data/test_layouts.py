@@ -38,8 +38,9 @@ def captions(source):
 
 
 def test_same_stem_captions(tmp_path):
-    write(tmp_path, {"b.png": None, "b.txt": "a picture\r\n", "sub/ü 2.MP4": None, "sub/ü 2.caption": "\ufeffa clip\nof two lines\n",
-                     "10.jpg": None, "9.jpg": None, "9.txt": "", ".hidden.png": None, ".git/x.png": None, "notes.txt": "not one"})
+    write(tmp_path, {"b.png": None, "b.txt": "a picture\r\n", "sub/ü 2.MP4": None,
+                     "sub/ü 2.caption": "\ufeffa clip\nof two lines\n", "10.jpg": None, "9.jpg": None,
+                     "9.txt": "", ".hidden.png": None, ".git/x.png": None, "notes.txt": "not one"})
     rows, log = read(tmp_path)
     assert list(rows) == ["9.jpg", "10.jpg", "b.png", "sub/ü 2.MP4"]
     assert rows["b.png"] == Row("b.png", "image", captions=["a picture"])
@@ -60,7 +61,8 @@ def test_captions_in_utf16_and_in_no_known_letters(tmp_path):
 def test_a_folder_of_pictures_with_a_caption_is_a_clip(tmp_path):
     write(tmp_path, {"clip/1.png": None, "clip/2.png": None, "clip.txt": "it moves", "other/1.png": None, "other/1.txt": "still"})
     rows, _ = read(tmp_path)
-    assert rows == {"clip": Row("clip", "video", captions=["it moves"]), "other/1.png": Row("other/1.png", "image", captions=["still"])}
+    assert rows == {"clip": Row("clip", "video", captions=["it moves"]),
+                    "other/1.png": Row("other/1.png", "image", captions=["still"])}
 
 
 def test_files_alone(tmp_path):
@@ -96,7 +98,8 @@ def test_links_into_a_store_of_contents(tmp_path):
 
 
 def test_kohya_folders(tmp_path):
-    write(tmp_path, {"10_sks dog/1.png": None, "10_sks dog/1.txt": "a dog on grass", "10_sks dog/2.png": None, "2_cat/x/3.png": None})
+    write(tmp_path, {"10_sks dog/1.png": None, "10_sks dog/1.txt": "a dog on grass", "10_sks dog/2.png": None,
+                     "2_cat/x/3.png": None})
     rows, log = read(tmp_path)
     assert rows["10_sks dog/1.png"] == Row("10_sks dog/1.png", "image", captions=["a dog on grass"], repeats=10)
     assert rows["10_sks dog/2.png"].captions == ["sks dog"] and rows["2_cat/x/3.png"].repeats == 2
@@ -116,16 +119,18 @@ def test_metadata_jsonl(tmp_path):
     write(tmp_path, {"metadata.jsonl": "\n".join(json.dumps(record) for record in [
         {"file_name": "sub/a.png", "caption": "one", "repeats": 3, "width": 7},
         {"file_name": "b.mp4", "text": ["two", "three"], "scores": [28.0, 31.5], "image": "first.png"},
-        {"file_name": "gone.png", "prompt": "lost"}, {"file_name": "frames", "caption": None}]),
-        "sub/a.png": None, "b.mp4": None, "first.png": None, "frames/1.png": None, "extra.png": None, "sub/a.txt": "other"})
+        {"file_name": "gone.png", "prompt": "lost"}, {"file_name": "frames", "caption": None},
+        {"file_name": "x.dat"}]),
+        "sub/a.png": None, "b.mp4": None, "first.png": None, "frames/1.png": None, "x.dat": None, "extra.png": None, "sub/a.txt": "other"})
     rows, log = read(tmp_path)
     assert rows["sub/a.png"] == Row("sub/a.png", "image", captions=["one"], repeats=3)
     assert rows["b.mp4"] == Row("b.mp4", "video", captions=["two", "three"], scores=[28.0, 31.5], image="first.png")
     assert rows["gone.png"] == Row("gone.png", "image", captions=["lost"], status="error", reasons=["file.missing"])
     assert rows["frames"] == Row("frames", "video")
+    assert (rows["x.dat"].status, rows["x.dat"].reasons) == ("error", ["file.unreadable"])
     assert len(log) == 4 and "could also be read as same-stem captions" in log[0]
     assert "1 files are left out" in log[1] and "extra.png" in log[1] and "1 files that" in log[2] and "gone.png" in log[2]
-    assert log[3] == "layout: metadata.jsonl, .csv or .parquet, 4 files"
+    assert log[3] == "layout: metadata.jsonl, .csv or .parquet, 5 files"
 
 
 def test_metadata_csv_and_tables_of_subfolders(tmp_path):
@@ -140,7 +145,8 @@ def test_metadata_parquet(tmp_path):
     import pyarrow.parquet
 
     write(tmp_path, {"a.png": None, "c.png": None})
-    table = pyarrow.table({"image": ["a.png"], "captions": [["one", "two"]], "clip_score": [[30.0, 20.0]], "conditioning_image": ["c.png"]})
+    table = pyarrow.table({"image": ["a.png"], "captions": [["one", "two"]], "clip_score": [[30.0, 20.0]],
+                           "conditioning_image": ["c.png"]})
     pyarrow.parquet.write_table(table, tmp_path / "metadata.parquet")
     assert read(tmp_path)[0] == {"a.png": Row("a.png", "image", captions=["one", "two"], scores=[30, 20], image="c.png")}
     # A table may be named itself, by any name.
@@ -153,7 +159,8 @@ def test_metadata_parquet(tmp_path):
     ({"caption": "a", "vila": "b", "caption_score": 31, "vila_clipscore": "29.5"}, (["a", "b"], [31, 29.5])),
     ({"caption": "a", "vila": "b", "vila_score": 29}, (["a", "b"], [0, 29])),
     ({"captions": '["a", "b"]', "scores": "[30, 26]"}, (["a", "b"], [30, 26])),
-    ({"text": "[draft] a"}, (["[draft] a"], [])), ({"text": "1e5"}, (["1e5"], [])), ({"captions": ["a", "b"], "scores": [1]}, (["a", "b"], [])),
+    ({"text": "[draft] a"}, (["[draft] a"], [])), ({"text": "1e5"}, (["1e5"], [])),
+    ({"captions": ["a", "b"], "scores": [1]}, (["a", "b"], [])),
     ({"text1": "a", "text2": "b", "textile": "wool"}, (["a", "b"], [])), ({"score": 3}, ([], []))])
 def test_captions_and_scores_of_a_record(record, expected):
     from sanacog.training.data.tables import captions_and_scores
@@ -165,7 +172,8 @@ def test_captions_and_scores_of_a_record(record, expected):
     ("metadata.jsonl", '{"file_name": "a.png"}\n{"file_name": ', "metadata.jsonl:2: this is no JSON"),
     ("metadata.jsonl", '[1]', "metadata.jsonl:1: found [1], expected an object"),
     ("metadata.jsonl", '{"name": "a.png"}', "found name, expected a file in one of file_name"),
-    ("metadata.jsonl", '{"file_name": "a.png"}\n\n{"file_name": "./a.png", "repeats": 2}', "metadata.jsonl:3: a.png has a row already"),
+    ("metadata.jsonl", '{"file_name": "a.png"}\n\n{"file_name": "./a.png", "repeats": 2}',
+     "metadata.jsonl:3: a.png has a row already"),
     ("metadata.jsonl", '{"file_name": "a.png", "repeats": 0}', "repeats is 0"),
     ("metadata.csv", "file_name,caption\na.png,red, round\n", "metadata.csv:2: this line has more columns"),
     ("metadata.csv", "file_name,caption\na.png\n", "metadata.csv:2: this line has fewer columns"),
@@ -208,7 +216,8 @@ def test_sat_labels(tmp_path):
     write(tmp_path, {"videos/a.mp4": None, "videos/s/b.mp4": None, "labels/a.txt": "first\nsecond\n", "labels/s/b.txt": "deep",
                      "videos/c.mp4": None})
     rows, log = read(tmp_path)
-    assert {file: row.captions for file, row in rows.items()} == {"videos/a.mp4": ["first"], "videos/c.mp4": [], "videos/s/b.mp4": ["deep"]}
+    assert {file: row.captions for file, row in rows.items()} == {
+        "videos/a.mp4": ["first"], "videos/c.mp4": [], "videos/s/b.mp4": ["deep"]}
     assert log == ["layout: SAT videos/ and labels/, 3 files"]
 
 
@@ -241,8 +250,8 @@ def png(tmp_path, number=5):
 
 def test_webdataset_tars(tmp_path):
     content = png(tmp_path)
-    pack(tmp_path / "d/00.tar", {"a.png": content, "a.json": '{"prompt": "one", "height": 3}', "s/b.v2.jpg": b"x", "s/b.txt": "two\n",
-                                 "c.txt": "no picture", ".hidden.png": b"x"})
+    pack(tmp_path / "d/00.tar", {"a.png": content, "a.json": '{"prompt": "one", "height": 3}', "s/b.v2.jpg": b"x",
+                                 "s/b.txt": "two\n", "c.txt": "no picture", ".hidden.png": b"x"})
     (tmp_path / "d/001.json").write_text('{"a": {"other": "of another tar"}}')
     pack(tmp_path / "d/01.tar", {"a.mp4": b"x", "a.png": content, "a.txt": "three"})
     (tmp_path / "d/00_vila.json").write_text(json.dumps({"a": {"vila": "uno"}, "b": {"vila": "dos"}}))
@@ -287,7 +296,8 @@ def test_a_saved_set_of_pictures(tmp_path):
     (tmp_path / "f").mkdir()
     for number in range(3):
         corpus.picture(tmp_path / "f" / f"{number}.png", corpus.grey(number))
-    write(tmp_path / "f", {"metadata.jsonl": "".join(json.dumps({"file_name": f"{n}.png", "text": f"grey {n}"}) + "\n" for n in range(3))})
+    records = [{"file_name": f"{number}.png", "text": f"grey {number}"} for number in range(3)]
+    write(tmp_path / "f", {"metadata.jsonl": "\n".join(map(json.dumps, records))})
     loaded = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "f"), cache_dir=str(tmp_path / "cache"))
     loaded.save_to_disk(str(tmp_path / "saved"))
     rows, log = read(tmp_path / "saved")
