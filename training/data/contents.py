@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import tarfile
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 PICTURES = frozenset(".png .jpg .jpeg .jfif .webp .bmp .tif .tiff .avif .jxl .heic .heif".split())
 VIDEOS = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .wmv .flv .gif .ogv .3gp".split())
 HUB = "hf:"
+_DIGITS = re.compile("([0-9]+)")
 
 
 def kind_of(name: str) -> str | None:
@@ -53,18 +55,10 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")), key=natural)
 
 
-def natural(path) -> list:
+def natural(path) -> tuple:
     """What to sort names by: 2.png before 10.png."""
-    parts, digits = [], ""
-    for letter in str(path) + "\0":
-        if letter.isascii() and letter.isdigit():
-            digits += letter
-            continue
-        if digits:
-            parts.append((0, int(digits), len(digits)))
-            digits = ""
-        parts.append((1, ord(letter), 0))
-    return parts
+    name = str(path)
+    return [int(part) if at % 2 else part for at, part in enumerate(_DIGITS.split(name))], name
 
 
 def sha256_of(folder, file: str) -> str:

@@ -34,6 +34,8 @@ def test_sanas_tables_have_what_its_pipelines_have(name, bins):
 def test_the_table_of_2880():
     table = buckets.sana(2880)
     assert len(set(table)) == 40 and Bucket(1, 2880, 2880) in table and Bucket(1, 1408, 5760) in table
+    sizes = {(b.height, b.width) for b in table}
+    assert sizes - {(width, height) for height, width in sizes} == {(1920, 3776)}  # all others are there both ways round
     assert all(0.87 < b.height * b.width / 2880**2 < 1.05 for b in table)
     buckets.check(table, 32)
     with pytest.raises(ValueError, match="512, 1024, 2048, 2880 and 4096"):

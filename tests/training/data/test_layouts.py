@@ -77,7 +77,9 @@ def test_names_that_look_like_members(tmp_path):
     assert media.probe_row(rows["photo.heic"], tmp_path).reasons == ["file.empty"]
 
 
-def test_links_are_followed_once(tmp_path):
+def test_links_are_followed_once(tmp_path, monkeypatch):
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda place: sorted(scan(place), key=lambda entry: entry.name))
     write(tmp_path, {"in/real/a.png": None, "out/b.png": None, "out/deep/c.png": None})
     (tmp_path / "in" / "0 link").symlink_to(tmp_path / "in" / "real")  # sorted before the folder itself
     (tmp_path / "in" / "again.png").symlink_to(tmp_path / "in" / "real" / "a.png")

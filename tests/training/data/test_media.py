@@ -71,6 +71,20 @@ def test_a_clip_cut_short_keeps_its_first_frames(tmp_path, name, codec, options)
     assert (row.status, row.reasons, row.frames) == ("error", ["file.truncated"], facts.frames)
 
 
+def test_damage_in_the_middle_costs_what_it_hits(tmp_path):
+    path = corpus.clip(tmp_path / "a.mp4", list(noise(24, 64, 96)), options={"movflags": "faststart"}, stream_options={"g": "4"})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 3000] = bytes(3000)
+    path.write_bytes(content)
+    facts, whole = media.probe(path), noise(24, 64, 96)
+    assert facts.damage and 20 <= facts.frames < 24
+    # What is after it keeps its time, and is found by it.
+    assert facts.times[-1] == pytest.approx(23 / 8) and facts.times == tuple(sorted(facts.times))
+    for time in (5 / 8, 18 / 8, 23 / 8):
+        frame = next(media.read_frames(path, times=[time])).astype(int)
+        assert np.argmin([np.abs(frame - other).mean() for other in whole]) == time * 8
+
+
 def test_a_sound_clip_has_no_damage_and_one_frame_has_no_rate(tmp_path):
     facts = media.probe(corpus.clip(tmp_path / "one.mp4", 1))
     assert (facts.frames, facts.fps, facts.variable, facts.damage, facts.times) == (1, None, False, "", (0.0,))
@@ -255,10 +269,10 @@ def test_exif_orientation(tmp_path):
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
-    Image.fromarray(np.full((4, 4), 0x8080, np.uint16)).save(tmp_path / "16.png")
-    Image.fromarray(np.full((4, 4), 0x8080, np.uint16)).save(tmp_path / "16.tif")
+    Image.fromarray(np.full((4, 4), 0x4321, np.uint16)).save(tmp_path / "16.png")
+    Image.fromarray(np.full((4, 4), 0x4321, np.uint16)).save(tmp_path / "16.tif")
     for name in ("16.png", "16.tif"):
-        assert np.unique(media.read_picture(tmp_path / name)).tolist() == [128]
+        assert np.unique(media.read_picture(tmp_path / name)).tolist() == [67]
         assert media.probe(tmp_path / name).bits == 16
 
 
