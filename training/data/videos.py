@@ -208,15 +208,13 @@ def _decoded(container, stream):
             return
         if packet.is_corrupt:
             yield None, "a packet is cut short"
-        # The last packet is empty and fetches what the decoder still holds; after an error there may be more.
-        for _ in range(1 if packet.size else 32):
-            try:
-                for frame in packet.decode():
-                    yield frame, "a frame is damaged" if frame.is_corrupt else None
-                break
-            except av.FFmpegError as error:
-                if not isinstance(error, av.EOFError):
-                    yield None, error.strerror
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            yield None, error.strerror
+            continue
+        for frame in frames:
+            yield frame, "a frame is damaged" if frame.is_corrupt else None
 
 
 def _rgb(frame) -> np.ndarray:
