@@ -11,9 +11,11 @@ WANTED_VIDEO = {"colour+background": 0.9, "direction": 0.8, "first frame": 20.0}
 
 
 def accuracy(folder=MODELS):
-    """The models of `folder` on training's 64 held-out prompts, 20 steps, CFG 4.5, seeds 0 to 63, in fp32.
+    """The models of `folder` on training's 64 held-out prompts, 20 steps, CFG 4.5, seeds 0 to 63, in fp32; the prompt alone once
+    more with the transformer in bf16, as a CPU computes it that multiplies that.
 
-    Returns {"prompt alone": {attribute: share}, "with the instruction": {...}, "wanted": {...}, "seconds": float}.
+    Returns {"prompt alone": {attribute: share}, "with the instruction": {...}, "prompt alone, bf16": {...}, "wanted": {...},
+    "seconds": float}.
     Raises FileNotFoundError naming the command that makes the files.
     """
     from ..training.embedded import transformer
@@ -22,7 +24,18 @@ def accuracy(folder=MODELS):
     start = time.perf_counter()
     found = {name: transformer.evaluate(sana, pictures, text, tokenizer, instruction=instruction)[0]
              for name, instruction in (("prompt alone", False), ("with the instruction", True))}
+    found["prompt alone, bf16"] = transformer.evaluate(InBf16(sana), pictures, text, tokenizer)[0]
     return found | {"wanted": WANTED, "seconds": round(time.perf_counter() - start, 1)}
+
+
+class InBf16:
+    """A transformer that computes in bf16, between samplers that compute in fp32."""
+
+    def __init__(self, model):
+        self.model, self.params = model.bfloat16(), model.params
+
+    def __call__(self, x, timestep, context, *mask):
+        return self.model(x.bfloat16(), timestep, context.bfloat16(), *mask).float()
 
 
 def load_tiny_sana(folder):
@@ -55,7 +68,7 @@ def video_accuracy(folder=MODELS):
     """The same for the tiny CogVideoX: 48 held-out prompts, DDIM, the training's own steps and guidance, seeds 0 to 47.
 
     Returns {"text to video": {attribute: share}, "image to video": {...; "first frame": PSNR in dB to the picture that
-    was given}, "wanted": {...}, "seconds": float}. Raises FileNotFoundError naming the command that makes the files.
+    was given}, both again with ", bf16", "wanted": {...}, "seconds": float}. Raises FileNotFoundError naming the command that makes the files.
     """
     from ..training.embedded import cogvideox as recipe
     from ..training.embedded import video_transformer
@@ -64,9 +77,11 @@ def video_accuracy(folder=MODELS):
         raise FileNotFoundError(f"{', '.join(missing)} not in {folder.name}/; `python run.py train tiny-cogvideox` makes them")
     text, tokenizer, autoencoder, models = recipe.load_models(folder)
     start = time.perf_counter()
-    found = {recipe.KINDS[stage]: video_transformer.evaluate(
-        model, autoencoder, text, tokenizer, picture=stage == "image", steps=recipe.SAMPLED_STEPS,
-        guidance=recipe.GUIDANCE[stage][0])[0] for stage, model in models.items()}
+    found = {}
+    for ending, kind in (("", lambda model: model), (", bf16", InBf16)):
+        found |= {recipe.KINDS[stage] + ending: video_transformer.evaluate(
+            kind(model), autoencoder, text, tokenizer, picture=stage == "image", steps=recipe.SAMPLED_STEPS,
+            guidance=recipe.GUIDANCE[stage][0])[0] for stage, model in models.items()}
     return found | {"wanted": WANTED_VIDEO, "seconds": round(time.perf_counter() - start, 1)}
 
 

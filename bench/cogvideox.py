@@ -85,7 +85,7 @@ def step(variant, frames, height, width, device="cpu", dtype=torch.float32, sets
     tokens = params.max_text_seq_length + grid[0] * grid[1] * grid[2]
     return Case(f"CogVideoX {variant} step, " + f"{layers} layers, " * bool(layers) + f"{tokens} tokens, batch {batch}"
                 + ", compiled" * compiled, ours, call_diffusers if sides.DIFFUSERS else baseline,
-                [one() for _ in range(sets)], sides.LIMITS[dtype])
+                [one() for _ in range(sets)], sides.LIMITS[dtype], stacks=[baseline.transformer_blocks] * sides.DIFFUSERS)
 
 
 def diffusers_autoencoder(device):
@@ -112,7 +112,8 @@ def decode(frames, height, width, device="cpu", dtype=torch.float32, compiled=Fa
         sides.compile_blocks([[ours.decoder]] + [[baseline.decoder]] * sides.DIFFUSERS)
     z = torch.randn(1, VAE.latent_channels, (frames + 3) // 4, height // 8, width // 8, device=device).to(dtype)
     return Case(f"CogVideoX VAE decode, {frames} frames, {height} x {width} px" + ", compiled" * compiled, ours.decode,
-                sides.first(baseline.decode) if sides.DIFFUSERS else baseline.decode, [(z,)], sides.LIMITS[dtype])
+                sides.first(baseline.decode) if sides.DIFFUSERS else baseline.decode, [(z,)], sides.LIMITS[dtype],
+                stacks=[[baseline.decoder]] * sides.DIFFUSERS)
 
 
 def encode(frames, height, width, device="cpu", dtype=torch.float32):
@@ -124,4 +125,5 @@ def encode(frames, height, width, device="cpu", dtype=torch.float32):
         return baseline.encode(x, return_dict=False)[0].mean
 
     return Case(f"CogVideoX VAE encode, {frames} frames, {height} x {width} px", ours.encode,
-                call_diffusers if sides.DIFFUSERS else baseline.encode, [(x,)], sides.LIMITS[dtype])
+                call_diffusers if sides.DIFFUSERS else baseline.encode, [(x,)], sides.LIMITS[dtype],
+                stacks=[[baseline.encoder]] * sides.DIFFUSERS)

@@ -13,7 +13,7 @@ import gc
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Callable
 
@@ -36,6 +36,7 @@ class Case:
     inputs: list[tuple]          # several on a GPU, lest a small input stay in its cache
     limit: float                 # largest relative L2 between the outputs that is still the same computation
     moved: int | None = None     # bytes that it has to read and write at least, where that is its floor
+    stacks: list = field(default_factory=list)  # of the baseline's blocks, for sides.compile_blocks
 
 
 @dataclass

@@ -25,6 +25,13 @@ def processor():
     return platform.processor() or platform.machine()
 
 
+def features():
+    """Those of the processor's instructions that decide about the speed of products, as PyTorch sees them."""
+    wanted = ("avx2", "avx512_f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "amx_fp16", "sve", "bf16", "i8mm")
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return [name for name in wanted if found.get(name)]
+
+
 def version(package):
     try:
         return importlib.metadata.version(package)
@@ -42,6 +49,7 @@ def conditions(device="cpu", dtype=None):
     found = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "processor": processor(),
+        "features": features(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": load(),

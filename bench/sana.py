@@ -81,7 +81,8 @@ def step(size, pixels, device="cpu", dtype=torch.float32, sets=1, prompt=PROMPT,
 
     return Case(f"Sana {size} step, {pixels} px, batch 2, {prompt} tokens" + ", compiled" * compiled,
                 ours, call_diffusers if sides.DIFFUSERS else baseline,
-                step_inputs(params, pixels, device, dtype, sets, prompt), sides.LIMITS[dtype])
+                step_inputs(params, pixels, device, dtype, sets, prompt), sides.LIMITS[dtype],
+                stacks=[baseline.transformer_blocks] * sides.DIFFUSERS)
 
 
 def diffusers_autoencoder(params, device):
@@ -111,7 +112,8 @@ def decode(pixels, device="cpu", dtype=torch.float32, compiled=False):
         sides.compile_blocks([[ours.decoder]] + [[baseline.decoder]] * sides.DIFFUSERS)
     z = torch.randn(1, 32, pixels // 32, pixels // 32, device=device).to(dtype)
     return Case(f"DC-AE decode, {pixels} px" + ", compiled" * compiled, ours.decode,
-                sides.first(baseline.decode) if sides.DIFFUSERS else baseline.decode, [(z,)], sides.LIMITS[dtype])
+                sides.first(baseline.decode) if sides.DIFFUSERS else baseline.decode, [(z,)], sides.LIMITS[dtype],
+                stacks=[[baseline.decoder]] * sides.DIFFUSERS)
 
 
 def encode(pixels, device="cpu", dtype=torch.float32, compiled=False):
@@ -121,7 +123,8 @@ def encode(pixels, device="cpu", dtype=torch.float32, compiled=False):
         sides.compile_blocks([[ours.encoder]] + [[baseline.encoder]] * sides.DIFFUSERS)
     x = (torch.rand(1, 3, pixels, pixels, device=device) * 2 - 1).to(dtype)
     return Case(f"DC-AE encode, {pixels} px" + ", compiled" * compiled, ours.encode,
-                sides.first(baseline.encode) if sides.DIFFUSERS else baseline.encode, [(x,)], sides.LIMITS[dtype])
+                sides.first(baseline.encode) if sides.DIFFUSERS else baseline.encode, [(x,)], sides.LIMITS[dtype],
+                stacks=[[baseline.encoder]] * sides.DIFFUSERS)
 
 
 def decode_exactly(pixels, tile, device="cpu", dtype=torch.float32):

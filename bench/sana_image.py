@@ -23,25 +23,33 @@ LIMITS = {dtype: 5 * limit for dtype, limit in sides.LIMITS.items()}
 def networks(params, device, dtype, compiled):
     """[(transformer, decode, read)] of ours and of the baseline; compiled: the transformer's blocks and the decoder.
 
-    read(context, mask): arguments of the transformer that it needs but once a picture; the baseline has none.
+    read(context, mask): arguments of the transformer that it needs but once a picture; the baseline has none. On a CPU DC-AE
+    computes in fp32, which it is faster in. And the baseline's blocks, for sides.compile_blocks.
     """
-    transformers, autoencoders = sana.transformers(params, device, dtype), sana.autoencoders(device, dtype)
+    transformers = sana.transformers(params, device, dtype)
+    autoencoders = sana.autoencoders(device, torch.float32 if device == "cpu" else dtype)
+    stacks = [transformers[1].transformer_blocks, [autoencoders[1].decoder]] * sides.DIFFUSERS
+    kind = next(autoencoders[0].parameters()).dtype
     if compiled:
         count = 1 + sides.DIFFUSERS
         sides.compile_blocks([model.transformer_blocks for model in transformers[:count]])
         sides.compile_blocks([[model.decoder] for model in autoencoders[:count]])
-    (ours, baseline), (ours_decode, decode) = transformers, (model.decode for model in autoencoders)
+    (ours, baseline), (ours_decode, decode) = transformers, (in_type(model.decode, kind) for model in autoencoders)
     if sides.DIFFUSERS:
         theirs = baseline
 
         def baseline(x, timestep, context, mask, guidance=None):
             return theirs(x, encoder_hidden_states=context, timestep=timestep, encoder_attention_mask=mask, return_dict=False,
                           guidance=None if guidance is None else guidance * params.guidance_embeds_scale)[0]
-        decode = sides.first(decode)
+        decode = in_type(sides.first(autoencoders[1].decode), kind)
 
     def read(context, mask):
         return {"text": ours.with_pairs(ours.embed_text(context, mask, trim=not compiled))}
-    return (ours, ours_decode, read), (baseline, decode, lambda context, mask: {})
+    return [(ours, ours_decode, read), (baseline, decode, lambda context, mask: {})], stacks
+
+
+def in_type(call, dtype):
+    return lambda x: call(x.to(dtype))
 
 
 def picture(size, pixels, device="cpu", dtype=torch.float32, sets=1, steps=STEPS, compiled=False):
@@ -60,9 +68,10 @@ def picture(size, pixels, device="cpu", dtype=torch.float32, sets=1, steps=STEPS
             return decode(sample_flow_dpm_solver(denoised, x[:1], sigmas) / sana.LATENT_SCALE)
         return run
 
-    ours, baseline = (call(*side) for side in networks(params, device, dtype, compiled))
+    both, stacks = networks(params, device, dtype, compiled)
+    ours, baseline = (call(*side) for side in both)
     return Case(f"Sana {size} picture, {pixels} px, {steps} steps and decode" + ", compiled" * compiled, ours, baseline,
-                sana.step_inputs(params, pixels, device, dtype, sets), LIMITS[dtype])
+                sana.step_inputs(params, pixels, device, dtype, sets), LIMITS[dtype], stacks=stacks)
 
 
 def sprint(size, pixels, device="cpu", dtype=torch.float32, sets=1, steps=1, compiled=False):
@@ -82,6 +91,7 @@ def sprint(size, pixels, device="cpu", dtype=torch.float32, sets=1, steps=1, com
             return decode(sample_scm(denoised, x[:1], sigmas, noise_sampler=lambda *_: noise) / sana.LATENT_SCALE)
         return run
 
-    ours, baseline = (call(*side) for side in networks(params, device, dtype, compiled))
+    both, stacks = networks(params, device, dtype, compiled)
+    ours, baseline = (call(*side) for side in both)
     return Case(f"Sana Sprint {size} picture, {pixels} px, {steps} step{'s' * (steps > 1)} and decode" + ", compiled" * compiled,
-                ours, baseline, sana.step_inputs(params, pixels, device, dtype, sets), LIMITS[dtype])
+                ours, baseline, sana.step_inputs(params, pixels, device, dtype, sets), LIMITS[dtype], stacks=stacks)

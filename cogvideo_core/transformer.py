@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..kernels.products import fastest
 from ..kernels.rope import rotate_pairs
 from .config import CogVideoParams
 from .positions import cropped_positions, resize_code, rope_table, sincos_code
@@ -210,7 +211,7 @@ class CogVideoTransformer(nn.Module):
     def __init__(self, params: CogVideoParams, *, device=None, dtype=None, operations=torch.nn):
         super().__init__()
         self.params = params
-        kw = dict(device=device, dtype=dtype, operations=operations)
+        kw = dict(device=device, dtype=dtype, operations=fastest(operations))
         self.patch_embed = PatchEmbed(params, **kw)
         self.time_embedding = TimestepEmbedding(params.width, params.time_embed_dim, **kw)
         if params.ofs_embed_dim:

@@ -12,6 +12,7 @@ import torch
 from ..bench import (
     accuracy,
     cogvideox,
+    cpu,
     guidance,
     harness,
     large,
@@ -27,21 +28,21 @@ from .convert import convert
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# name: (makes the case, pairs, warm-up rounds beyond the parity calls). One call takes seconds to minutes, so few.
+# name: (makes the case of a type, pairs, whether it is computed in bf16 too). One call takes seconds to minutes, so few.
 SANA_CASES = {
-    "step": (lambda: sana.step("0.6B", 512), 8, 0),
-    "step-full": (lambda: sana.step("0.6B", 512, prompt=sana.TOKENS), 8, 0),
-    "decode": (lambda: sana.decode(512), 4, 0),
-    "decode-exact": (lambda: sana.decode_exactly(1536, 1024), 3, 0),
-    "encode": (lambda: sana.encode(512), 4, 0),
-    "picture": (lambda: sana_image.picture("0.6B", 512), 3, 0),
-    "sprint": (lambda: sana_image.sprint("0.6B", 512), 4, 0),
+    "step": (lambda dtype: sana.step("0.6B", 512, dtype=dtype), 8, True),
+    "step-full": (lambda dtype: sana.step("0.6B", 512, prompt=sana.TOKENS, dtype=dtype), 8, True),
+    "decode": (lambda _: sana.decode(512), 4, False),
+    "decode-exact": (lambda _: sana.decode_exactly(1536, 1024), 3, False),
+    "encode": (lambda _: sana.encode(512), 4, False),
+    "picture": (lambda dtype: sana_image.picture("0.6B", 512, dtype=dtype), 2, True),
+    "sprint": (lambda dtype: sana_image.sprint("0.6B", 512, dtype=dtype), 4, True),
 }
 COGVIDEOX_CASES = {
-    "video-step": (lambda: cogvideox.step("5B", 13, 224, 336, layers=2), 4, 0),
-    "video-decode": (lambda: cogvideox.decode(17, 240, 360), 4, 0),
-    "video-encode": (lambda: cogvideox.encode(17, 160, 240), 4, 0),
-    "still-encode": (lambda: cogvideox.encode(1, 480, 720), 4, 0),
+    "video-step": (lambda dtype: cogvideox.step("5B", 13, 224, 336, layers=2, dtype=dtype), 3, True),
+    "video-decode": (lambda _: cogvideox.decode(17, 240, 360), 4, False),
+    "video-encode": (lambda _: cogvideox.encode(17, 160, 240), 4, False),
+    "still-encode": (lambda _: cogvideox.encode(1, 480, 720), 4, False),
 }
 CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASES), ("cogvideox_cpu.json", COGVIDEOX_CASES))
              for name, case in cases.items()}
@@ -119,16 +120,18 @@ def measure_cpu(names, options):
     machine = roofline.machine("cpu", torch.float32, clock)
     print(f"matrix products {machine.flops / 1e9:.0f} GFLOP/s, copies {machine.bytes / 1e9:.1f} GB/s\n{harness.HEADER}", flush=True)
     for name in names:
-        make, pairs, warmup, file = CPU_CASES[name]
-        baseline = "ours, at once" if name == "decode-exact" else "diffusers, eager"
-        conditions = record.conditions(dtype="float32") | {"clock": options.clock, "baseline": baseline, "machine": asdict(machine)}
-        try:
-            row = harness.measure(make(), options.pairs or pairs, warmup, clock, machine=machine)
-        except harness.ParityError as error:
-            print(error, flush=True)
-            failed = True
-            continue
-        print(harness.table_line(row), flush=True)
-        conditions["load_at_the_end"] = record.load()
-        record.put_row(options.output / file, harness.row_to_json(row) | {"conditions": conditions})
+        make, pairs, in_chosen, file = CPU_CASES[name]
+        for case, said in cpu.cases(make, in_chosen):
+            if name == "decode-exact":
+                said["baseline"] = "ours, at once"
+            conditions = record.conditions() | said | {"clock": options.clock, "machine": asdict(machine)}
+            try:
+                row = harness.measure(case, options.pairs or pairs, 0, clock, machine=machine)
+            except harness.ParityError as error:
+                print(error, flush=True)
+                failed = True
+                continue
+            print(harness.table_line(row), flush=True)
+            conditions["load_at_the_end"] = record.load()
+            record.put_row(options.output / file, harness.row_to_json(row) | {"conditions": conditions})
     return int(failed)

@@ -17,6 +17,7 @@ from ..storage.checkpoints import open_checkpoint
 from .compat import QUANTISED_SINCE, VERSION, assign_keywords, hand_over_layers, model_patcher, quantised_formats
 from .files import is_pipeline
 from .first_result import FirstResult
+from .processor import models_in_bf16
 
 STACKED = ("nvlabs", "sat")  # layouts in which one matrix holds several layers, and one scale would have to serve them all
 WEIGHT_DTYPES = {
@@ -148,12 +149,17 @@ def storage_and_compute(state_dict: dict, dtype: torch.dtype | None, supported: 
 
     dtype: the former, or None to let the host choose. supported: what the model may compute in, best first.
     """
+    in_bf16 = torch.bfloat16 in supported and models_in_bf16()
     if dtype is None:
         dtype = mm.unet_dtype(model_params=comfy.utils.calculate_parameters(state_dict), supported_dtypes=supported,
                               weight_dtype=comfy.utils.weight_dtype(state_dict))
         if dtype.itemsize == 2 and dtype not in supported:  # by --fp16-unet
             dtype = compute_dtype(supported)
+        if in_bf16 and dtype == torch.float32:
+            dtype = torch.bfloat16
     compute = mm.unet_manual_cast(dtype, mm.get_torch_device(), supported)
+    if in_bf16 and compute == torch.float32:
+        compute = torch.bfloat16 if dtype != torch.bfloat16 else None
     if compute is None and dtype not in supported:
         # The host would compute in fp16 wherever the device can; a model trained in bf16 overflows there.
         compute = compute_dtype(supported)
@@ -161,8 +167,11 @@ def storage_and_compute(state_dict: dict, dtype: torch.dtype | None, supported: 
 
 
 def compute_dtype(supported: list) -> torch.dtype:
-    """What the host would compute in: of `supported`, best first, or fp32 and wider by its options. Its option --fp16-unet
+    """What the host would compute in: of `supported`, best first, or fp32 and wider by its options; on a CPU bf16 where that is
+    fast. Its option --fp16-unet
     is followed only where the model's own list has fp16: elsewhere the picture would be black."""
+    if torch.bfloat16 in supported and models_in_bf16():
+        return torch.bfloat16
     wanted = mm.unet_dtype(supported_dtypes=supported)
     if wanted in supported or wanted.itemsize > 2:
         return wanted

@@ -30,6 +30,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..kernels.products import fastest
 from .config import SanaParams
 from .transformer import SanaBlock, SanaInputs, SanaTransformer, sdpa
 
@@ -53,7 +54,7 @@ class SanaControlNet(SanaInputs):
         D, self.wiring = params.width, wiring
         self.input_block = operations.Linear(D, D, **kw)
         self.transformer_blocks = nn.ModuleList(
-            [SanaBlock(params, operations=operations, **kw) for _ in range(num_layers)])
+            [SanaBlock(params, operations=fastest(operations), **kw) for _ in range(num_layers)])
         self.controlnet_blocks = nn.ModuleList([operations.Linear(D, D, **kw) for _ in range(num_layers)])
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..kernels.glumbconv import gated_depthwise, gating
 from ..kernels.linear_attention import relu_linear_attention
+from ..kernels.products import fastest
 from .config import SanaParams
 
 FP16_MAX = 65504.0
@@ -272,7 +273,7 @@ class SanaInputs(nn.Module):
     def __init__(self, params: SanaParams, *, device=None, dtype=None, operations=torch.nn):
         super().__init__()
         self.params = params
-        kw = dict(device=device, dtype=dtype, operations=operations)
+        kw = dict(device=device, dtype=dtype, operations=fastest(operations))
         self.patch_embed = PatchEmbed(params, **kw)
         self.time_embed = TimeEmbed(params, **kw)
         self.caption_projection = MLPEmbedder(params.caption_channels, params.width, gelu_tanh, **kw)
@@ -313,7 +314,7 @@ class SanaTransformer(SanaInputs):
 
     def __init__(self, params: SanaParams, *, device=None, dtype=None, operations=torch.nn):
         super().__init__(params, device=device, dtype=dtype, operations=operations)
-        kw = dict(device=device, dtype=dtype, operations=operations)
+        kw = dict(device=device, dtype=dtype, operations=fastest(operations))
         D = params.width
         self.transformer_blocks = nn.ModuleList([SanaBlock(params, **kw) for _ in range(params.num_layers)])
         self.scale_shift_table = nn.Parameter(torch.empty(2, D, device=device, dtype=dtype))

@@ -28,6 +28,7 @@ from ..clip import (
     watch_clip,
 )
 from ..encoder_file import EncoderFile
+from ..processor import multiply_in_bf16
 
 NAME = "t5xxl"                # the host's name of this encoder, in token dictionaries and saved files
 MAX_TOKENS = 226              # what released transformers read
@@ -121,7 +122,7 @@ def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False) 
 
     tokenizer: a file of TOKENIZER_FILES' kinds; None takes the one inside the file, else the host's own for the released
     vocabulary, else one beside the file. Weights stay in the type of the file; the host computes in fp32, as T5
-    overflows in fp16. Raises ValueError when it is not a whole T5 encoder, and FileNotFoundError when there is no
+    overflows in fp16, and multiplies in bf16 on a CPU where that is fast. Raises ValueError when it is not a whole T5 encoder, and FileNotFoundError when there is no
     tokenizer.
     """
     path = Path(path)
@@ -153,6 +154,7 @@ def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False) 
     options |= {"dtype": dtype, f"{NAME}_model_config": config}
     clip = native_clip(CogVideoXTokenizer, CogVideoXTextEncoder, state_dict, data, options, path.name, disable_dynamic)
     watch_clip(clip, path.name, lambda: look().read()[0])
+    multiply_in_bf16(clip.cond_stage_model, clip.patcher.load_device)
     clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer))
     return clip
 

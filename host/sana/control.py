@@ -9,13 +9,13 @@ import comfy.controlnet
 import comfy.model_management as mm
 import comfy.ops
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 
 from ...kernels.quant_layers import without_layers
 from ...sana_core.config import CONFIG_KEY, SanaParams
 from ...sana_core.controlnet import WIRINGS, SanaControlNet
 from ...sana_core.controlnet_checkpoint import check_shapes, identify_controlnet, to_canonical
 from ...sana_core.lookalikes import strip_prefix
+from ..blocks import fastest_attention
 from ..compat import assign_keywords
 from ..loading import ModelFile, report, storage_and_compute, weight_dtype_of
 from . import text_cache
@@ -37,7 +37,7 @@ class SanaControlModel(SanaControlNet):
         # `timesteps` is rounded to the weights' type, `timestep` is what the base sees.
         text = None if run is None else run.read(self, context, attention_mask)
         residuals = super().forward(x, timestep, context, attention_mask, guidance, control=hint, base_block=base_block,
-                                    text=text, attention=optimized_attention)
+                                    text=text, attention=fastest_attention(x.device))
         return {"input": residuals}
 
 

@@ -28,6 +28,7 @@ from ..clip import (
 from ..compat import set_dtype
 from ..encoder_file import EncoderFile
 from ..loading import weight_dtype_of
+from ..processor import multiply_in_bf16
 from .companions import TEXT_MARK
 
 NAME = "gemma2_2b"            # the host's name of this encoder, in token dictionaries and saved files
@@ -142,7 +143,8 @@ def load_text_encoder(path, tokenizer: Path | None = None, weight_dtype: str = "
     """File, sharded folder or diffusers pipeline -> CLIP.
 
     tokenizer: tokenizer.model or tokenizer.json; None takes the one inside the file, else one beside it.
-    weight_dtype: a name of loading.WEIGHT_DTYPES; "default" keeps the file's. The host computes in fp32 in any case.
+    weight_dtype: a name of loading.WEIGHT_DTYPES; "default" keeps the file's. The host computes in fp32 in any case,
+    and multiplies in bf16 on a CPU where that is fast, unless fp32 was chosen.
     Layers that are quantised in a form of the host's stay so with "default", and are turned back otherwise. Raises
     ValueError when it is not a whole Gemma-2, and FileNotFoundError when there is no tokenizer.
     """
@@ -171,6 +173,8 @@ def load_text_encoder(path, tokenizer: Path | None = None, weight_dtype: str = "
                                   CAP_OPTION: attention_cap(file.checkpoint.config, config["vocab_size"])},
                        path.name, disable_dynamic)
     watch_clip(clip, path.name, lambda: look().read()[0])
+    if weight_dtype != "fp32":
+        multiply_in_bf16(clip.cond_stage_model, clip.patcher.load_device)
     clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer, weight_dtype))
     return clip
 

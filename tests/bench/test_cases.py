@@ -11,7 +11,7 @@ import torch
 from sanacog.bench import accuracy, cogvideox, gpu, harness, kernels, sana, sana_image, sides
 from sanacog.commands import bench as cli
 from sanacog.cogvideo_core.config import CogVideoParams, CogVideoVAEParams
-from sanacog.kernels import dispatch
+from sanacog.kernels import dispatch, processor
 from sanacog.sana_core.autoencoder import DCAEParams
 from sanacog.sana_core.config import SanaParams
 
@@ -49,7 +49,8 @@ def baseline(request, monkeypatch):
 CASES = {"step": lambda: sana.step("tiny", 128), "decode": lambda: sana.decode(64), "encode": lambda: sana.encode(64),
          "video step": lambda: cogvideox.step("tiny", 3, 48, 64, layers=1, batch=2),
          "1.5 step": lambda: cogvideox.step("tiny 1.5", 4, 64, 48),
-         "picture": lambda: sana_image.picture("tiny", 64, steps=3), "Sprint": lambda: sana_image.sprint("tiny", 64, steps=2),
+         "picture": lambda: sana_image.picture("tiny", 64, steps=3),
+         "picture in bf16": lambda: sana_image.picture("tiny", 64, steps=3, dtype=torch.bfloat16), "Sprint": lambda: sana_image.sprint("tiny", 64, steps=2),
          "video decode": lambda: cogvideox.decode(9, 32, 48), "video encode": lambda: cogvideox.encode(9, 32, 48)}
 
 
@@ -84,7 +85,7 @@ def test_a_picture_is_sampled_with_guidance_and_decoded(baseline, monkeypatch):
     def network(x, t, context, mask, guidance=None):
         seen.append((t.tolist(), mask.sum(dim=1).tolist(), guidance))
         return torch.cat([x[:1], torch.zeros_like(x[:1])])[: len(x)]  # for the prompt its noise, for the empty prompt nothing
-    monkeypatch.setattr(sana_image, "networks", lambda *args: [(network, lambda z: z, lambda *_: {})] * 2)
+    monkeypatch.setattr(sana_image, "networks", lambda *args: ([(network, lambda z: z, lambda *_: {})] * 2, []))
     case = sana_image.picture("tiny", 64, steps=2)
     x = case.inputs[0][0][:1]
     sigma, middle = (3 * at / (1 + 2 * at) for at in (0.999, 0.4995))
@@ -179,21 +180,44 @@ def test_gpu_figures_fail_on_a_wrong_model(quick_gpu, tmp_path, monkeypatch):
     assert len(report["rows"]) == 9
 
 
-def test_cpu_figures_are_printed_and_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "CPU_CASES", {name: (CASES[name], 2, 1, "cpu.json") for name in ("step", "encode")})
+@pytest.fixture
+def compiled(monkeypatch):
+    """Stacks that were compiled, in place of seconds of compiling."""
+    stacks = []
+    monkeypatch.setattr(sides, "compile_blocks", stacks.extend)
+    return stacks
+
+
+FIGURES = {"step": (lambda dtype: sana.step("tiny", 128, dtype=dtype), 2, True, "cpu.json"),
+           "encode": (lambda _: sana.encode(64), 2, False, "cpu.json")}
+STEP = "Sana tiny step, 128 px, batch 2, 120 tokens"
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_cpu_figures_are_printed_and_written(tmp_path, monkeypatch, capsys, baseline, compiled, bf16):
+    monkeypatch.setattr(processor, "multiplies_bf16", lambda: bf16)
+    monkeypatch.setattr(cli, "CPU_CASES", FIGURES)
     assert cli.main(["step", "encode", "--output", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.count("ms") == 4
+    printed = capsys.readouterr().out.splitlines()
     cli.main(["step", "--pairs", "3", "--output", str(tmp_path)])
     rows = {row["name"]: row for row in json.loads((tmp_path / "cpu.json").read_text())}
-    step, encode = rows["Sana tiny step, 128 px, batch 2, 120 tokens"], rows["DC-AE encode, 64 px"]
-    assert len(rows) == 2 and step["conditions"]["clock"] == "wall" and step["conditions"]["dtype"] == "float32"
-    assert (harness.row_from_json(step).pairs, harness.row_from_json(encode).pairs) == (3, 2)
+    wanted = {STEP: "diffusers, fp32, eager", "DC-AE encode, 64 px": "diffusers, fp32, eager"}
+    if bf16:
+        wanted |= {STEP + ", bf16 beside fp32": "diffusers, fp32, eager", STEP + ", bf16": "diffusers, bf16, eager"}
+    if sides.DIFFUSERS:
+        wanted |= {STEP + ", beside compiled": "diffusers, fp32, compiled", "DC-AE encode, 64 px, beside compiled": "diffusers, fp32, compiled"}
+        if bf16:
+            wanted[STEP + ", bf16 beside compiled"] = "diffusers, bf16, compiled"
+    assert {name: row["conditions"]["baseline"] for name, row in rows.items()} == wanted
+    assert all(any(line.startswith(name) for line in printed) for name in rows) and bool(compiled) == sides.DIFFUSERS
+    assert rows[STEP]["conditions"]["clock"] == "wall" and rows[STEP]["conditions"]["dtype"] == "fp32"
+    assert [harness.row_from_json(rows[name]).pairs for name in (STEP, "DC-AE encode, 64 px")] == [3, 2]
 
 
-def test_cpu_figures_fail_on_a_wrong_model(tmp_path, monkeypatch, capsys):
+def test_cpu_figures_fail_on_a_wrong_model(tmp_path, monkeypatch, capsys, compiled):
     case = sana.encode(64)
     case.ours = lambda x: case.baseline(x) * 1.001
-    monkeypatch.setattr(cli, "CPU_CASES", {"encode": (lambda: case, 2, 1, "cpu.json")})
+    monkeypatch.setattr(cli, "CPU_CASES", {"encode": (lambda _: case, 2, False, "cpu.json")})
     assert cli.main(["encode", "--output", str(tmp_path)]) == 1
     assert "not timed" in capsys.readouterr().out
     assert not (tmp_path / "cpu.json").exists()

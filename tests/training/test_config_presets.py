@@ -1,0 +1,203 @@
+"""The presets of released models say what the code, the README and the shipped workflows say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors import safe_open
+
+from sanacog.cogvideo_core.config import CogVideoParams
+from sanacog.cogvideo_core.config import identify as identify_cogvideo
+from sanacog.sana_core.config import SanaParams
+from sanacog.sana_core.config import identify as identify_sana
+from sanacog.training.config import get
+from sanacog.training.config_files import PRESETS, load, variants
+from sanacog.training.config_yaml import ROOT, read_file
+
+from ..unit.sana_releases import RELEASES
+from ..unit.test_cogvideo_config import VARIANTS as COGVIDEO
+
+README = (ROOT / "README.md").read_text("utf-8")
+WORKFLOWS = sorted((ROOT / "workflows" / "api").glob("*.json"))
+
+
+def preset(name):
+    return read_file(PRESETS / f"{name}.yaml").values
+
+
+ALL = {name: preset(name) for name in variants()}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_preset_is_whole(name):
+    values = ALL[name]
+    assert values["model"]["variant"] == name
+    sampling = values["sampling"]
+    sprint = values["model"].get("distilled", False)
+    wanted = {"width", "height", "steps", "guidance", "sampler"} | ({"shift"} if not sprint else set())
+    if values["model"]["family"] == "cogvideox":
+        wanted |= {"frames", "fps"}
+        assert values["data"] == {"resolution": [sampling["height"], sampling["width"]], "frames": [sampling["frames"]],
+                                  "fps": sampling["fps"]}
+        assert sampling["sampler"] in ("ddim", "dpm")
+        assert (sampling["frames"] - 1) % values["model"]["frame_step"] == 0 and sampling["frames"] <= values["model"]["max_frames"]
+    else:
+        assert values["data"]["resolution"] in (sampling["width"], [sampling["height"], sampling["width"]])
+        assert sampling["sampler"] == "scm" if sprint else sampling["sampler"] in ("flow_dpm_solver", "euler")
+    assert set(sampling) - {"dynamic_guidance"} == wanted
+    loaded = load([f"models/{name}"], ["train.kind=sprint"] if sprint else [], {}, complete=False)
+    for section in ("model", "sampling", "data"):
+        for key, value in values[section].items():
+            if not isinstance(value, dict) and "${" not in str(value):
+                assert get(loaded.config, f"{section}.{key}") == value
+
+
+def test_every_release_of_sana_has_a_preset_that_is_what_the_code_finds():
+    found = {values["model"]["published"]["diffusers"]: values for values in ALL.values()
+             if values["model"]["family"] == "sana" and "published" in values["model"]}
+    assert set(found) == {f"Efficient-Large-Model/{release.repository}_diffusers" for release in RELEASES}
+    for release in RELEASES:
+        values = found[f"Efficient-Large-Model/{release.repository}_diffusers"]
+        a = release.architecture
+        assert values["model"]["title"] == release.variant
+        assert values["sampling"]["width"] == values["sampling"]["height"] == 32 * release.sample_size
+        assert values["model"].get("distilled", False) == a.sprint
+        assert values["sampling"].get("shift", 3.0) == release.flow_shift
+        assert (release.file or release.repository) in values["model"]["published"]["native"]
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith("cogvideox")])
+def test_presets_of_cogvideox_are_what_the_code_has(name):
+    values = ALL[name]
+    params = CogVideoParams(**COGVIDEO[values["model"]["title"]][0])
+    assert values["sampling"]["shift"] == params.snr_shift_scale
+    assert values["model"].get("conditioning", "none") == params.conditioning
+    if "fun" not in name:
+        assert values["model"]["frame_step"] == 8 * (params.patch_size_t or 1)
+
+
+def test_every_released_cogvideox_has_a_preset():
+    assert {title for title in COGVIDEO if "VOID" not in title} == {values["model"]["title"] for name, values in ALL.items()
+                                                                    if name.startswith("cogvideox")}
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith("tiny")])
+def test_presets_of_embedded_models_are_what_their_files_say(name):
+    config = load([f"models/{name}"], ["train.kind=sprint"] if "sprint" in name else [], {}, complete=False).config
+    for path in (config.model.autoencoder, config.model.text_encoder):
+        assert Path(path).is_file() and ROOT / "models" in Path(path).parents
+    with safe_open(config.model.transformer, "pt") as file:
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+        stated = json.loads(file.metadata()["config"])
+    found = (identify_sana if config.model.family == "sana" else identify_cogvideo)(shapes, stated, config.model.transformer)
+    assert found.variant == config.model.title
+    if isinstance(found.params, SanaParams):
+        assert config.sampling.width == 32 * found.params.sample_size
+        assert config.model.distilled == found.params.guidance_embeds
+        assert config.model.distilled or config.sampling.shift == found.params.flow_shift
+    else:
+        assert (config.sampling.height, config.sampling.width) == (8 * found.params.sample_height, 8 * found.params.sample_width)
+        assert config.sampling.shift == found.params.snr_shift_scale and config.model.conditioning == found.params.conditioning
+
+
+def table(header):
+    """Rows of the README's table that starts with this header, as lists of cells."""
+    lines = README[README.index(header):].split("\n")
+    rows = []
+    for line in lines[2:]:
+        if not line.startswith("|"):
+            return rows
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+
+
+def test_the_readme_says_the_same_of_sana():
+    rows = table("| model | repository on Hugging Face")
+    assert len(rows) == 9
+    for model, repositories, size, steps, cfg, shift in rows:
+        for repository in re.findall(r"`(.*?)`", repositories):
+            values = next(values for values in ALL.values()
+                          if values["model"].get("published", {}).get("diffusers", "").endswith(f"/{repository}"))
+            sampling = values["sampling"]
+            assert sampling["width"] == int(size), model
+            if shift == "none":
+                assert "shift" not in sampling and steps == "1 to 4" and sampling["steps"] == 2 and cfg == "built in"
+            else:
+                assert (sampling["steps"], sampling["guidance"], sampling["shift"]) == (int(steps), float(cfg), float(shift)), model
+
+
+def test_the_readme_says_the_same_of_cogvideox():
+    names = {"2B": ["cogvideox_2b"], "5B, 5B-I2V": ["cogvideox_5b", "cogvideox_5b_i2v"],
+             "1.5-5B, 1.5-5B-I2V, ": ["cogvideox_1_5_5b", "cogvideox_1_5_5b_i2v"],
+             "Fun 2B, 5B (InP, Control, Pose)": [name for name in ALL if "fun_2b" in name or "fun_5b" in name],
+             "Fun 1.5 5B InP": ["cogvideox_fun_1_5_5b_inp"]}
+    rows = table("| model | size | frames | a second |")
+    assert len(rows) == 5
+    for model, size, frames, fps, steps, cfg in rows:
+        for name in names.get(model) or names[f"{model}, "]:
+            sampling = ALL[name]["sampling"]
+            width, height = map(int, re.match(r"(\d+) x (\d+)", size).groups())
+            assert (sampling["width"], sampling["height"]) == (width, height), name
+            assert str(sampling["frames"]) in frames.split(" or "), name
+            assert (sampling["fps"], sampling["steps"]) == (float(fps), int(steps)), name
+            assert sampling["guidance"] == float(cfg.split(",")[0]), name
+            assert sampling.get("dynamic_guidance", False) == ("dynamic" in cfg), name
+
+
+# Files as the workflows name them.
+FILES = {"Sana_1600M_1024px_BF16": "sana_1600m_1024px_bf16", "Sana_1600M_4Kpx_BF16": "sana_1600m_4k",
+         "Sana_Sprint_1.6B_1024px": "sana_sprint_1600m",
+         "CogVideoX-5b/transformer": "cogvideox_5b", "CogVideoX_1_5_5b_T2V_bf16": "cogvideox_1_5_5b",
+         "CogVideoX_1_5_5b_I2V_bf16": "cogvideox_1_5_5b_i2v",
+         "CogVideoX-Fun-V1.5-5b-InP": "cogvideox_fun_1_5_5b_inp", "CogVideoX-Fun-V1.1-5b-Control": "cogvideox_fun_5b_control",
+         "sanacog_tiny_sana": "tiny_sana", "sanacog_tiny_cogvideox": "tiny_cogvideox",
+         "sanacog_tiny_cogvideox_i2v": "tiny_cogvideox_i2v"}
+# Where a workflow shows something else than the preset, and what.
+OTHERWISE = {("cogvideox_dynamic_guidance", "guidance"): 6.0,  # dynamic guidance begins at 1, so that its end is higher
+             ("cogvideox_fun_control", "frames"): 9}           # of the embedded clip
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_the_workflows_sample_as_the_presets_say(path):
+    nodes = json.loads(path.read_text("utf-8"))
+    of_model = {}
+    for key, node in nodes.items():
+        if node["class_type"] in ("SanaCogLoadSanaModel", "SanaCogLoadCogVideoXModel"):
+            of_model[key] = ALL[FILES[node["inputs"]["model_name"].removesuffix(".safetensors")]]
+    assert of_model
+    checked = 0
+    for key, node in nodes.items():
+        family = "cogvideox" if "CogVideoX" in node["class_type"] else "sana" if "Sana" in node["class_type"] else None
+        values = following(nodes, node, of_model) or next(
+            (values for values in of_model.values() if values["model"]["family"] == family), next(iter(of_model.values())))
+        sampling = values["sampling"]
+        names = {"steps": "steps", "cfg": "guidance", "guidance": "guidance", "length": "frames", "fps": "fps"}
+        if node["class_type"] in ("SanaCogEmptySanaLatent", "SanaCogEmptyCogVideoXLatent", "SanaCogCogVideoXImageToVideo"):
+            names |= {"width": "width", "height": "height"}
+        if node["class_type"] in ("SanaCogQuantize", "CreateVideo", "SaveAnimatedWEBP"):
+            names = {"fps": "fps"}
+            values = next(iter(reversed(of_model.values())))
+            sampling = values["sampling"]
+        for given, name in names.items():
+            value = node["inputs"].get(given)
+            if isinstance(value, (int, float)) and name in sampling:
+                assert OTHERWISE.get((path.stem, name), sampling[name]) == value, (node["class_type"], given)
+                checked += 1
+    assert checked
+
+
+def following(nodes, node, of_model):
+    """The preset of the model that a node's input `model` leads to, through patches of it."""
+    source = node["inputs"].get("model")
+    while isinstance(source, list):
+        if source[0] in of_model:
+            return of_model[source[0]]
+        source = nodes[source[0]]["inputs"].get("model")
+    return None
+
+
+def test_presets_read_the_same_by_plain_yaml():
+    """Whatever reads YAML can read them: no word in them means something else in YAML 1.1."""
+    for name, values in ALL.items():
+        assert yaml.safe_load((PRESETS / f"{name}.yaml").read_text("utf-8")) == values
