@@ -180,7 +180,7 @@ def _opened(source):
         raise Unreadable("file.empty", f"{_name(source)}: this file is empty, expected a video. Get it again.")
     try:
         container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute()),
-                            options={"protocol_whitelist": "file"})
+                            options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except av.FFmpegError as error:
         raise Unreadable("file.unreadable", f"{_name(source)}: FFmpeg cannot open it ({error.strerror}), expected a video. It is "
                                             "cut short or something else: get it again.") from None

@@ -1,5 +1,6 @@
 """Pictures and clips: what is found in files of every kind, which frames are taken, and the tensor that comes of it."""
 
+import random
 import tarfile
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from sanacog.training.data import contents, media, timing, videos
 from sanacog.training.data.buckets import Bucket, cover, place
@@ -317,6 +318,44 @@ def test_files_that_are_no_pictures(tmp_path, make, reason):
         with pytest.raises(Unreadable) as error:
             media.probe(tmp_path / name)
         assert error.value.reason == reason
+
+
+@pytest.mark.parametrize("name, codec", [("a.png", None), ("a.jpg", None), ("a.tif", None), ("a.avif", None), ("a.mp4", "libx264"),
+                                         ("a.mkv", "libx264"), ("a.avi", "mpeg4")])
+def test_any_damage_is_unreadable_or_read(tmp_path, name, codec):
+    if name == "a.avif" and not features.check("avif"):
+        pytest.skip("this Pillow does not know AVIF")
+    path, dice = tmp_path / name, random.Random(0)
+    if codec:
+        corpus.clip(path, list(noise(9, 32, 48)), codec=codec)
+    else:
+        corpus.picture(path, noise(40, 60))
+    whole, kind, read = path.read_bytes(), "video" if codec else "image", 0
+    for _ in range(60):
+        content = bytearray(whole)
+        for _ in range(dice.choice([1, 3, 20])):
+            content[dice.randrange(min(len(content), dice.choice([100, 400, 10**6])))] = dice.randrange(256)
+        content = bytes(content[: dice.randrange(len(content))] if dice.random() < 0.3 else content)
+        try:
+            facts = media.probe(content, kind)
+            if codec:
+                assert sum(1 for _ in media.read_frames(content, range(facts.frames))) == facts.frames
+            read += 1
+        except Unreadable as error:
+            assert error.reason in ("file.unreadable", "file.truncated", "file.empty")
+    assert read < 60 and (read or name == "a.png")  # PNG has checksums
+
+
+def test_a_title_in_other_letters_is_no_damage(tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "TITLE CAFE"
+        stream = container.add_stream("libx264", rate=8)
+        stream.height, stream.width = 64, 96
+        for packet in [*stream.encode(av.VideoFrame.from_ndarray(corpus.grey(0), format="rgb24")), *stream.encode()]:
+            container.mux(packet)
+    path.write_bytes(path.read_bytes().replace(b"TITLE CAFE", b"TITLE CAF\xe9"))
+    assert (media.probe(path).frames, media.probe(path).damage) == (1, "")
 
 
 # --- rows to tensors ---
