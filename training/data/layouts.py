@@ -66,7 +66,7 @@ def _read_folder(folder: Path, log) -> list[Row]:
     rows = read(tree)
     others = [other for other, _ in found[1:] if other != _BARE and not (other == _STEM and name in _WITH_STEM)]
     if others:
-        log(f"{folder}: it could also be read as {', '.join(others)}; {name} goes before, by the order that docs/dataset.md gives")
+        log(f"{folder}: it could also be read as {', '.join(others)}; {name} is taken: lists of files go before names alone")
     used = {row.file for row in rows} | {row.image for row in rows}
     if left := [file for file in tree.media if file not in used and not any(str(p) in used for p in PurePosixPath(file).parents)]:
         log(f"{folder}: {len(left)} files are left out, since {name} does not name them, such as {left[0]}")
