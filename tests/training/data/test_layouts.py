@@ -123,7 +123,8 @@ def test_metadata_jsonl(tmp_path):
         {"file_name": "b.mp4", "text": ["two", "three"], "scores": [28.0, 31.5], "image": "first.png"},
         {"file_name": "gone.png", "prompt": "lost"}, {"file_name": "frames", "caption": None},
         {"file_name": "x.dat"}]),
-        "sub/a.png": None, "b.mp4": None, "first.png": None, "frames/1.png": None, "x.dat": None, "extra.png": None, "sub/a.txt": "other"})
+        "sub/a.png": None, "b.mp4": None, "first.png": None, "frames/1.png": None, "x.dat": None,
+        "extra.png": None, "sub/a.txt": "other"})
     rows, log = read(tmp_path)
     assert rows["sub/a.png"] == Row("sub/a.png", "image", captions=["one"], repeats=3)
     assert rows["b.mp4"] == Row("b.mp4", "video", captions=["two", "three"], scores=[28.0, 31.5], image="first.png")
