@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -209,13 +210,18 @@ def _computing_in_fp32(network: nn.Module) -> nn.Module:
         if type(module) is nn.Linear:
             module.__class__ = _WideLinear
         elif isinstance(module, nn.Embedding):
-            module.register_forward_hook(lambda module, inputs, output: output.float())
+            module.forward = partial(_wide_rows, module.weight, getattr(module, "scalar_embed_scale", 1.0))
         elif not any(module.children()):
             module.float()
     for name, module in network.named_modules():
         if name.endswith(".wo"):  # transformers casts what goes into T5's to its type: in fp16 that overflows
             module.float()
     return network
+
+
+def _wide_rows(weight, scale: float, tokens):
+    """Rows of an embedding, Gemma's times its scale, which transformers rounds to the weights' type."""
+    return F.embedding(tokens, weight).float() * scale
 
 
 class _WideLinear(nn.Linear):
