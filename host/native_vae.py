@@ -43,9 +43,11 @@ def native_vae(model, state_dict: dict, working_dtypes: list, kind=comfy.sd.VAE,
 
 
 def watch_vae(vae, name: str, weights) -> None:
-    """Look at the first results of both directions; arguments as for FirstResult."""
-    for part in (vae.first_stage_model.encoder, vae.first_stage_model.decoder):
-        FirstResult(name, weights).watch(part)
+    """Look at the first results of both directions, also of one that runs in pieces: vae.first_results holds the looks by
+    network. Arguments as for FirstResult."""
+    vae.first_results = {part: FirstResult(name, weights) for part in (vae.first_stage_model.encoder, vae.first_stage_model.decoder)}
+    for part, look in vae.first_results.items():
+        look.watch(part)
 
 
 def working_dtype(device, allowed: list) -> torch.dtype:

@@ -3,6 +3,9 @@ a third of that time, and half the memory. The host's options for number types w
 
 from __future__ import annotations
 
+import functools
+import logging
+
 import comfy.model_management as mm
 import torch
 
@@ -14,7 +17,10 @@ TEXT_OPTIONS = ("fp32_text_enc", "fp16_text_enc", "bf16_text_enc", "fp8_e4m3fn_t
 
 def models_in_bf16() -> bool:
     """Whether transformers and ControlNets that can be are computed in bf16 though the host would take fp32."""
-    return mm.is_device_cpu(mm.get_torch_device()) and _free(MODEL_OPTIONS)
+    chosen = mm.is_device_cpu(mm.get_torch_device()) and _free(MODEL_OPTIONS)
+    if chosen:
+        _say("This processor multiplies bf16: transformers and ControlNets compute in it. ComfyUI's option --fp32-unet turns that off.")
+    return chosen
 
 
 def multiply_in_bf16(network: torch.nn.Module, device: torch.device) -> None:
@@ -22,10 +28,17 @@ def multiply_in_bf16(network: torch.nn.Module, device: torch.device) -> None:
     the sums above all, stays in fp32, which the host computes text encoders in on every device."""
     if not (mm.is_device_cpu(device) and _free(TEXT_OPTIONS)):
         return
+    _say("This processor multiplies bf16: text encoders do so. ComfyUI's option --fp32-text-enc turns that off.")
     for module in network.modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_pre_hook(lambda module, args: (args[0].to(torch.bfloat16), *args[1:]))
             module.register_forward_hook(lambda module, args, out: out.float())
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Once a session."""
+    logging.info(line)
 
 
 def _free(options) -> bool:

@@ -136,6 +136,7 @@ class SanaVAE(comfy.sd.VAE):
         bar = comfy.utils.ProgressBar(len(source) * exact_tiles.count(network.parts(), *source.shape[2:], tile))
         for i in range(len(source)):
             call(prepare(source[i : i + 1]).to(self.vae_dtype).to(self.device), out[i : i + 1], tile, lambda: bar.update(1))
+            self.first_results[network](out[i : i + 1])
         return out
 
     def _check_pictures_fit(self, shape):

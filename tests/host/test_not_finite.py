@@ -83,6 +83,8 @@ def test_every_result_is_refused_and_others_inputs_are_not_the_files_fault(host,
     for _ in range(2):
         with pytest.raises(ValueError, match="a.safetensors"):
             use(vae)
+    with pytest.raises(ValueError, match="a.safetensors"):  # pieces that equal the whole do not run the network as one
+        vae.decode_tiled(torch.zeros(1, 32, 4, 4), tile_x=2, tile_y=2)
     sound = load(host.models / "vae" / "sanacog_tiny_dcae.safetensors")
     sound.first_stage_model.decode(torch.full((1, 32, 2, 2), torch.nan).to(sound.vae_dtype))
     assert "its weights do not" in caplog.text

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 from tqdm import tqdm
 
-from .muon import Muon
+from ..muon import Muon
 
 WARM_UP = 50  # steps
 SAVE_EVERY = 90.0  # seconds
