@@ -28,18 +28,18 @@ class Task:
 
     loss(batch, generator) -> (B,), one a row: as Processes.prepare made it. named: the trained parameters. rate(step): what the
     learning rate is multiplied by. average: an average.Average or None. data[n]: batch number n, with plan.batch(n) the numbers
-    of its rows. check(step) -> {"loss": ...} or {}: validation, on the averaged weights. results(folder): write the result
-    as it is now. aside(): parts that train beside, such as a discriminator, or None.
+    of its rows. check(step) -> {"loss": ...} or {}: validation, on the averaged weights. results(folder,
+    weights): write the result into a checkpoint's folder, of the trained parameters' values.
     """
 
     loss: nn.Module
     named: list[tuple[str, nn.Parameter]]
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     rate: Callable[[int], float]
     average: object | None
     data: Dataset
     check: Callable[[int], dict] = lambda step: {}
-    results: Callable[[Path], None] = lambda folder: None
+    results: Callable[[Path, dict], None] = lambda folder, weights: None
 
 
 class NotFinite(ValueError):
@@ -68,8 +68,8 @@ class _Run:
         self.task, self.config, self.processes, self.folder, self.log = task, config, processes, folder, log
         self.step, self.seconds, self.best = 0, 0.0, math.inf
         self.parameters = [p for _, p in task.named]
-        self.rates = [group["lr"] for group in task.optimizer.param_groups]
-        self.optimizer = processes.accelerator.prepare_optimizer(task.optimizer)
+        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in task.optimizers]
+        self.prepared = [processes.accelerator.prepare_optimizer(optimizer) for optimizer in task.optimizers]
         self.go_on()
         self.history = checkpoints.History(folder / "history.jsonl", self.step) if processes.main else None
 
@@ -87,7 +87,8 @@ class _Run:
             raise ValueError(f"{checkpoint.path}: this run trained other weights than the settings name now, and cannot go on. "
                              "Take another output.name, or put back model, train.kind and lora.")
         copy_into(self.task.named, state["weights"])
-        load_optimizer(self.task.optimizer, state["optimizer"])
+        for optimizer, saved in zip(self.task.optimizers, state["optimizers"], strict=True):
+            load_optimizer(optimizer, saved)
         if self.task.average is not None and state["average"] is not None:
             self.task.average.load_state_dict(state["average"])
         self.step, self.seconds = checkpoint.step, checkpoint.about["seconds"]
@@ -112,7 +113,7 @@ class _Run:
                 self.step += 1
                 self.seconds += time.monotonic() - began
                 if self.history:
-                    self.history.add(step=self.step, loss=loss, norm=norm, lr=task.optimizer.param_groups[0]["lr"],
+                    self.history.add(step=self.step, loss=loss, norm=norm, lr=task.optimizers[0].param_groups[0]["lr"],
                                      seconds=round(self.seconds, 2))
                 self.processes.accelerator.log({"loss": loss, "gradient": norm}, step=self.step)
                 bar.update()
@@ -146,8 +147,9 @@ class _Run:
         accelerator = processes.accelerator
         window = train.accumulation * processes.count
         rows = sum(len(task.data.plan.batch(self.step * window + k)) for k in range(window))
-        for group, lr in zip(task.optimizer.param_groups, self.rates):
-            group["lr"] = lr * task.rate(self.step)
+        for optimizer, rates in zip(task.optimizers, self.rates):
+            for group, lr in zip(optimizer.param_groups, rates):
+                group["lr"] = lr * task.rate(self.step)
         task.loss.train()
         total, bad = 0.0, []
         for _ in range(train.accumulation):
@@ -164,14 +166,16 @@ class _Run:
         loss = total / rows
         if broken:
             self.refuse(f"the loss is {loss}", processes.everyones(bad))
-        accelerator.unscale_gradients(self.optimizer)
+        for optimizer in self.prepared:
+            accelerator.unscale_gradients(optimizer)
         norm = clip(self.parameters, train.clip)
         if not math.isfinite(norm) and accelerator.scaler is None:
             self.refuse(f"the gradient's norm is {norm}", processes.everyones(list(batch["names"])))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.prepared:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if task.average is not None:
-            task.average.update(self.step)
+            task.average.update()
         return loss, norm, stopping > 0, late > 0
 
     def refuse(self, what: str, names: Sequence[str]):
@@ -191,20 +195,20 @@ class _Run:
         return found
 
     def averaged(self):
-        return contextlib.nullcontext() if self.task.average is None else self.task.average.applied()
+        return contextlib.nullcontext() if self.task.average is None else self.task.average.in_place()
 
     def save(self, loss: float | None) -> None:
         """A checkpoint of the present step. loss: on the held-out rows, where it was measured now."""
         self.best = min(self.best, math.inf if loss is None else loss)
         average = self.task.average
-        state = {"weights": whole(dict(self.task.named)), "optimizer": whole(self.task.optimizer.state_dict()),
+        state = {"weights": whole(dict(self.task.named)), "optimizers": [whole(optimizer.state_dict()) for optimizer in self.task.optimizers],
                  "average": None if average is None else whole(average.state_dict())}
         with self.averaged():
-            self.processes.wait()
-            if self.processes.main:
-                about = {"step": self.step, "seconds": round(self.seconds, 2), "loss": loss}
-                checkpoints.save(self.checkpoints, state, about, self.task.results)
-                checkpoints.prune(self.checkpoints, self.config.output.keep)
+            weights = state["weights"] if average is None else whole(dict(self.task.named))
+        if self.processes.main:
+            about = {"step": self.step, "seconds": round(self.seconds, 2), "loss": loss}
+            checkpoints.save(self.checkpoints, state, about, lambda part: self.task.results(part, weights))
+            checkpoints.prune(self.checkpoints, self.config.output.keep)
         self.processes.wait()
 
 

@@ -68,7 +68,7 @@ def whole(value):
     if isinstance(value, DTensor):
         return value.full_tensor().cpu()
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
+        return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
         return {key: whole(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -48,12 +48,14 @@ class Sample:
 
 @dataclass
 class Data:
-    """train, held_out: samples. null: key of the empty prompt. left_out: {reason: how many rows}."""
+    """train, held_out: samples. null: key of the empty prompt. prompts: {validation prompt: key}. left_out: {reason: how many
+    rows}. scale: a latent of the network is the autoencoder's times this."""
 
     cache: cache.Cache
     train: list[Sample]
     held_out: list[Sample]
     null: str
+    prompts: dict[str, str]
     left_out: Counter
     config: object
     scale: float
@@ -170,7 +172,8 @@ def prepare(config, models: Models, folder: Path, device: torch.device, log=prin
     keys = _Keys(config, models, prints)
     train, held_out = ([keys.filled(s) for s in samples] for samples in (train, held_out))
     prints.save()
-    result = Data(kept, train, held_out, keys.text(""), left_out, config, models.scale)
+    prompts = {prompt: keys.text(prompt) for prompt in read_prompts(config.validation.prompts)}
+    result = Data(kept, train, held_out, keys.text(""), prompts, left_out, config, models.scale)
     _encode_texts(result, keys, models, device, log, rank, ranks)
     _encode_latents(result, keys, models, device, log, rank, ranks)
     wait()
@@ -217,6 +220,7 @@ class _Keys:
 
 def _encode_texts(data: Data, keys: _Keys, models, device, log, rank, ranks) -> None:
     wanted = {key: caption for s in data.train + data.held_out for caption, key in s.texts.items()} | {data.null: ""}
+    wanted |= {key: prompt for prompt, key in data.prompts.items() if prompt}
     missing = [(key, caption) for key, caption in sorted(wanted.items()) if key not in data.cache][rank::ranks]
     if not missing:
         return
@@ -326,9 +330,8 @@ def collate(data: Data, params, samples: Sequence[Sample], generator: torch.Gene
     latents = [_entry(data, s.latent, s) for s in samples]
     if "latent" in latents[0]:
         batch["latents"] = torch.stack([z["latent"] for z in latents])
-    else:  # in the network's scale, as all others are
-        batch["mean"] = torch.stack([z["mean"] for z in latents]) * data.scale
-        batch["logvar"] = torch.stack([z["logvar"] for z in latents]) + 2 * math.log(data.scale)
+    else:  # what a latent is drawn of, each time anew
+        batch |= {name: torch.stack([z[name] for z in latents]) for name in ("mean", "logvar")}
     if samples[0].image:
         drawn = torch.randint(len(samples[0].image), (len(samples),), generator=generator).tolist()
         batch["image"] = torch.stack([_entry(data, s.image[i], s)["mean"] for s, i in zip(samples, drawn)]) * params.condition_scale
@@ -360,7 +363,7 @@ def summary(data: Data) -> str:
 
 def stale(data: Data) -> list[Path]:
     """Entries of the cache that this run does not use."""
-    wanted = {data.null}
+    wanted = {data.null, *data.prompts.values()}
     for s in data.train + data.held_out:
         wanted |= {s.latent, *s.texts.values(), *s.image, *([s.control] if s.control else [])}
     return data.cache.stale(wanted)
