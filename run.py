@@ -4,6 +4,7 @@ python run.py demo       four pictures and two videos with the embedded models, 
 python run.py serve      ComfyUI in the browser with this pack in it   (more arguments go to ComfyUI's main.py)
 python run.py test       the whole test suite   (more arguments go to pytest; --slow: the slow tests too)
 python run.py bench      the figures in bench/results   (bench --help)
+python run.py dataset    look through pictures or clips to train on: faults, captions, sizes   (dataset --help)
 python run.py train      train the embedded models   (train --help)
 python run.py convert    a model's file in another layout or number type, or quantised   (convert --help)
 

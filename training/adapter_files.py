@@ -1,0 +1,84 @@
+"""A LoRA as a file that loads everywhere: in ComfyUI by the stock loader and by ours, in diffusers, and in programs that show
+what a file is.
+
+Names and shapes are diffusers'. The scale alpha / rank is multiplied into B, so that no reader can lose it: a file of scale 1
+needs no alpha, and diffusers refuses one that holds tensors called alpha. What was trained with stands in the metadata.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from .adapters import Adapters
+
+PREFIX = "transformer."
+CONVOLUTIONS = (".conv_inverted", ".conv_point")  # diffusers' Sana has 1x1 convolutions there
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def write(path: Path, adapters: Adapters, about: dict[str, str], dtype: str = "fp32") -> Path:
+    """Write the file; one that is there stays until the new one is whole.
+
+    about: "title", "architecture" (as modelspec has it, "sana/lora"), "resolution", "base_model" and what else there is to tell
+    of the training, in ss_* names. Values become text.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    safetensors.torch.save_file(to_tensors(adapters, DTYPES[dtype]), part, metadata=metadata(adapters, about))
+    os.replace(part, path)
+    return path
+
+
+def to_tensors(adapters: Adapters, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """{diffusers' name: tensor} on the CPU."""
+    tensors = {}
+    for name, low in zip(adapters.names, adapters.layers):
+        A, B = low.A.detach(), low.B.detach() * low.scale
+        if name.endswith(CONVOLUTIONS):
+            A, B = A[:, :, None, None], B[:, :, None, None]
+        tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = A, B
+        if low.magnitude is not None:
+            tensors[f"{PREFIX}{name}.lora_magnitude_vector"] = low.magnitude.detach()
+    return {name: tensor.to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+
+
+def metadata(adapters: Adapters, about: dict[str, str]) -> dict[str, str]:
+    from peft import LoraConfig
+
+    dora = adapters.layers[0].magnitude is not None
+    config = LoraConfig(r=adapters.rank, lora_alpha=adapters.rank, target_modules=sorted(adapters.names), use_dora=dora).to_dict()
+    config = {f"{PREFIX}{key}": sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+    known = {"title": about.get("title", "LoRA"), "architecture": about.get("architecture", ""),
+             "resolution": about.get("resolution", ""), "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+             "sai_model_spec": "1.0.0", "implementation": "https://github.com/huggingface/diffusers"}
+    said = {key: str(value) for key, value in about.items() if key.startswith("ss_")}
+    return {"format": "pt", "lora_adapter_metadata": json.dumps(config, sort_keys=True, default=str),
+            **{f"modelspec.{key}": str(value) for key, value in known.items() if value},
+            "ss_network_module": "networks.lora", "ss_network_dim": str(adapters.rank), "ss_network_alpha": str(adapters.rank),
+            "ss_trained_alpha": str(adapters.alpha), "ss_base_model": about.get("base_model", ""), **said}
+
+
+@torch.no_grad()
+def load(path: Path, adapters: Adapters) -> None:
+    """Fill adapters of the same layers and rank from a file of `write`. Raises ValueError for another one."""
+    tensors = safetensors.torch.load_file(path)
+    expected = set(to_tensors(adapters))
+    if set(tensors) != expected:
+        odd = sorted(set(tensors) ^ expected)
+        raise ValueError(f"{Path(path).name}: it changes other layers than lora.targets says: {', '.join(odd[:4])}"
+                         f"{' ...' if len(odd) > 4 else ''}. Use the settings that it was trained with.")
+    for name, low in zip(adapters.names, adapters.layers):
+        A, B = (tensors[f"{PREFIX}{name}.lora_{part}.weight"].flatten(1) for part in "AB")
+        if A.shape != low.A.shape:
+            raise ValueError(f"{Path(path).name}: its rank is {A.shape[0]}, and lora.rank is {low.A.shape[0]}.")
+        low.A.copy_(A)
+        low.B.copy_(B / low.scale)
+        if low.magnitude is not None:
+            low.magnitude.copy_(tensors[f"{PREFIX}{name}.lora_magnitude_vector"])
