@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -16,31 +17,32 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..sana_core.controlnet import SanaControlNet
-from . import optimizers
+from . import adapter_files, adapters, optimizers
 from .average import Average
 from .models import DTYPES, Models
 from .objectives.cogvideox import CogVideoXV, sample_posterior
 from .objectives.controlnet import Controlled
 from .objectives.sana import SanaFlow
+from .parallel import copy_into
 
 WIRING = "diffusers"  # of a ControlNet: what its file, which has diffusers' layout, is taken for everywhere
 
 
 @dataclass
 class Recipe:
-    """network: with all that is trained in it. blocks: parts that are computed again in the backward pass, and sharded.
-    write(path, weights): the result's file, of the trained parameters by name. adapters: of kind lora."""
+    """network: what the objective calls. trained: the module that is trained, the network or its adapters. blocks: parts that are
+    computed again in the backward pass, and sharded. write(path, weights): the result's file, of trained parameters by name."""
 
     network: nn.Module
+    trained: nn.Module
     objective: object
     params: object
     blocks: list[nn.Module]
     write: Callable[[Path, dict], None]
-    adapters: object = None
 
     @property
     def named(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
+        return [(name, p) for name, p in self.trained.named_parameters() if p.requires_grad]
 
 
 class Loss(nn.Module):
@@ -49,9 +51,11 @@ class Loss(nn.Module):
     level: at one noise level, for validation. run: compute run(network) instead, of sampling.
     """
 
-    def __init__(self, network: nn.Module, objective, scale: float):
+    def __init__(self, made: Recipe, scale: float):
         super().__init__()
-        self.network, self.objective, self.scale = network, objective, scale
+        self.network, self.objective, self.scale = made.network, made.objective, scale
+        if made.trained is not made.network:  # hooks call adapters: they are no part of the network
+            self.trained = made.trained
 
     def forward(self, batch, generator, level: float | None = None, run=None):
         if run is not None:
@@ -73,31 +77,28 @@ def build(config, models: Models) -> Recipe:
                          "alone. Take lora, full or controlnet.")
     if params.conditioning not in ("none", "image") if config.model.family == "cogvideox" else params.guidance_embeds:
         raise ValueError(f"{config.model.transformer}: this is {models.identity.variant}, which is not trained with kind {kind}.")
-    generator = torch.Generator().manual_seed(config.train.seed)
-    dtype, adapters = DTYPES[config.model.dtype], None
+    dtype = DTYPES[config.model.dtype]
     if kind == "full":
-        network = models.transformer(torch.float32).requires_grad_(True)
+        network = trained = models.transformer(torch.float32).requires_grad_(True)
         write = partial(_write_network, config, models)
     elif kind == "controlnet":
         control = SanaControlNet(params, config.objective.control_layers, WIRING)
         control.start_from(models.transformer(torch.float32))
-        network = Controlled(models.transformer(dtype, config.model.quantize), control)
+        network = trained = Controlled(models.transformer(dtype, config.model.quantize), control)
         write = partial(_write_control, config, params)
     else:
-        from . import adapter_files
-        from . import adapters as lora
-
-        network = models.transformer(dtype, config.model.quantize)
-        adapters = lora.add(network, config.lora.rank, config.alpha, config.lora.targets, dropout=config.lora.dropout,
-                            dora=config.lora.dora, generator=generator)
-        write = partial(_write_adapters, config, models, adapter_files, adapters)
+        network, lora = models.transformer(dtype, config.model.quantize), config.lora
+        trained = adapters.add(network, lora.rank, config.alpha, lora.targets, lora.dropout, lora.dora,
+                               torch.Generator().manual_seed(config.train.seed))
+        spare = adapters.Adapters(trained.names, copy.deepcopy([*trained.layers]), lora.rank, config.alpha)
+        write = partial(_write_adapters, config, models, spare)
     network.train()
     blocks = [block for module in network.modules() for name, block in module.named_children() if module is not network
               and isinstance(module, nn.ModuleList) and hasattr(block, "attn1")]
     if config.train.gradient_checkpointing:
         for block in blocks:
             block.forward = partial(_computed_twice, block.forward)
-    return Recipe(network, objective(config, params), params, blocks, write, adapters)
+    return Recipe(network, trained, objective(config, params), params, blocks, write)
 
 
 def _computed_twice(forward, *arguments, **named):
@@ -134,15 +135,22 @@ def average(config, named) -> Average | None:
 # --- results ---
 
 
-def _write_adapters(config, models, files, adapters, path: Path, weights: dict) -> None:
-    files.write(path, adapters, about(config, models), weights=weights, dtype=config.output.dtype)
+def _write_adapters(config, models, spare, path: Path, weights: dict) -> None:
+    """spare: adapters as the trained ones, whole and on the CPU."""
+    copy_into(spare.named_parameters(), weights)
+    adapter_files.write(path, spare, about(config, models), config.output.dtype)
 
 
-def about(config, models) -> dict:
+def about(config, models) -> dict[str, str]:
     """What a LoRA's file says of its training."""
-    return {"title": config.output.name, "base": models.identity.variant, "file": Path(config.model.transformer).name,
-            "family": config.model.family, "steps": config.train.steps, "lr": config.train.lr,
-            "optimizer": config.train.optimizer, "seed": config.train.seed, "resolution": config.data.resolution}
+    train, size = config.train, config.data.resolution or config.data.buckets
+    return {"title": config.output.name, "architecture": f"{config.model.family}/lora", "base_model": models.identity.variant,
+            "resolution": str(size) if isinstance(size, int) else "x".join(map(str, size[::-1])) if config.data.resolution else "",
+            "ss_sd_model_name": Path(config.model.transformer).name, "ss_steps": train.steps, "ss_learning_rate": train.lr,
+            "ss_optimizer": train.optimizer, "ss_lr_scheduler": train.schedule, "ss_seed": train.seed,
+            "ss_batch_size_per_device": config.data.batch_size, "ss_gradient_accumulation_steps": train.accumulation,
+            "ss_max_grad_norm": train.clip, "ss_caption_dropout_rate": config.data.caption_dropout,
+            "ss_network_dropout": config.lora.dropout}
 
 
 def _write_network(config, models, path: Path, weights: dict) -> None:

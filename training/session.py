@@ -40,8 +40,8 @@ def train(loaded, log=print) -> Path:
 
     made = recipe.build(config, models)
     count = sum(p.numel() for _, p in made.named)
-    say(f"{count:,} numbers are trained, of {sum(p.numel() for p in made.network.parameters()):,}")
-    loss = processes.prepare(recipe.Loss(made.network, made.objective, data.scale), made.blocks)
+    say(f"{count:,} numbers are trained, of a network of {sum(p.numel() for p in made.network.parameters()):,}")
+    loss = processes.prepare(recipe.Loss(made, data.scale), made.blocks)
     named = made.named  # sharding has put others in their places
     task = Task(loss, named, recipe.make_optimizers(config, named), recipe.rate(config), recipe.average(config, named),
                 samples.BatchDataset(data, made.params, data.batches()),
