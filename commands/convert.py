@@ -1,4 +1,4 @@
-"""python run.py convert: a Sana or CogVideoX transformer's file in another naming or number type, or quantised."""
+"""python run.py convert: a Sana or CogVideoX transformer's file in another naming or number type, or quantised; or a LoRA's."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from ..sana_core import config as sana_config
 from ..sana_core import lookalikes as sana_names
 from ..sana_core import precision as sana_precision
 from ..storage.checkpoints import check_finite, open_checkpoint, write_converted
+from .convert_adapter import convert_adapter, is_adapter
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -49,13 +50,15 @@ COGVIDEOX = Family(cogvideo_config, cogvideo_checkpoint, cogvideo_names, cogvide
 def parser():
     parser = argparse.ArgumentParser(
         prog="run.py convert", description="A Sana or CogVideoX transformer's file in another naming or number type, or "
-        "quantised. The input stays as it is; the output is one safetensors file that Load Sana Model and Load CogVideoX "
+        "quantised; or a LoRA's file in another naming or number type. The input stays as it is; the output is one safetensors file that Load Sana Model and Load CogVideoX "
         "Model read.")
     parser.add_argument("input", type=Path, help="a file, a sharded folder, or a diffusers pipeline folder")
-    parser.add_argument("--output", type=Path, required=True, help="the file to write, *.safetensors; never overwritten")
-    parser.add_argument("--layout", choices=("diffusers", "native", "comfy"), default="diffusers",
+    parser.add_argument("--output", type=Path, required=True,
+                        help="the file to write, *.safetensors (a LoRA for SAT: or *.pt); never overwritten")
+    parser.add_argument("--layout", choices=("diffusers", "native", "comfy", "kohya"), default="diffusers",
                         help="names of the tensors: diffusers' (default), native (NVlabs' for Sana, SAT's for CogVideoX), "
-                             "comfy (ComfyUI's own CogVideoX)")
+                             "comfy (ComfyUI's own CogVideoX); of a LoRA diffusers', native (SAT's) or kohya")
+    parser.add_argument("--alpha", type=float, default=0.0, help="of a LoRA whose file states none; its rank (scale 1) unless given")
     parser.add_argument("--dtype", choices=tuple(DTYPES), help="number type of what is not quantised; as it is by default")
     parser.add_argument("--quantize", choices=tuple(FORMATS),
                         help="int8: least loss, ComfyUI 0.27 and newer. fp8: any ComfyUI, calibrated with --text-encoder; "
@@ -133,6 +136,11 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
     return lines + [f"{output}: {output.stat().st_size / 1e6:,.1f} MB, of {before / 1e6:,.1f}"]
 
 
+def adapter_shapes(path):
+    """Shapes by key of a file, or of a folder that is no pipeline: a LoRA is never one."""
+    return {} if (path / "model_index.json").is_file() else open_checkpoint(path).shapes
+
+
 def calibrated(path, family, text_encoder, prompts):
     """{layer: largest magnitude of its inputs}, measured in ComfyUI, which is started in this process if it was not yet."""
     given = {}
@@ -162,6 +170,11 @@ def blocks(canonical: dict) -> list[dict]:
 def main(arguments):
     options = parser().parse_args(arguments)
     try:
+        if options.input.exists() and is_adapter(adapter_shapes(options.input)):
+            if options.quantize or options.text_encoder:
+                raise ValueError(f"{options.input.name} is a LoRA, which is not quantised: leave --quantize and --text-encoder away.")
+            print("\n".join(convert_adapter(options.input, options.output, options.layout, DTYPES.get(options.dtype), options.alpha)))
+            return 0
         lines = convert(options.input, options.output, options.layout, DTYPES.get(options.dtype), options.quantize,
                         lambda parts: tqdm(parts, desc="blocks", mininterval=1), options.text_encoder, options.prompts)
     except (ValueError, OSError, installation.SetupError) as error:

@@ -342,8 +342,9 @@ def test_saved_model_loads_again(server, plain):
 
 
 @pytest.mark.parametrize("name, limit", [("fp8_e4m3fn", 0.3), ("bf16", 0.1)])
-def test_weight_dtypes(server, plain, name, limit):
-    assert 0 < apart(draw(server, model=load(weight_dtype=name)), plain) < limit
+def test_weight_dtypes(server, name, limit):
+    full = draw(server, model=load(weight_dtype="fp32"))
+    assert 0 < apart(draw(server, model=load(weight_dtype=name)), full) < limit
 
 
 def test_easy_cache(server, plain):
