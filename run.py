@@ -5,7 +5,8 @@ python run.py serve      ComfyUI in the browser with this pack in it   (more arg
 python run.py test       the whole test suite   (more arguments go to pytest; --slow: the slow tests too)
 python run.py bench      the figures in bench/results   (bench --help)
 python run.py dataset    look through pictures or clips to train on: faults, captions, sizes   (dataset --help)
-python run.py train      train the embedded models   (train --help)
+python run.py train      train a LoRA, all weights or a ControlNet on files of yours   (train --help)
+python run.py demo-train the same in a few minutes on a CPU: drawn pictures, a LoRA of the embedded Sana, what it does
 python run.py convert    a model's file in another layout or number type, or quantised   (convert --help)
 
 The first run makes what is missing: a Python environment in .venv/ and, unless COMFYUI_PATH names a ComfyUI or the pack
@@ -49,6 +50,7 @@ COMMANDS = {
     "bench": (("dev",), True),
     "dataset": (("train",), False),
     "train": (("train",), False),
+    "demo-train": (("train",), False),
     "convert": (("train",), False),
     "help-pictures": (("dev",), True),  # for us: the pictures in web/docs
 }

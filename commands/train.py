@@ -1,64 +1,70 @@
-"""python run.py train: trains the embedded models of one family from nothing, resumes, stops in time, writes models/."""
+"""python run.py train CONFIG section.key=value...: trains on people's own pictures and clips, and goes on where it stopped."""
+
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import sys
 
-import torch
+from . import train_embedded
 
-from ..training.embedded.cogvideox import CogVideoX
-from ..training.embedded.controlnet import ControlNet
-from ..training.embedded.lora import Lora
-from ..training.embedded.sana import Sana
-from ..training.embedded.sprint import Sprint
-
-FAMILIES = {"tiny-sana": Sana, "tiny-cogvideox": CogVideoX, "tiny-sprint": Sprint,
-            "tiny-controlnet": ControlNet, "tiny-lora": Lora}
-MODELS = Path(__file__).resolve().parents[1] / "models"
+EPILOG = """CONFIG is a YAML file, a shipped one by name (train/sana_lora; configs/train/ has them all), or a run's own config.yaml.
+The same command goes on where a run stopped. Several GPUs: accelerate launch run.py train --here CONFIG ...
+tiny-sana, tiny-cogvideox, tiny-sprint, tiny-controlnet, tiny-lora in CONFIG's place train the embedded models anew."""
 
 
-def arguments(args: list[str]) -> argparse.Namespace:
-    stages = {name: family.stages for name, family in FAMILIES.items()}
-    every = [stage for names in stages.values() for stage in names]
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="run.py train", description="Train the embedded tiny models on drawn pictures and clips.",
-        epilog="Stages: " + "; ".join(f"{name}: {', '.join(names)}" for name, names in stages.items()))
-    parser.add_argument("model", choices=FAMILIES, help="which family to train")
-    parser.add_argument("--stage", choices=[*dict.fromkeys(every), "all", "export"], default="all",
-                        help="one stage alone (those before it must be done), all of them, or only write the files")
-    parser.add_argument("--minutes", type=float, help="time to spend in all, resumed runs together; the schedules shrink to it")
-    parser.add_argument("--steps", type=int, help="length of each stage's schedule in steps, instead of the recipe's")
-    parser.add_argument("--stop-at", type=int, help="stop each stage at this step, as if interrupted")
-    parser.add_argument("--cached", "--pictures", type=int, help="pictures or clips cached for the transformer")
-    parser.add_argument("--cases", type=int, help="evaluation prompts drawn for the report, 8 or more; all unless given")
-    parser.add_argument("--note", default="", help="a sentence on this training for models/README.md")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the networks: pays on a GPU and in long runs")
-    parser.add_argument("--fresh", action="store_true", help="forget earlier runs; without it, training goes on where it stopped")
-    parser.add_argument("--resume", action="store_true", help="go on where training stopped; this is what happens anyway")
-    parser.add_argument("--work", type=Path, help="folder of checkpoints, curves and sheets; output/train/FAMILY unless given")
-    parser.add_argument("--source", type=Path, default=MODELS, help="folder of the tiny Sana that Sprint, ControlNet and LoRA start from")
-    parser.add_argument("--output", type=Path, default=MODELS, help="folder that gets the trained files")
-    options = parser.parse_args(args)
-    if options.stage not in (*stages[options.model], "all", "export"):
-        parser.error(f"{options.model} has no stage {options.stage!r}, but: {', '.join(stages[options.model])}")
-    return options
+        prog="run.py train", description="Train Sana or CogVideoX: a LoRA, all weights, or a ControlNet.", epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", nargs="?", help="file with the settings")
+    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that win over the file's")
+    parser.add_argument("--check", action="store_true",
+                        help="say what would be done, and what it takes in memory; write the first batch as a picture; then stop")
+    parser.add_argument("--print-config", action="store_true", help="show all settings with the source of each, then stop")
+    parser.add_argument("--schema", action="store_true", help="for developers: write configs/schema.json and the page's tables anew, then stop")
+    return parser
 
 
-def main(args: list[str]) -> int:
-    """Run the stages asked for, then export. Ctrl-C leaves; the same command goes on from the last checkpoint."""
-    options = arguments(args)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    recipe = FAMILIES[options.model](options)
+def main(arguments: list[str]) -> int:
+    """Train, or answer a question on the settings. 130: stopped by Ctrl-C, and saved."""
+    if arguments and arguments[0] in train_embedded.FAMILIES:
+        return train_embedded.main(arguments)
+    options = parser().parse_args(arguments)
+    from ..training import config_files, config_reference
+
+    if options.schema:
+        config_reference.write_schema()
+        config_reference.write_page()
+        print(f"wrote {config_reference.SCHEMA} and {config_reference.PAGE}")
+        return 0
+    if options.config is None:
+        parser().error("name a file with settings, as in: run.py train train/sana_lora model.transformer=FILE data.path=FOLDER")
     try:
-        for stage in recipe.stages:
-            if options.stage in (stage, "all"):
-                recipe.train(stage)
-        if options.stage in ("all", "export"):
-            recipe.export()
-    except KeyboardInterrupt:
-        print("\ntrain: stopped; the same command goes on from the last checkpoint.")
+        loaded = config_files.load([options.config], options.settings, complete=not options.print_config)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.print_config:
+        print(loaded.show(), end="")
+        return 0
+    return run(loaded, options.check)
+
+
+def run(loaded, check: bool = False) -> int:
+    """The training of settings, or what it would do; errors that people can mend are told in a sentence."""
+    import torch
+
+    from ..training import estimate, loop, session
+
+    try:
+        if check:
+            estimate.check(loaded)
+        else:
+            session.train(loaded)
+    except loop.Stopped:
+        print("train: stopped and saved; the same command goes on from here.")
         return 130
+    except (ValueError, OSError, torch.OutOfMemoryError) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
     return 0

@@ -9,7 +9,7 @@ from sanacog.sana_core import checkpoint
 from sanacog.sana_core.autoencoder_checkpoint import identify_autoencoder
 from sanacog.sana_core.config import identify
 from sanacog.training.embedded import autoencoder, gemma, loop, sana, transformer
-from sanacog.commands import train as cli
+from sanacog.commands import train_embedded as cli
 
 SMOKE = ["tiny-sana", "--steps", "3", "--pictures", "32", "--cases", "8", "--device", "cpu"]
 

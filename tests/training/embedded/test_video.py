@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sanacog.cogvideo_core.config import identify, identify_autoencoder
-from sanacog.commands import train as cli
+from sanacog.commands import train_embedded as cli
 from sanacog.training.embedded import clips, cogvideox, recipe, t5, video_transformer
 from sanacog.training.embedded import video_autoencoder as vae
 

@@ -1,0 +1,175 @@
+"""From settings to what is trained: the network with its adapters or copies, the objective, the optimisers, the result's file."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..sana_core.controlnet import SanaControlNet
+from . import adapter_files, adapters, optimizers
+from .average import Average
+from .models import DTYPES, Models
+from .objectives.cogvideox import CogVideoXV, sample_posterior
+from .objectives.controlnet import Controlled
+from .objectives.sana import SanaFlow
+from .parallel import copy_into
+
+WIRING = "diffusers"  # of a ControlNet: what its file, which has diffusers' layout, is taken for everywhere
+
+
+@dataclass
+class Recipe:
+    """network: what the objective calls. trained: the module that is trained, the network or its adapters. blocks: parts that are
+    computed again in the backward pass, and sharded. write(path, weights): the result's file, of trained parameters by name."""
+
+    network: nn.Module
+    trained: nn.Module
+    objective: object
+    params: object
+    blocks: list[nn.Module]
+    write: Callable[[Path, dict], None]
+
+    @property
+    def named(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.trained.named_parameters() if p.requires_grad]
+
+
+class Loss(nn.Module):
+    """The objective as a module, so that processes can share its work: forward(batch, generator) -> (B,).
+
+    level: at one noise level, for validation. run: compute run(network) instead, of sampling.
+    """
+
+    def __init__(self, made: Recipe, scale: float):
+        super().__init__()
+        self.network, self.objective, self.scale = made.network, made.objective, scale
+        if made.trained is not made.network:  # hooks call adapters: they are no part of the network
+            self.trained = made.trained
+
+    def forward(self, batch, generator, level: float | None = None, run=None):
+        if run is not None:
+            return run(self.network)
+        if "mean" in batch:
+            latents = batch["mean"] * self.scale if level is not None else sample_posterior(
+                batch["mean"], batch["logvar"], self.scale, generator)
+            batch = batch | {"latents": latents}
+        if level is None:
+            return self.objective.losses(self.network, batch, generator)
+        return self.objective.losses_at(self.network, batch, level, generator)
+
+
+def build(config, models: Models) -> Recipe:
+    """What a run trains, on the CPU. Raises ValueError."""
+    kind, params = config.train.kind, models.params
+    if kind == "sprint":
+        raise ValueError("train.kind sprint cannot be trained by this version yet; `run.py train tiny-sprint` is of the embedded model "
+                         "alone. Take lora, full or controlnet.")
+    if params.conditioning not in ("none", "image") if config.model.family == "cogvideox" else params.guidance_embeds:
+        raise ValueError(f"{config.model.transformer}: this is {models.identity.variant}, which is not trained with kind {kind}.")
+    dtype = DTYPES[config.model.dtype]
+    if kind == "full":
+        network = trained = models.transformer(torch.float32).requires_grad_(True)
+        write = partial(_write_network, config, models)
+    elif kind == "controlnet":
+        control = SanaControlNet(params, config.objective.control_layers, WIRING)
+        control.start_from(models.transformer(torch.float32))
+        network = trained = Controlled(models.transformer(dtype, config.model.quantize), control)
+        write = partial(_write_control, config, params)
+    else:
+        network, lora = models.transformer(dtype, config.model.quantize), config.lora
+        trained = adapters.add(network, lora.rank, config.alpha, lora.targets, lora.dropout, lora.dora,
+                               torch.Generator().manual_seed(config.train.seed))
+        spare = adapters.Adapters(trained.names, copy.deepcopy([*trained.layers]), lora.rank, config.alpha)
+        write = partial(_write_adapters, config, models, spare)
+    network.train()
+    blocks = [block for module in network.modules() for name, block in module.named_children() if module is not network
+              and isinstance(module, nn.ModuleList) and hasattr(block, "attn1")]
+    if config.train.gradient_checkpointing:
+        for block in blocks:
+            block.forward = partial(_computed_twice, block.forward)
+    return Recipe(network, trained, objective(config, params), params, blocks, write)
+
+
+def _computed_twice(forward, *arguments, **named):
+    if not torch.is_grad_enabled():
+        return forward(*arguments, **named)
+    return checkpoint(forward, *arguments, use_reentrant=False, **named)
+
+
+def objective(config, params):
+    """The loss of these settings."""
+    o, dropout = config.objective, config.data.caption_dropout
+    if config.model.family == "sana":
+        return SanaFlow(shift=config.shift or params.flow_shift, logit_mean=o.logit_mean, logit_std=o.logit_std,
+                        whole_timesteps=o.whole_timesteps, multiplier=params.timestep_multiplier, caption_dropout=dropout,
+                        empty_mask=o.empty_mask)
+    return CogVideoXV(params.snr_shift_scale, params.patch_size_t, dropout, o.image_dropout)
+
+
+def make_optimizers(config, named) -> list[torch.optim.Optimizer]:
+    train = config.train
+    return optimizers.make(train.optimizer, named, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay)
+
+
+def rate(config) -> Callable[[int], float]:
+    """What the learning rate is multiplied by at a step."""
+    train = config.train
+    return lambda step: optimizers.rate(step, train.steps, train.warmup, train.schedule)
+
+
+def average(config, named) -> Average | None:
+    return Average(named, config.train.ema) if config.train.ema else None
+
+
+# --- results ---
+
+
+def _write_adapters(config, models, spare, path: Path, weights: dict) -> None:
+    """spare: adapters as the trained ones, whole and on the CPU."""
+    copy_into(spare.named_parameters(), weights)
+    adapter_files.write(path, spare, about(config, models), config.output.dtype)
+
+
+def about(config, models) -> dict[str, str]:
+    """What a LoRA's file says of its training."""
+    train, size = config.train, config.data.resolution or config.data.buckets
+    return {"title": config.output.name, "architecture": f"{config.model.family}/lora", "base_model": models.identity.variant,
+            "resolution": str(size) if isinstance(size, int) else "x".join(map(str, size[::-1])) if config.data.resolution else "",
+            "ss_sd_model_name": Path(config.model.transformer).name, "ss_steps": train.steps, "ss_learning_rate": train.lr,
+            "ss_optimizer": train.optimizer, "ss_lr_scheduler": train.schedule, "ss_seed": train.seed,
+            "ss_batch_size_per_device": config.data.batch_size, "ss_gradient_accumulation_steps": train.accumulation,
+            "ss_max_grad_norm": train.clip, "ss_caption_dropout_rate": config.data.caption_dropout,
+            "ss_network_dropout": config.lora.dropout}
+
+
+def _write_network(config, models, path: Path, weights: dict) -> None:
+    tensors = models.family.checkpoint.from_canonical(weights, "diffusers")
+    write_tensors(path, tensors, DTYPES[config.output.dtype], dataclasses.asdict(models.params))
+
+
+def _write_control(config, params, path: Path, weights: dict) -> None:
+    from ..sana_core.controlnet_checkpoint import from_canonical
+
+    tensors = {name.removeprefix("control."): t for name, t in weights.items()}
+    told = dataclasses.asdict(params) | {"_class_name": "SanaControlNetModel", "wiring": WIRING, "num_layers": config.objective.control_layers}
+    write_tensors(path, from_canonical(tensors, "diffusers"), DTYPES[config.output.dtype], told)
+
+
+def write_tensors(path: Path, tensors: dict, dtype: torch.dtype, config: dict) -> None:
+    """A safetensors file in diffusers' layout that the pack's loaders read. Whole or not there."""
+    part = path.with_suffix(".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file({name: t.to(dtype).contiguous() for name, t in tensors.items()}, part,
+                                {"format": "pt", "config": json.dumps(config)})
+    os.replace(part, path)
