@@ -84,7 +84,6 @@ class SprintSCM:
         latents, states, mask = batch["latents"].float(), batch["states"], batch["mask"]
         with torch.no_grad():
             fake = named(network.student, *self._start(latents, generator, self.max_time_share), states, mask)
-        torch.clear_autocast_cache()
         seen, at = self._disturbed(fake, generator)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         true = mixed(latents, noise, at)
@@ -240,10 +239,8 @@ def named(student, y, t, guidance, states, mask):
 def _along(student, y, t, dy, dt, states, mask, guidance):
     """F at y and t, and its change along (dy, dt), by one forward-mode derivative; attention is plain, as no fused one has that."""
     plain = {i: _linear_attention for i in range(student.params.num_layers)}
-    answer = torch.func.jvp(lambda y, t: trig(student, y, t, states, mask, guidance, attention=_attention, self_attention=plain),
-                            (y, t), (dy, dt))
-    torch.clear_autocast_cache()  # what is cast here has no gradients, and would be taken for the weights later
-    return answer
+    return torch.func.jvp(lambda y, t: trig(student, y, t, states, mask, guidance, attention=_attention, self_attention=plain),
+                          (y, t), (dy, dt))
 
 
 def _attention(q, k, v, heads, mask=None):
