@@ -316,7 +316,7 @@ def test_autocast_does_not_keep_casts_without_gradients(both, batch):
 
 
 def test_start_from_a_teacher():
-    for scale, bound in ((0.001, 1e-6), (1.0, 0.06)):
+    for scale, bound in ((0.001, 1e-6), (1.0, 3e-3)):
         teacher = network(replace(PARAMS, timestep_scale=scale), 1)
         if scale == 1.0:  # as training makes it: what it says changes slowly from one timestep to the next
             with torch.no_grad():
