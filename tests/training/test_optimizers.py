@@ -14,20 +14,22 @@ from sanacog.training.optimizers import NAMES, make, rate
 
 
 def test_muon_is_for_the_matrices_of_blocks():
-    params = SanaParams(num_layers=2, num_attention_heads=2, num_cross_attention_heads=2, cross_attention_head_dim=32, caption_channels=24)
+    params = SanaParams(num_layers=2, num_attention_heads=2, num_cross_attention_heads=2, cross_attention_head_dim=32,
+                        caption_channels=24)
     network = SanaTransformer(params)
     muon, adamw = make("muon", network.named_parameters(), 1e-3, betas=(0.9, 0.98), weight_decay=0.1)
     names = {id(p): name for name, p in network.named_parameters()}
     chosen = {names[id(p)].split(".", 2)[2] for group in muon.param_groups for p in group["params"]}
-    assert chosen == {f"{attention}.{part}.weight" for attention in ("attn1", "attn2") for part in ("to_q", "to_k", "to_v", "to_out.0")} | {
-        "ff.conv_inverted.weight", "ff.conv_point.weight"}
-    assert (muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"]) == (3e-3, 1e-3) and adamw.param_groups[0]["betas"] == (0.9, 0.98)
+    attention = {f"{kind}.{part}.weight" for kind in ("attn1", "attn2") for part in ("to_q", "to_k", "to_v", "to_out.0")}
+    assert chosen == attention | {"ff.conv_inverted.weight", "ff.conv_point.weight"}
+    assert (muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"]) == (3e-3, 1e-3)
+    assert adamw.param_groups[0]["betas"] == (0.9, 0.98)
     with pytest.raises(ValueError, match="none of them is trained"):
         make("muon", network.proj_out.named_parameters(), 1e-3)
 
 
-@pytest.mark.parametrize("name, package, place", [("adamw8bit", "bitsandbytes", "optim.AdamW8bit"), ("prodigy", "prodigyopt", "Prodigy")])
-def test_packages(name, package, place, monkeypatch):
+@pytest.mark.parametrize("name, package", [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt")])
+def test_packages(name, package, monkeypatch):
     """What they are asked for, where they are not there to be run."""
     asked = []
 
@@ -77,7 +79,8 @@ def test_every_parameter_once_and_vectors_do_not_decay():
     model = nn.ModuleDict({"transformer_blocks": nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))})
     model["transformer_blocks"][0].bias.requires_grad_(False)
     for name in ("adamw", "came", "muon"):
-        groups = [group for optimizer in make(name, model.named_parameters(), 1e-3, weight_decay=0.1) for group in optimizer.param_groups]
+        optimizers = make(name, model.named_parameters(), 1e-3, weight_decay=0.1)
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         every = [p for group in groups for p in group["params"]]
         assert {id(p) for p in every} == {id(p) for p in model.parameters() if p.requires_grad} and len(every) == 3
         assert all((group["weight_decay"] > 0) == all(p.dim() > 1 for p in group["params"]) for group in groups)

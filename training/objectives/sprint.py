@@ -147,10 +147,10 @@ class Distilled(nn.Module):
         super().__init__()
         depth, width = teacher.params.num_layers, teacher.params.width
         if not student.params.guidance_embeds:
-            raise ValueError("The student is no Sprint network: it has no guidance embedding. Make it of the teacher by start_from.")
+            raise ValueError("The student is no Sprint network: it has no guidance embedding. Make it by start_from.")
         if missing := [layer for layer in layers if not 0 <= layer < depth]:
-            raise ValueError(f"objective.discriminator_layers names {', '.join(map(str, missing))}: this teacher has the blocks 0 to "
-                             f"{depth - 1}.")
+            raise ValueError(f"objective.discriminator_layers names {', '.join(map(str, missing))}: this teacher has the blocks "
+                             f"0 to {depth - 1}.")
         self.student, self.teacher = with_plain_layers(student), teacher.requires_grad_(False)
         self.layers = tuple(sorted(set(layers)))
         self.doubt = nn.Linear(width, 1)
@@ -270,8 +270,8 @@ def start_from(teacher: SanaTransformer) -> SanaTransformer:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("time_embed.timestep_embedder.")}
     left = student.load_state_dict(tensors, strict=False)
     if left.unexpected_keys:  # the scales of 8-bit weights, for one
-        raise ValueError(f"The teacher holds {', '.join(left.unexpected_keys[:4])}, which no student has a place for: a student starts "
-                         "from plain weights. Take model.quantize none.")
+        raise ValueError(f"The teacher holds {', '.join(left.unexpected_keys[:4])}, which no student has a place for: "
+                         "a student starts from plain weights. Take model.quantize none.")
     nn.init.zeros_(embed.guidance_embedder.linear_2.weight)
     nn.init.zeros_(embed.guidance_embedder.linear_2.bias)
     student = student.to(teacher.proj_out.weight.device)

@@ -1,4 +1,4 @@
-"""A ControlNet's loss and gradients against diffusers' networks, and the native wiring against its blocks run by hand in float64."""
+"""A ControlNet's loss and gradients against diffusers' networks; the native wiring against its blocks run by hand in float64."""
 
 import copy
 
@@ -41,7 +41,7 @@ def test_diffusers_networks(case):
     noise = noise_of(batch)
     x, timestep = (1 - SIGMA) * batch["latents"] + SIGMA * noise, torch.full((2,), 1000 * SIGMA)
     samples = net(x, batch["states"], timestep, batch["control"], encoder_attention_mask=batch["mask"], return_dict=False)[0]
-    v = theirs(x, batch["states"], timestep, encoder_attention_mask=batch["mask"], controlnet_block_samples=samples, return_dict=False)[0]
+    v = theirs(x, batch["states"], timestep, encoder_attention_mask=batch["mask"], controlnet_block_samples=samples).sample
     want = (v - (noise - batch["latents"])).square().mean(dim=(1, 2, 3))
     net.zero_grad()
     want.mean().backward()
@@ -55,7 +55,8 @@ def test_native_wiring(case):
     base, _, net, batch = case
     losses, gradients = losses_of(base, net, "native", batch)
     base, control = copy.deepcopy(base).double(), copy.deepcopy(ours_of(net, "native")).double().requires_grad_(True)
-    latents, noise, mask = batch["latents"].double(), noise_of(batch).double(), ((1 - batch["mask"].double()) * -10000)[:, None, None]
+    latents, noise = batch["latents"].double(), noise_of(batch).double()
+    mask = ((1 - batch["mask"].double()) * -10000)[:, None, None]
     x = (1 - SIGMA) * latents + SIGMA * noise
 
     def embedded(network):

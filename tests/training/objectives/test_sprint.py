@@ -15,8 +15,8 @@ from sanacog.training.objectives.sprint import Distilled, SprintSCM, start_from
 
 from ...unit.sana_equations import velocity
 
-PARAMS = SanaParams(num_layers=3, num_attention_heads=2, num_cross_attention_heads=2, cross_attention_head_dim=32, caption_channels=24,
-                    qk_norm=True, timestep_scale=0.001)
+PARAMS = SanaParams(num_layers=3, num_attention_heads=2, num_cross_attention_heads=2, cross_attention_head_dim=32,
+                    caption_channels=24, qk_norm=True, timestep_scale=0.001)
 SIGMA_DATA, B = 0.5, 3
 H = 1e-6  # of differences in float64: small, as ReLU has corners
 
@@ -188,7 +188,8 @@ def test_validation_is_the_change_along_the_teachers_path(both, batch):
     given = batch["states"], batch["mask"]
 
     def latent(x, t):
-        return wide(t.cos()) * x - wide(t.sin()) * SIGMA_DATA * authors.F(authors.student, both.student.params, x / SIGMA_DATA, t, *given, guidance)
+        found = authors.F(authors.student, both.student.params, x / SIGMA_DATA, t, *given, guidance)
+        return wide(t.cos()) * x - wide(t.sin()) * SIGMA_DATA * found
     with torch.no_grad():
         x = SIGMA_DATA * (wide(t.cos()) * batch["latents"].double() + wide(t.sin()) * z)
         null = batch["null_states"][:, :7].expand(B, -1, -1), batch["mask"]
@@ -206,7 +207,8 @@ def given_gradients(module):
 def test_each_step_trains_one_side(both, batch):
     objective = SprintSCM()
     objective.losses(both, batch, torch.Generator().manual_seed(0), step=2).mean().backward()
-    assert given_gradients(both.student) and not any(p.grad is not None for p in [*both.heads.parameters(), *both.teacher.parameters()])
+    assert given_gradients(both.student)
+    assert not any(p.grad is not None for p in [*both.heads.parameters(), *both.teacher.parameters()])
     both.zero_grad(set_to_none=True)
     objective.losses(both, batch, torch.Generator().manual_seed(0), step=3).mean().backward()
     assert all(p.grad is not None for p in both.heads.parameters()) and len(given_gradients(both.heads)) > 16
@@ -238,13 +240,13 @@ def test_warm_up_counts_the_students_steps(both, batch, monkeypatch):
 
 def test_the_students_verdict_is_a_part_of_its_loss(both, batch):
     """Its gradient comes through the frozen teacher and heads."""
-    plain, judged = (SprintSCM(adversarial=weight).losses(both, batch, torch.Generator().manual_seed(0), step=0) for weight in (0.0, 2.0))
+    plain, judged = (SprintSCM(adversarial=weight).losses(both, batch, torch.Generator().manual_seed(0), step=0)
+                     for weight in (0.0, 2.0))
     verdict = (plain - judged) / 2.0
     g = torch.Generator().manual_seed(0)
-    for _ in range(1):  # what sCM draws
-        torch.randn(B, generator=g, dtype=torch.float64), torch.rand(B, generator=g)
-        guidance = torch.tensor([4.0, 4.5, 5.0])[torch.randint(3, (B,), generator=g)]
-        torch.randn(batch["latents"].shape, generator=g)
+    torch.randn(B, generator=g, dtype=torch.float64), torch.rand(B, generator=g)  # what sCM draws
+    guidance = torch.tensor([4.0, 4.5, 5.0])[torch.randint(3, (B,), generator=g)]
+    torch.randn(batch["latents"].shape, generator=g)
     t = torch.atan((0.2 + 1.6 * torch.randn(B, generator=g, dtype=torch.float64)).exp() / 0.5).float()
     start = torch.rand(B, generator=g) < 0.5
     assert 0 < start.sum() < B
@@ -285,7 +287,8 @@ def test_hinge_on_true_false_and_misaligned(both, batch, monkeypatch):
 
 def test_heads_see_the_teachers_blocks(both, batch):
     features = []
-    hooks = [both.teacher.transformer_blocks[i].register_forward_hook(lambda module, given, out: features.append(out)) for i in both.layers]
+    hooks = [both.teacher.transformer_blocks[i].register_forward_hook(lambda module, given, out: features.append(out))
+             for i in both.layers]
     t = torch.tensor([0.2, 0.7, 1.5])
     y = torch.randn(batch["latents"].shape)
     both.heads.eval()
@@ -298,7 +301,8 @@ def test_heads_see_the_teachers_blocks(both, batch):
     with torch.no_grad():
         for _ in range(300):  # until training's power iteration changes nothing
             both.heads.train()[0](features[0])
-        assert torch.allclose(both.heads[0](features[0][1:2]), both.heads[0](features[0])[1:2], atol=1e-3)  # whoever stands beside it
+        # Whoever stands beside it.
+        assert torch.allclose(both.heads[0](features[0][1:2]), both.heads[0](features[0])[1:2], atol=1e-3)
     for hook in hooks:
         hook.remove()
 
