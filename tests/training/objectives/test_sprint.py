@@ -15,8 +15,8 @@ from sanacog.training.objectives.sprint import Distilled, SprintSCM, start_from
 
 from ...unit.sana_equations import velocity
 
-PARAMS = SanaParams(num_layers=3, num_attention_heads=2, num_cross_attention_heads=2, cross_attention_head_dim=32, caption_channels=24,
-                    qk_norm=True, timestep_scale=0.001)
+PARAMS = SanaParams(num_layers=3, num_attention_heads=2, num_cross_attention_heads=2, cross_attention_head_dim=32,
+                    caption_channels=24, qk_norm=True, timestep_scale=0.001)
 SIGMA_DATA, B = 0.5, 3
 H = 1e-6  # of differences in float64: small, as ReLU has corners
 
@@ -68,7 +68,7 @@ class Authors:
         s = t.sin() / (t.cos() + t.sin())
         n = (s**2 + (1 - s) ** 2).sqrt()
         x = x * wide(n)
-        v = velocity(params, weights, x, s, states.double(), mask, guidance)
+        v = velocity(params, weights, x, s * params.timestep_multiplier, states.double(), mask, guidance)
         return ((1 - 2 * wide(s)) * x + (1 - 2 * wide(s) + 2 * wide(s) ** 2) * v) / wide(n)
 
     def scm(self, batch, x0, z, t, guidance, r, empty_mask):
@@ -108,8 +108,9 @@ class Authors:
         return (embedding @ self.both.doubt.weight.detach().double().T)[:, 0] + self.both.doubt.bias.detach().double()
 
 
-@pytest.mark.parametrize("empty_mask, step", [("caption", 1000), ("own", 4000), ("caption", None)])
-def test_scm_in_float64(both, batch, empty_mask, step):
+@pytest.mark.parametrize("empty_mask, step, scale", [("caption", 1000, 0.001), ("own", 4000, 0.001), ("caption", None, 1.0)])
+def test_scm_in_float64(both, batch, empty_mask, step, scale):
+    both.teacher.params = replace(PARAMS, timestep_scale=scale)  # 1: one that was not made for Sprint, and counts to 1000
     both.heads, objective = torch.nn.ModuleList(), SprintSCM(empty_mask=empty_mask)
     losses = objective.losses(both, batch, torch.Generator().manual_seed(5), step=step)
     losses.mean().backward()
@@ -187,7 +188,8 @@ def test_validation_is_the_change_along_the_teachers_path(both, batch):
     given = batch["states"], batch["mask"]
 
     def latent(x, t):
-        return wide(t.cos()) * x - wide(t.sin()) * SIGMA_DATA * authors.F(authors.student, both.student.params, x / SIGMA_DATA, t, *given, guidance)
+        found = authors.F(authors.student, both.student.params, x / SIGMA_DATA, t, *given, guidance)
+        return wide(t.cos()) * x - wide(t.sin()) * SIGMA_DATA * found
     with torch.no_grad():
         x = SIGMA_DATA * (wide(t.cos()) * batch["latents"].double() + wide(t.sin()) * z)
         null = batch["null_states"][:, :7].expand(B, -1, -1), batch["mask"]
@@ -205,7 +207,8 @@ def given_gradients(module):
 def test_each_step_trains_one_side(both, batch):
     objective = SprintSCM()
     objective.losses(both, batch, torch.Generator().manual_seed(0), step=2).mean().backward()
-    assert given_gradients(both.student) and not any(p.grad is not None for p in [*both.heads.parameters(), *both.teacher.parameters()])
+    assert given_gradients(both.student)
+    assert not any(p.grad is not None for p in [*both.heads.parameters(), *both.teacher.parameters()])
     both.zero_grad(set_to_none=True)
     objective.losses(both, batch, torch.Generator().manual_seed(0), step=3).mean().backward()
     assert all(p.grad is not None for p in both.heads.parameters()) and len(given_gradients(both.heads)) > 16
@@ -213,15 +216,37 @@ def test_each_step_trains_one_side(both, batch):
     assert all(p.requires_grad for p in both.heads.parameters())
 
 
+def test_heads_rest_in_the_students_steps(both, batch):
+    def kept():
+        return torch.cat([buffer.flatten().clone() for buffer in both.heads.buffers()])
+    start = kept()
+    SprintSCM().losses(both, batch, torch.Generator().manual_seed(0), step=0)
+    assert torch.equal(kept(), start)
+    SprintSCM().losses(both, batch, torch.Generator().manual_seed(0), step=1)
+    assert not torch.equal(kept(), start)
+
+
+def test_warm_up_counts_the_students_steps(both, batch, monkeypatch):
+    seen = []
+
+    def losses(self, network, batch, y, t, guidance, warm):
+        seen.append(warm)
+        return t
+    monkeypatch.setattr(SprintSCM, "student_losses", losses)
+    for weight, step in ((0.5, 1000), (0.0, 1000), (0.5, 8000), (0.0, 9000), (0.5, None)):
+        SprintSCM(adversarial=weight).losses(both, batch, torch.Generator().manual_seed(0), step=step)
+    assert seen == [0.125, 0.25, 1.0, 1.0, 1.0]
+
+
 def test_the_students_verdict_is_a_part_of_its_loss(both, batch):
     """Its gradient comes through the frozen teacher and heads."""
-    plain, judged = (SprintSCM(adversarial=weight).losses(both, batch, torch.Generator().manual_seed(0), step=0) for weight in (0.0, 2.0))
+    plain, judged = (SprintSCM(adversarial=weight).losses(both, batch, torch.Generator().manual_seed(0), step=0)
+                     for weight in (0.0, 2.0))
     verdict = (plain - judged) / 2.0
     g = torch.Generator().manual_seed(0)
-    for _ in range(1):  # what sCM draws
-        torch.randn(B, generator=g, dtype=torch.float64), torch.rand(B, generator=g)
-        guidance = torch.tensor([4.0, 4.5, 5.0])[torch.randint(3, (B,), generator=g)]
-        torch.randn(batch["latents"].shape, generator=g)
+    torch.randn(B, generator=g, dtype=torch.float64), torch.rand(B, generator=g)  # what sCM draws
+    guidance = torch.tensor([4.0, 4.5, 5.0])[torch.randint(3, (B,), generator=g)]
+    torch.randn(batch["latents"].shape, generator=g)
     t = torch.atan((0.2 + 1.6 * torch.randn(B, generator=g, dtype=torch.float64)).exp() / 0.5).float()
     start = torch.rand(B, generator=g) < 0.5
     assert 0 < start.sum() < B
@@ -262,7 +287,8 @@ def test_hinge_on_true_false_and_misaligned(both, batch, monkeypatch):
 
 def test_heads_see_the_teachers_blocks(both, batch):
     features = []
-    hooks = [both.teacher.transformer_blocks[i].register_forward_hook(lambda module, given, out: features.append(out)) for i in both.layers]
+    hooks = [both.teacher.transformer_blocks[i].register_forward_hook(lambda module, given, out: features.append(out))
+             for i in both.layers]
     t = torch.tensor([0.2, 0.7, 1.5])
     y = torch.randn(batch["latents"].shape)
     both.heads.eval()
@@ -272,13 +298,16 @@ def test_heads_see_the_teachers_blocks(both, batch):
     sprint.trig(both.teacher, y, t, batch["states"], batch["mask"])
     assert len(features) == 2
     assert torch.equal(found, torch.cat([head(x) for head, x in zip(both.heads, features)], dim=1))
-    alone = both.verdicts(y[1:2], t[1:2], batch["states"][1:2], batch["mask"][1:2], trained=False)
-    assert torch.allclose(alone, found[1:2], atol=1e-4)  # no matter which rows stand beside it
+    with torch.no_grad():
+        for _ in range(300):  # until training's power iteration changes nothing
+            both.heads.train()[0](features[0])
+        # Whoever stands beside it.
+        assert torch.allclose(both.heads[0](features[0][1:2]), both.heads[0](features[0])[1:2], atol=1e-3)
     for hook in hooks:
         hook.remove()
 
 
-def test_casts_of_the_pass_without_gradients_are_not_kept(both, batch):
+def test_autocast_does_not_keep_casts_without_gradients(both, batch):
     objective = SprintSCM(adversarial=0.0)
     gradients = []
     for low in (False, True):
@@ -291,7 +320,7 @@ def test_casts_of_the_pass_without_gradients_are_not_kept(both, batch):
 
 
 def test_start_from_a_teacher():
-    for scale, bound in ((0.001, 1e-6), (1.0, 0.06)):
+    for scale, bound in ((0.001, 1e-6), (1.0, 3e-3)):
         teacher = network(replace(PARAMS, timestep_scale=scale), 1)
         if scale == 1.0:  # as training makes it: what it says changes slowly from one timestep to the next
             with torch.no_grad():
