@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -33,10 +33,11 @@ class Processes:
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()
 
-    def prepare(self, loss: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
+    def prepare(self, loss: nn.Module, blocks: Iterable[nn.Module], in_turns: bool = False) -> nn.Module:
         """The module whose forward pass is the loss, as this process runs it. blocks: the parts that are sharded by
-        themselves; call it before the optimiser is made."""
+        themselves; in_turns: not all that is trained has gradients in each step. Call it before the optimiser is made."""
         loss.to(self.device)
+        self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=in_turns)
         if not self.sharded:
             return self.accelerator.prepare_model(loss)
         for block in blocks:
