@@ -107,7 +107,7 @@ def build(config, models: Models, meta: bool = False) -> Recipe:
     network.train()
     blocks = [block for module in network.modules() for name, block in module.named_children() if module is not network
               and isinstance(module, nn.ModuleList) and hasattr(block, "attn1")]
-    if config.train.gradient_checkpointing:
+    if config.train.gradient_checkpointing and not meta:
         for block in blocks:
             block.forward = partial(_computed_twice, block.forward)
     return Recipe(network, trained, objective(config, params), params, blocks, write, drawn or network)

@@ -36,7 +36,7 @@ def train(loaded, log=print) -> Path:
     for warning in models.identity.warnings:
         say(f"warning: {warning}")
     data = samples.prepare(config, models, folder, processes.device, say, processes.rank, processes.count, processes.wait)
-    say(samples.summary(data))
+    say(samples.summary(data.train, data.held_out))
 
     made = recipe.build(config, models)
     count = sum(p.numel() for _, p in made.named)
