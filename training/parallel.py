@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -23,6 +24,8 @@ class Processes:
         self.sharded = os.environ.pop("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
         if dtype == "fp16" and not torch.cuda.is_available():
             raise ValueError("model.dtype fp16 needs a GPU to train: choose bf16 or fp32.")
+        for state in (AcceleratorState, GradientState):  # an earlier run of this process had settings of its own
+            state._reset_state()
         self.accelerator = Accelerator(
             mixed_precision="no" if dtype == "fp32" else dtype, gradient_accumulation_steps=accumulation, project_dir=folder,
             log_with=None if tracker == "none" else tracker, cpu=not torch.cuda.is_available())
