@@ -5,13 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from . import tiny
+
 MODELS = Path(__file__).resolve().parents[2] / "models" / "text_encoders"
 PROMPTS = ("", "a red circle on a blue background", "a large yellow star at the top, purple background")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def host(host_process):
-    return host_process
+def host(comfyui_path):
+    tiny.import_host(comfyui_path)
+    with torch.inference_mode():
+        yield
 
 
 @pytest.mark.parametrize("instruction", (False, True))
