@@ -29,7 +29,8 @@ class Batches:
     def __init__(self, buckets_of_entries: Sequence[Bucket], repeats: Sequence[int], batch_size: int, seed: int,
                  drop_last: bool = False):
         if len(buckets_of_entries) != len(repeats):
-            raise ValueError(f"There are {len(buckets_of_entries)} entries and {len(repeats)} numbers of repeats, expected as many.")
+            raise ValueError(f"There are {len(buckets_of_entries)} entries and {len(repeats)} numbers of repeats, expected as "
+                             "many.")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1.")
         self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
@@ -42,8 +43,8 @@ class Batches:
                              for entries in self.members)
         if not self.per_epoch:
             sizes = ", ".join(f"{bucket}: {len(members[bucket])}" for bucket in sorted(members)) or "none"
-            raise ValueError(f"No batch of {batch_size} can be made (entries by bucket: {sizes}). Add files, or make data.batch_size "
-                             "smaller.")
+            raise ValueError(f"No batch of {batch_size} can be made (entries by bucket: {sizes}). Add files, or make "
+                             "data.batch_size smaller.")
         self._epoch, self._plan = -1, []
 
     def batch(self, n: int) -> list[int]:

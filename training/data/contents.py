@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import tarfile
 import time
 from pathlib import Path
 
-PICTURES = frozenset(".png .jpg .jpeg .jfif .webp .bmp .tif .tiff .avif .jxl".split())
+# HEIC and JPEG XL are what some cameras write and Pillow does not read: such files are rows, and their error says so.
+PICTURES = frozenset(".png .jpg .jpeg .jfif .webp .bmp .tif .tiff .avif .jxl .heic .heif".split())
 VIDEOS = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .wmv .flv .gif .ogv .3gp".split())
 HUB = "hf:"
+_DIGITS = re.compile("([0-9]+)")
 
 
 def kind_of(name: str) -> str | None:
@@ -25,18 +28,26 @@ def kind_of(name: str) -> str | None:
 
 def locate(folder, file: str) -> Path | bytes:
     """The path of a file or of a folder of pictures, or the bytes of a member. Raises FileNotFoundError."""
-    place, _, member = file.partition("::")
-    path = Path(folder) / place
+    path, member = _parts(folder, file)
     if not member:
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no such file. It was moved or deleted: read the data set again.")
         return path
-    if place.startswith(HUB) or path.is_dir():
-        return _cell(place if place.startswith(HUB) else str(path), member)
+    if file.startswith(HUB) or path.is_dir():
+        return _cell(file.partition("::")[0] if file.startswith(HUB) else str(path), member)
     offset, size = _member(path, member)
     with open(path, "rb") as tar:
         tar.seek(offset)
         return tar.read(size)
+
+
+def _parts(folder, file: str) -> tuple[Path, str]:
+    """(path, member or ""). A file whose own name has "::" in it is no member."""
+    whole = Path(folder) / file
+    if "::" not in file or whole.exists():
+        return whole, ""
+    place, _, member = file.partition("::")
+    return Path(folder) / place, member
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -44,18 +55,10 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")), key=natural)
 
 
-def natural(path) -> list:
+def natural(path) -> tuple:
     """What to sort names by: 2.png before 10.png."""
-    parts, digits = [], ""
-    for letter in str(path) + "\0":
-        if letter.isascii() and letter.isdigit():
-            digits += letter
-            continue
-        if digits:
-            parts.append((0, int(digits), len(digits)))
-            digits = ""
-        parts.append((1, ord(letter), 0))
-    return parts
+    name = str(path)
+    return [int(part) if at % 2 else part for at, part in enumerate(_DIGITS.split(name))], name
 
 
 def sha256_of(folder, file: str) -> str:
@@ -78,9 +81,9 @@ def stamp_of(folder, file: str) -> list[int] | None:
 
     For a folder of pictures: sum of the sizes, the newest time and the number of pictures.
     """
-    path = Path(folder) / file.partition("::")[0]
-    if path.is_dir() and "::" in file:  # a saved set: the library writes its state anew with every change
-        split = file.partition("::")[2].partition("/")[0]
+    path, member = _parts(folder, file)
+    if member and path.is_dir():  # a saved set: the library writes its state anew with every change
+        split = member.partition("/")[0]
         path = next((state for state in (path / split / "state.json", path / "state.json") if state.is_file()), path)
     if path.is_dir():
         if not (stats := [p.stat() for p in pictures_in(path)]):

@@ -10,7 +10,8 @@ from .manifest import Row
 
 def is_saved(folder: Path) -> bool:
     """Whether a folder was written by save_to_disk."""
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    there = {name for name in ("dataset_dict.json", "state.json", "dataset_info.json") if (folder / name).is_file()}
+    return "dataset_dict.json" in there or {"state.json", "dataset_info.json"} <= there
 
 
 def rows_of(place: str, name: str, log) -> list[Row]:
@@ -33,9 +34,10 @@ def rows_of(place: str, name: str, log) -> list[Row]:
     conditions = [column for column in media if column in tables.PICTURE[:4]]
     main = min(media, key=lambda column: (media[column] == "image", column in conditions))
     picture = next((column for column in [*conditions, *media] if column != main and media[column] == "image"), None)
+    words = found.remove_columns(list(media))
+    records = words if words.column_names else ({} for _ in range(len(found)))
     rows = []
-    for index, record in enumerate(found.remove_columns(list(media))) if len(media) < len(found.features) else \
-            enumerate({} for _ in range(len(found))):
+    for index, record in enumerate(records):
         captions, scores = tables.captions_and_scores(record)
         rows.append(Row(f"{name}::{split}/{index}/{main}", media[main], captions=captions, scores=scores,
                         image=f"{name}::{split}/{index}/{picture}" if picture else None))

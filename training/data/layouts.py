@@ -27,22 +27,22 @@ def read_source(source, log: Callable[[str], None] = print) -> list[Row]:
     named from folder_of(source). Raises FileNotFoundError, ValueError.
     """
     if tars := _tars(source):
-        return _taken(log, f"WebDataset, {len(tars)} tars", _tar_rows(tars, folder_of(source)))
+        return _taken(source, log, f"WebDataset, {len(tars)} tars", _tar_rows(tars, folder_of(source)))
     path = Path(source)
     if path.is_dir():
         if hub.is_saved(path):
-            return _taken(log, "saved `datasets` set", hub.rows_of(str(path.resolve()), path.resolve().name, log))
+            return _taken(source, log, "saved `datasets` set", hub.rows_of(str(path.resolve()), path.resolve().name, log))
         return _read_folder(path, log)
     if not path.exists():
         if _HUB_NAME.fullmatch(name := Path(source).as_posix()):
             place = contents.HUB + name.removeprefix(contents.HUB)
             log(f"{path}: there is no such folder here, so it is taken for a set of the Hub")
-            return _taken(log, "`datasets` set of the Hub", hub.rows_of(place, place, log))
+            return _taken(source, log, "`datasets` set of the Hub", hub.rows_of(place, place, log))
         raise FileNotFoundError(f"{path}: there is no such file or folder. Check the path.")
     if path.suffix == ".jsonl" and _is_manifest(path):
-        return _taken(log, "manifest", manifest.read(path))
+        return _taken(source, log, "manifest", manifest.read(path))
     if path.suffix in tables.ENDINGS:
-        return _taken(log, f"table {path.name}", _table_rows(Tree(path.parent), [path.name]))
+        return _taken(source, log, f"table {path.name}", _table_rows(Tree(path.parent), [path.name]))
     raise ValueError(f"{path}: this is no data set that is known, expected a folder, a manifest.jsonl, a table "
                      f"({', '.join(tables.ENDINGS)}) or a tar. Choose the folder that it lies in.")
 
@@ -66,18 +66,18 @@ def _read_folder(folder: Path, log) -> list[Row]:
     rows = read(tree)
     others = [other for other, _ in found[1:] if other != _BARE and not (other == _STEM and name in _WITH_STEM)]
     if others:
-        log(f"{folder}: it could also be read as {', '.join(others)}; {name} goes before, by the order that docs/dataset.md gives")
+        log(f"{folder}: it could also be read as {', '.join(others)}; {name} is taken: lists of files go before names alone")
     used = {row.file for row in rows} | {row.image for row in rows}
     if left := [file for file in tree.media if file not in used and not any(str(p) in used for p in PurePosixPath(file).parents)]:
         log(f"{folder}: {len(left)} files are left out, since {name} does not name them, such as {left[0]}")
     if missing := [row.file for row in rows if "file.missing" in row.reasons]:
         log(f"{folder}: {len(missing)} files that {name} names are not there, such as {missing[0]}")
-    return _taken(log, name, rows)
+    return _taken(folder, log, name, rows)
 
 
-def _taken(log, name: str, rows: list[Row]) -> list[Row]:
+def _taken(source, log, name: str, rows: list[Row]) -> list[Row]:
     if not rows:
-        raise ValueError(f"layout {name}: there is no row in it. Check that it is the right folder.")
+        raise ValueError(f"{source}: the layout is {name}, and there is no row in it. Check that it is the right folder.")
     log(f"layout: {name}, {len(rows)} file{'s' * (len(rows) != 1)}")
     return rows
 
@@ -117,11 +117,22 @@ def _table_rows(tree, names: list[str]) -> list[Row]:
     for name in names:
         base = PurePosixPath(name).parent
         for place, record in tables.records(tree.folder / name):
-            row = tables.row_of(record, place, lambda file: os.path.normpath(base / file).replace(os.sep, "/"), tree.exists)
-            if row.file in rows:
-                raise ValueError(f"{place}: {row.file} has a row already. Keep one; several captions go into one row, as a list.")
-            rows[row.file] = row
+            _add(rows, tables.row_of(record, place, base, tree), place)
     return list(rows.values())
+
+
+def _add(rows: dict[str, Row], row: Row, place: str) -> None:
+    """Add a row; one for a file that has a row already gives that one more captions."""
+    known = rows.setdefault(row.file, row)
+    if known is row:
+        return
+    if (known.image, known.repeats, bool(known.scores)) != (row.image, row.repeats, bool(row.scores)):
+        raise ValueError(f"{place}: {row.file} has a row already, with another picture, other repeats, or scores for one of them "
+                         "alone. Keep one of them.")
+    for number, caption in enumerate(row.captions):
+        if caption not in known.captions:
+            known.captions.append(caption)
+            known.scores += row.scores[number : number + 1]
 
 
 def _thudm_lists(tree) -> list[tuple[str, str, str | None]]:
@@ -136,7 +147,7 @@ def _thudm_lists(tree) -> list[tuple[str, str, str | None]]:
 
 
 def _thudm_rows(tree) -> list[Row]:
-    rows = []
+    rows: dict[str, Row] = {}
     for prompts, files, pictures in _thudm_lists(tree):
         base = PurePosixPath(prompts).parent
         columns = {name: tree.read(name).rstrip().splitlines() for name in (prompts, files, pictures) if name}
@@ -148,8 +159,8 @@ def _thudm_rows(tree) -> list[Row]:
                 raise ValueError(f"{tree.folder / files}:{number}: this line is empty, expected a file.")
             names = [str(base / part.strip().replace("\\", "/")) for part in parts[1:]]
             row = Row(names[0], kind_of(names[0]) or "video", captions=[parts[0].strip()], image=names[1] if pictures else None)
-            rows.append(_checked(row, tree))
-    return rows
+            _add(rows, _checked(row, tree), f"{tree.folder / files}:{number}")
+    return list(rows.values())
 
 
 def _checked(row: Row, tree) -> Row:
@@ -180,7 +191,7 @@ def _nvlabs_files(tree) -> list[str]:
 
 
 def _nvlabs_rows(tree) -> list[Row]:
-    rows = []
+    rows: dict[str, Row] = {}
     for file in _nvlabs_files(tree):
         base, place = PurePosixPath(file).parent, tree.folder / file
         names = tables.parse_json(tree.read(file), str(place)).get("img_names")
@@ -192,8 +203,8 @@ def _nvlabs_rows(tree) -> list[Row]:
             name = name if kind_of(name) else by_stem.get(name, name)
             text = str(PurePosixPath(name).with_suffix(".txt"))
             captions = (tree.read(text).splitlines() or [""])[:1] if text in tree.names else []
-            rows.append(_checked(Row(name, kind_of(name) or "image", captions=captions), tree))
-    return rows
+            _add(rows, _checked(Row(name, kind_of(name) or "image", captions=captions), tree), str(place))
+    return list(rows.values())
 
 
 def _is_kohya(tree) -> bool:

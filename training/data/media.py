@@ -40,7 +40,7 @@ def probe(source: Path | bytes, kind: str | None = None) -> Facts:
 
 
 def probe_row(row: Row, folder) -> Row:
-    """The row with what its file holds: sha256, size, frames, times; of status "error" with the reason where nothing can be read.
+    """The row with what its file holds: sha256, size, frames, times; of status "error" with the reason where not all can be read.
 
     folder: what the names in the row are relative to.
     """
@@ -49,9 +49,14 @@ def probe_row(row: Row, folder) -> Row:
         facts = probe(source, row.kind)
     except (Unreadable, FileNotFoundError) as error:
         reason = error.reason if isinstance(error, Unreadable) else "file.missing"
-        return dataclasses.replace(row, status="error", reasons=[*dict.fromkeys([*row.reasons, reason])])
-    return dataclasses.replace(row, sha256=contents.sha256_of(folder, row.file), width=facts.width, height=facts.height,
+        return _failed(row, reason)
+    row = dataclasses.replace(row, sha256=contents.sha256_of(folder, row.file), width=facts.width, height=facts.height,
                                frames=facts.frames if row.kind == "video" else 1, fps=facts.fps, duration=facts.duration)
+    return _failed(row, "file.truncated") if facts.damage else row
+
+
+def _failed(row: Row, reason: str) -> Row:
+    return dataclasses.replace(row, status="error", reasons=[*dict.fromkeys([*row.reasons, reason])])
 
 
 def read_frames(source: Path | bytes, indices: Sequence[int] | None = None,
@@ -94,12 +99,14 @@ def load(row: Row, placed: Placed, folder, *, fps: float | None = None, window: 
     """
     source = contents.locate(folder, row.file)
     if row.kind == "image":
-        return to_bucket([_read_picture(source, row.file)], placed, row)
+        frame = _read_picture(source, row.file)
+        _same_size(row, frame.shape[1], frame.shape[0])
+        return to_bucket([frame], placed)
     indices = clip_frames(row, source, placed.bucket.frames, fps, window, pad_last)
     if clip >= len(indices):
-        raise ValueError(f"{row.file}: it has {len(indices)} samples of {placed.bucket.frames} frames by its content, sample {clip} "
-                         "was asked for. The file or the settings have changed: make the manifest anew.")
-    return to_bucket(read_frames(source, indices[clip]), placed, row)
+        raise ValueError(f"{row.file}: it has {len(indices)} samples of {placed.bucket.frames} frames by its content, sample "
+                         f"{clip} was asked for. The file or the settings have changed: make the manifest anew.")
+    return to_bucket(read_frames(source, indices[clip]), placed)
 
 
 def load_picture(file: str, folder, bucket: Bucket) -> torch.Tensor:
@@ -114,22 +121,20 @@ def clip_frames(row: Row, source, frames: int, fps: float | None, window: str, p
         shown = list(range(len(contents.pictures_in(source))))
     else:
         facts = videos.probe(source)
+        _same_size(row, facts.width, facts.height)
         timed = fps is not None and facts.duration is not None
         shown = timing.at_rate(facts.times, facts.duration, fps) if timed else list(range(facts.frames))
     return [[shown[position] for position in sample] for sample in timing.samples(len(shown), frames, window, pad_last)]
 
 
-def to_bucket(frames, placed: Placed, row: Row | None = None) -> torch.Tensor:
-    """Frames (H, W, 3) uint8, scaled and cut: (C, F, H, W) float32 in [-1, 1]. row: what the frames' shape is checked against."""
+def to_bucket(frames, placed: Placed) -> torch.Tensor:
+    """Frames (H, W, 3) uint8, scaled and cut: (C, F, H, W) float32 in [-1, 1]."""
     bucket, made, last = placed.bucket, [], None
     for frame in frames:
         if last is frame and made:  # one that is shown more than once
             made.append(made[-1])
             continue
         last = frame
-        if row and row.kind == "image" and frame.shape[:2] != (row.height, row.width):
-            raise ValueError(f"{row.file}: it is {frame.shape[1]} x {frame.shape[0]}, its row says {row.width} x {row.height}. The "
-                             "file has changed: make the manifest anew.")
         scaled = _scaled(frame, placed.resize)
         made.append(scaled[:, placed.top : placed.top + bucket.height, placed.left : placed.left + bucket.width])
     return torch.stack(made, 1).float() / 127.5 - 1
@@ -147,6 +152,12 @@ def _read_picture(source, file: str) -> np.ndarray:
     if isinstance(source, Path) and source.is_dir():
         raise ValueError(f"{file}: this is a folder, its row says that it is a picture. Make the manifest anew.")
     return read_picture(source)
+
+
+def _same_size(row: Row, width: int, height: int) -> None:
+    if (width, height) != (row.width, row.height):
+        raise ValueError(f"{row.file}: it is {width} x {height}, its row says {row.width} x {row.height}. The file has changed: "
+                         "make the manifest anew.")
 
 
 def _probe_folder(folder: Path) -> Facts:

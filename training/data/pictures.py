@@ -51,8 +51,8 @@ def _read(source):
         raise Unreadable("file.unreadable", f"{name}: no picture format that Pillow knows. Convert it, or get it again.") from None
     except Image.DecompressionBombError as error:
         raise Unreadable("file.unreadable", f"{name}: {error} Make it smaller.") from None
-    except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:  # what Pillow's readers raise
-        cut = "truncated" in str(error) or isinstance(error, EOFError) or "unpack" in str(error)
+    except (OSError, SyntaxError, ValueError, TypeError, RuntimeError, LookupError, struct.error) as error:  # of Pillow's readers
+        cut = "truncated" in str(error) or "unpack" in str(error)
         raise Unreadable("file.truncated" if cut else "file.unreadable",
                          f"{name}: {error}. The file is {'cut short' if cut else 'damaged'}: get it again.") from None
     return rgb, dict(rotation=turn[0], mirrored=turn[1], frames_header=frames, alpha=alpha, bits=bits)

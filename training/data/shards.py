@@ -23,15 +23,16 @@ def rows_of(tar: Path, name: str) -> list[Row]:
             continue
         key = member[: len(member) - len(base)] + base.partition(".")[0]
         samples.setdefault(key, {})[base.partition(".")[2]] = member
-    beside = [_sidecar(path) for path in sorted(tar.parent.glob("*.json")) if path.name.startswith(tar.stem)]
+    # 00.json and 00_vila.json belong to 00.tar, 001.json does not.
+    beside = [_sidecar(path) for path in sorted(tar.parent.glob("*.json")) if path.name.startswith(tar.stem)
+              and not path.name[len(tar.stem)].isalnum()]
     rows = []
     for key, files in samples.items():
         media = sorted((end for end in files if contents.kind_of(f"x.{end}")), key=lambda end: (
             contents.kind_of(f"x.{end}") == "image", end.count("."), end))
         if not media:
             continue
-        more = {name: value for sidecar in beside for name, value in
-                sidecar.get(key, sidecar.get(key.rpartition("/")[2], {})).items()}
+        more = [item for sidecar in beside for item in sidecar.get(key, sidecar.get(key.rpartition("/")[2], {})).items()]
         captions, scores = _captions(tar, files, more)
         picture = next((end for end in media[1:] if contents.kind_of(f"x.{end}") == "image"), None)
         rows.append(Row(f"{name}::{files[media[0]]}", contents.kind_of(f"x.{media[0]}"), captions=captions, scores=scores,
@@ -41,7 +42,7 @@ def rows_of(tar: Path, name: str) -> list[Row]:
     return rows
 
 
-def _captions(tar: Path, files: dict[str, str], more: dict) -> tuple[list[str], list[float]]:
+def _captions(tar: Path, files: dict[str, str], more: list[tuple]) -> tuple[list[str], list[float]]:
     record = {}
     if "json" in files:
         record = tables.parse_json(contents.locate(tar.parent, f"{tar.name}::{files['json']}"), f"{tar}::{files['json']}")
@@ -52,8 +53,8 @@ def _captions(tar: Path, files: dict[str, str], more: dict) -> tuple[list[str], 
                 text = contents.locate(tar.parent, f"{tar.name}::{files[ending]}").decode("utf-8-sig", "replace")
                 captions, scores = [text.rstrip("\r\n")], []
                 break
-    texts = {name: value for name, value in more.items() if isinstance(value, str)}
-    numbers = {name: value for name, value in more.items() if isinstance(value, (int, float))}
+    texts = {name: value for name, value in more if isinstance(value, str)}
+    numbers = {name: value for name, value in more if isinstance(value, (int, float))}
     if numbers:
         own = [next((numbers[name] for name in tables.CAPTION if name in numbers), 0.0)] if len(captions) == 1 else scores
         if len(own) == len(captions):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from .contents import kind_of
 from .manifest import Row
+from .tree import Tree
 
 ENDINGS = (".jsonl", ".csv", ".parquet")
-FILE = ("file_name", "file", "path", "video_file_name", "image_file_name", "video_path", "image_path", "media_path", "video", "image")
+FILE = ("file_name", "file", "path", "video_file_name", "image_file_name", "video_path", "image_path", "media_path", "video",
+        "image")
 CAPTION = ("caption", "text", "prompt")
 # "caption", "captions", "caption_2", "caption2": not "caption_model", which is about a caption.
 _CAPTION = {stem: re.compile(rf"{stem}s?(_?\d+)?", re.IGNORECASE) for stem in CAPTION}
@@ -38,8 +41,8 @@ def records(path: Path) -> Iterator[tuple[str, dict]]:
                 lines = csv.DictReader(file, strict=True)
                 for row in lines:
                     if None in row or None in row.values():
-                        raise ValueError(f"{path}:{lines.line_num}: this line has {'more' if None in row else 'fewer'} columns than "
-                                         "the first. Put texts with commas in double quotes.")
+                        raise ValueError(f"{path}:{lines.line_num}: this line has {'more' if None in row else 'fewer'} columns "
+                                         "than the first. Put texts with commas in double quotes.")
                     yield f"{path}:{lines.line_num}", row
                 return
             for number, line in enumerate(file, 1):
@@ -62,23 +65,27 @@ def parse_json(text: str | bytes, place: str) -> dict:
     return found
 
 
-def row_of(record: dict, place: str, name, exists) -> Row:
+def row_of(record: dict, place: str, base: PurePosixPath, tree: Tree) -> Row:
     """The row of a record that names a file.
 
-    name: what a file in the record is called from the data set's folder. exists: whether such a file, or such a folder of
-    pictures, is there. place: what an error begins with. Raises ValueError.
+    base: the table's folder, from the data set's, which files in the record are relative to. tree: the data set's files.
+    place: what an error begins with. Raises ValueError.
     """
+    def name(file: str) -> str:
+        return os.path.normpath(base / file.strip().replace("\\", "/")).replace(os.sep, "/")
+
     column = next((column for column in FILE if isinstance(record.get(column), str) and record[column].strip()), None)
     if column is None:
         raise ValueError(f"{place}: found {', '.join(map(str, record)) or 'nothing'}, expected a file in one of {', '.join(FILE)}.")
-    file = name(record[column].strip().replace("\\", "/"))
-    picture = next((record[c].strip() for c in PICTURE if c != column and isinstance(record.get(c), str) and record[c].strip()), None)
+    file = name(record[column])
+    picture = next((record[other] for other in PICTURE if other != column and isinstance(record.get(other), str)
+                    and record[other].strip()), None)
     captions, scores = captions_and_scores(record)
     row = Row(file, kind_of(file) or "video", captions=captions, scores=scores, image=name(picture) if picture else None,
               repeats=_repeats(record, place))
-    if missing := [file for file in (row.file, row.image) if file and not exists(file)]:
-        row.status, row.reasons = "error", ["file.missing"] * bool(missing)
-    elif kind_of(file) is None and "." in Path(file).name and not exists(file + "/"):
+    if not all(tree.exists(file) for file in (row.file, row.image) if file):
+        row.status, row.reasons = "error", ["file.missing"]
+    elif kind_of(file) is None and not tree.is_folder(file):
         row.status, row.reasons = "error", ["file.unreadable"]
     return row
 
@@ -86,9 +93,9 @@ def row_of(record: dict, place: str, name, exists) -> Row:
 def captions_and_scores(record: dict) -> tuple[list[str], list[float]]:
     """The captions of a record, and a score for each or none.
 
-    Captions are in the columns of the first of caption, text and prompt that is there: "caption", "captions", "caption_2", as a text
-    or a list of texts, and in any column that has a score of its own ("vila" with "vila_score"). Scores are in such columns, or in
-    one such as scores or clip_score.
+    Captions are in the columns of the first of caption, text and prompt that is there: "caption", "captions", "caption_2", as a
+    text or a list of texts, and in any column that has a score of its own ("vila" with "vila_score"). Scores are in such columns,
+    or in one such as scores or clip_score.
     """
     stems = (_CAPTION[stem] for stem in CAPTION if any(_CAPTION[stem].fullmatch(str(column)) for column in record))
     stem = next(stems, None)

@@ -19,40 +19,41 @@ class Tree:
         self.media = [file for file in self.files if kind_of(file)]
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder; "name/" asks for a folder."""
-        return name in self.names or name.rstrip("/") in self.folders or (self.folder / name).exists()
+        """Whether there is such a file or folder, here or where ".." leads."""
+        return name in self.names or (self.folder / name).exists()
+
+    def is_folder(self, name: str) -> bool:
+        return name in self.folders or (self.folder / name).is_dir()
 
     def read(self, name: str) -> str:
         return read_text(self.folder / name)
 
 
 def _walk(folder: Path) -> list[str]:
-    """Files below a folder. What links lead to comes after what is really there, and nothing comes twice."""
-    files, seen, links = [], set(), []
+    """Files below a folder. A folder is entered once, under its own name rather than a link's; a picture or clip that is there
+    itself does not come again as a link to it."""
+    files, seen, folders, links = [], set(), [], []
 
     def enter(place: str, name: str):
         if (real := os.path.realpath(place)) in seen:
             return
         seen.add(real)
-        for entry in sorted(os.scandir(place), key=lambda entry: natural(entry.name)):
+        for entry in os.scandir(place):
             if not entry.name.startswith("."):
                 below = f"{name}/{entry.name}" if name else entry.name
-                if entry.is_symlink():
+                if entry.is_dir():
+                    folders.append((entry.path, below)) if entry.is_symlink() else enter(entry.path, below)
+                elif entry.is_symlink():
                     links.append((entry.path, below))
-                elif entry.is_dir():
-                    enter(entry.path, below)
                 else:
                     seen.add(os.path.realpath(entry.path))
                     files.append(below)
 
     enter(str(folder), "")
-    while links:
-        place, name = links.pop(0)
-        if os.path.isdir(place):
-            enter(place, name)
-        elif (real := os.path.realpath(place)) not in seen:
-            seen.add(real)
-            files.append(name)
+    while folders:
+        folders.sort(key=lambda item: natural(item[1]))
+        enter(*folders.pop(0))
+    files += [name for place, name in links if not (kind_of(name) and os.path.realpath(place) in seen)]
     return sorted(files, key=natural)
 
 

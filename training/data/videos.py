@@ -16,6 +16,7 @@ import numpy as np
 from .facts import Facts, Unreadable
 
 UNEVEN = 0.2  # share of the usual distance of two frames by which others may differ before the rate counts as variable
+RELIABLE = 0.9  # share of frames that must come in the order of their time stamps; else frames are counted by the rate alone
 SEEK_FROM = 48  # frames that are sooner decoded than sought over
 HD = 720  # lines from which on a video that names no colour matrix is taken as BT.709, as players do; below as BT.601
 
@@ -77,25 +78,34 @@ def read_frames(source: Path | bytes, indices: Sequence[int]) -> Iterator[np.nda
 def _from(source, found: Scan, first: int):
     """(number, frame) from frame `first` on, or from one before it."""
     if found.pts and first >= SEEK_FROM:
-        numbers = {pts: number for number, pts in enumerate(found.pts)}
         with _opened(source) as (container, stream):
             container.seek(found.pts[first], stream=stream)  # to the key frame before it
-            frames = _decoded(container, stream)
-            head = next(((frame, numbers.get(frame.pts)) for frame, _ in frames if frame is not None), (None, None))
-            if head[1] is not None and head[1] <= first:
-                yield head[1], head[0]
-                expected = head[1] + 1
-                for frame, _ in frames:
-                    if frame is not None:
-                        if numbers.get(frame.pts) != expected:
-                            raise Unreadable("file.unreadable", f"{_name(source)}: after seeking, its frames do not come in the "
-                                                                "order that they have from the start. Convert it to MP4.")
-                        yield expected, frame
-                        expected += 1
-                return
+            expected = None
+            for number, frame in _numbered(_decoded(container, stream), found):
+                if expected is None and number > first:
+                    break  # the seek went too far: from the start, then
+                if expected not in (None, number):
+                    raise Unreadable("file.unreadable", f"{_name(source)}: after seeking, its frames do not come in the order that "
+                                                        "they have from the start. Convert it to MP4.")
+                yield number, frame
+                expected = number + 1
+            else:
+                if expected is not None:
+                    return
     with _opened(source) as (container, stream):
-        frames = (frame for frame, _ in _decoded(container, stream) if frame is not None)
-        yield from enumerate(frames)
+        yield from _numbered(_decoded(container, stream), found)
+
+
+def _numbered(frames, found: Scan):
+    """(number, frame) of those that the scan counted."""
+    if not found.pts:
+        yield from enumerate(frame for frame, _ in frames if frame is not None)
+        return
+    numbers, last = {pts: number for number, pts in enumerate(found.pts)}, -1
+    for frame, _ in frames:
+        if frame is not None and (number := numbers.get(frame.pts, -1)) > last:
+            yield number, frame
+            last = number
 
 
 def _scan(source) -> Scan:
@@ -121,7 +131,10 @@ def _scan(source) -> Scan:
         raise Unreadable("file.unreadable", f"{_name(source)}: no frame can be decoded ({said}). Get the file again.")
     if len(sizes) > 1:
         raise Unreadable("file.unreadable", f"{_name(source)}: its frames are of several sizes ({_sizes(sizes)}). Convert it.")
-    stamped = None not in stamps and all(a < b for a, b in zip(stamps, stamps[1:])) and base > 0
+    rising = _rising(stamps) if base else []
+    stamped = len(rising) > RELIABLE * len(stamps)
+    if stamped:
+        stamps = rising
     step = 1 / float(rate) if rate else None
     if stamped:
         times = tuple((pts - stamps[0]) * base for pts in stamps)
@@ -131,7 +144,8 @@ def _scan(source) -> Scan:
         raise Unreadable("file.unreadable", f"{_name(source)}: neither time stamps nor a frame rate. Convert it to MP4.")
     distances = [b - a for a, b in zip(times, times[1:])]
     usual = statistics.median(distances) if distances else step
-    held = last.duration * base if stamped and last.duration and (not usual or last.duration * base < 10 * usual) else usual
+    # How long the last frame is shown: the header knows best. What decoders say of single frames is of others, with B frames.
+    held = stated - times[-1] if stated and (not usual or 0 < stated - times[-1] <= 2 * usual) else usual
     turned = round(last.rotation / 90) * 90
     width, height = round(last.width * square), last.height
     if turned % 180:
@@ -150,6 +164,15 @@ def _scan(source) -> Scan:
     return Scan(facts, tuple(stamps) if stamped else ())
 
 
+def _rising(stamps) -> list[int]:
+    """The time stamps that are beyond all before them; after damage decoders may give frames late, which players drop."""
+    rising = []
+    for pts in stamps:
+        if pts is not None and (not rising or pts > rising[-1]):
+            rising.append(pts)
+    return rising
+
+
 @contextmanager
 def _opened(source):
     """(container, video stream). Only local files are opened, whatever a playlist names."""
@@ -157,14 +180,16 @@ def _opened(source):
         raise Unreadable("file.empty", f"{_name(source)}: this file is empty, expected a video. Get it again.")
     try:
         container = av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source.absolute()),
-                            options={"protocol_whitelist": "file"})
+                            options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except av.FFmpegError as error:
         raise Unreadable("file.unreadable", f"{_name(source)}: FFmpeg cannot open it ({error.strerror}), expected a video. It is "
                                             "cut short or something else: get it again.") from None
     with container:
         if not container.streams.video:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            raise Unreadable("file.no_video", f"{_name(source)}: there is {kinds} in it, expected video. Take it out of the data.")
+            if container.streams.audio:
+                raise Unreadable("file.no_video", f"{_name(source)}: there is sound in it and no video. Take it out of the data.")
+            raise Unreadable("file.unreadable", f"{_name(source)}: there is no video in it. It is cut short or something else: get "
+                                                "it again.")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         yield container, stream
@@ -214,7 +239,8 @@ def _stated_duration(container, stream) -> float | None:
         return float(stream.duration * stream.time_base)
     try:  # Matroska: hours:minutes:seconds
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+        end = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+        return end - float((stream.start_time or 0) * stream.time_base)  # what it gives is the time at which the last frame ends
     except (KeyError, ValueError):
         return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
 
