@@ -46,7 +46,12 @@ class Average:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
-        """Raises KeyError for other parameters' averages."""
+        """Raises ValueError for other parameters' averages."""
+        found, wanted = ({name: tuple(value.shape) for name, value in values.items()} for values in (state["values"], self.values))
+        if found != wanted:
+            name = next(name for name in {**wanted, **found} if found.get(name) != wanted.get(name))
+            raise ValueError(f"The saved averages are another training's: {name} is {found.get(name, 'not there')}, and here "
+                             f"{wanted.get(name, 'not trained')}. Continue with the settings that it began with.")
         self.step = state["step"]
         for name, value in self.values.items():
             value.copy_(state["values"][name])

@@ -51,17 +51,16 @@ class CogVideoXV:
         alpha = alphas(self.snr_shift_scale)[timestep].to(latents.device)[:, None, None, None, None]
         x = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         v = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
-        if "image" in batch:
+        if "image" in batch:  # at the first latent, in front of a 1.5 clip at that which is repeated, and nowhere else
             image = batch["image"].float() * ~blind.to(latents.device)[:, None, None, None, None]
-            frames = batch["latents"].shape[2]
-            x = torch.cat([x, filled(F.pad(image, (0, 0, 0, 0, 0, frames - 1)), self.patch_size_t)], dim=1)
+            x = torch.cat([x, F.pad(image, (0, 0, 0, 0, 0, latents.shape[2] - 1))], dim=1)
         got = network(x, timestep.to(latents.device), states)
         return F.mse_loss(got.float(), v, reduction="none").mean(dim=(1, 2, 3, 4))
 
 
 def filled(latents: torch.Tensor, patch_size_t: int | None) -> torch.Tensor:
-    """(B, C, T, h, w) with the first latent repeated in front where the 1.5 models' patches in time ask for more. A sampler does
-    so with the picture's channels too; the noise of what is repeated is its own."""
+    """(B, C, T, h, w) with the first latent repeated in front where the 1.5 models' patches in time ask for more, as samplers have
+    it; the noise of what is repeated is its own, and it counts in the loss."""
     front = -latents.shape[2] % (patch_size_t or 1)
     return F.pad(latents, (0, 0, 0, 0, front, 0), mode="replicate") if front else latents
 
@@ -78,9 +77,9 @@ def sample_posterior(mean: torch.Tensor, logvar: torch.Tensor, scale: float, gen
     return (mean + noise * (0.5 * logvar.clamp(-30, 20)).exp()) * scale
 
 
-def noisy_picture(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def noisy_picture(pixels: torch.Tensor, generator: torch.Generator, noise=IMAGE_NOISE) -> torch.Tensor:
     """A start picture (C, 1, H, W) in [-1, 1] with the noise that the authors put on it before they encode it, of one strength a
-    picture."""
-    mean, deviation = IMAGE_NOISE
+    picture: exp of a normal with the mean and deviation of `noise`."""
+    mean, deviation = noise
     strength = (mean + deviation * torch.randn((), generator=generator)).exp()
     return pixels + strength * torch.randn(pixels.shape, generator=generator).to(pixels)

@@ -16,7 +16,8 @@ class SanaFlow:
 
     shift: timestep shift of the variant. logit_mean, logit_std: of u = sigmoid(normal), a share of the schedule. whole_timesteps:
     take the level of the authors' table at floor(1000 u), which ends at 0.999 before the shift, and not u itself. The network
-    gets sigma * multiplier, and cuts it to a whole number itself where it was trained so.
+    gets sigma * multiplier, not rounded: 1000 sigma as a rule, which SanaTransformer itself cuts to a whole number as NVlabs' loop
+    does (up to 1 below 1000 sigma, x being of the exact sigma), and sigma for a Sprint teacher (SanaParams.timestep_multiplier).
     caption_dropout: share of rows that get the empty prompt's states, for guidance. empty_mask: "caption" shows as many of them
     as the row's own caption had tokens, as NVlabs trains; "own" shows the empty prompt's tokens alone, as pipelines sample.
     """
@@ -63,16 +64,23 @@ class SanaFlow:
 
 def with_empty(batch: dict, dropped: torch.Tensor, empty_mask: str) -> tuple[torch.Tensor, torch.Tensor]:
     """States (B, T, D) and mask (B, T) of a batch, in which the rows of `dropped` (B,) hold the empty prompt; T becomes that of
-    the longer one. Raises ValueError for a caption that is longer than the empty prompt's states, whose mask they should have."""
+    the longer one, its padding not counted. Raises ValueError for a caption that is longer than the empty prompt's states, whose
+    mask they should have, and for states of padding that were left out."""
     states, mask, null, null_mask = (batch[name] for name in ("states", "mask", "null_states", "null_mask"))
-    if empty_mask == "caption" and null.shape[1] < states.shape[1]:
+    if empty_mask == "own":
+        used = int(null_mask[0].nonzero().max()) + 1
+        null, null_mask = null[:, :used], null_mask[:, :used]
+    elif null.shape[1] < states.shape[1]:
         raise ValueError(f"The empty prompt has {null.shape[1]} states, and a caption {states.shape[1]}: under the caption's mask it "
                          "needs as many. Encode it with its padding, or set objective.empty_mask to own.")
+    elif not null[:, :states.shape[1]].any(dim=-1).all():
+        raise ValueError("The empty prompt's padding is zeros, and not what the text encoder makes of it: under a caption's mask it is "
+                         "seen. Encode it with its padding, or set objective.empty_mask to own.")
     length = max(states.shape[1], null.shape[1] if empty_mask == "own" else 0)
     states, mask = F.pad(states, (0, 0, 0, length - states.shape[1])), F.pad(mask, (0, length - mask.shape[1]))
     null = F.pad(null[:, :length], (0, 0, 0, max(0, length - null.shape[1]))).to(states)
     dropped = dropped.to(states.device)
     if empty_mask == "own":
-        own = F.pad(null_mask[:, :length], (0, max(0, length - null_mask.shape[1]))).to(mask)
+        own = F.pad(null_mask, (0, length - null_mask.shape[1])).to(mask)
         mask = torch.where(dropped[:, None], own, mask)
     return torch.where(dropped[:, None, None], null, states), mask

@@ -21,12 +21,12 @@ from torch.nn.utils.parametrizations import spectral_norm
 from ...kernels.glumbconv import gating
 from ...kernels.linear_attention import eager
 from ...kernels.products import multiplying
-from ...sana_core.transformer import LINEAR_EPS, SanaTransformer
+from ...sana_core.transformer import LINEAR_EPS, SanaTransformer, sinusoid
 from .sana import with_empty
 
 NOISE = math.pi / 2  # the time of pure noise
 TANGENT_FLOOR = 0.1  # added to a tangent's norm before it is divided by that
-FIT_STEPS, FIT_RATE = 1000, 3e-3  # of the time embedding of a student whose teacher counts to 1000
+STEEP, RIDGE = 40.0, 1e-4  # of the time embedding of a student whose teacher counts to 1000: slopes over sigma, and how tame it is
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,6 @@ class SprintSCM:
         latents, states, mask = batch["latents"].float(), batch["states"], batch["mask"]
         with torch.no_grad():
             fake = named(network.student, *self._start(latents, generator, self.max_time_share), states, mask)
-        torch.clear_autocast_cache()
         seen, at = self._disturbed(fake, generator)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         true = mixed(latents, noise, at)
@@ -240,10 +239,8 @@ def named(student, y, t, guidance, states, mask):
 def _along(student, y, t, dy, dt, states, mask, guidance):
     """F at y and t, and its change along (dy, dt), by one forward-mode derivative; attention is plain, as no fused one has that."""
     plain = {i: _linear_attention for i in range(student.params.num_layers)}
-    answer = torch.func.jvp(lambda y, t: trig(student, y, t, states, mask, guidance, attention=_attention, self_attention=plain),
-                            (y, t), (dy, dt))
-    torch.clear_autocast_cache()  # what is cast here has no gradients, and would be taken for the weights later
-    return answer
+    return torch.func.jvp(lambda y, t: trig(student, y, t, states, mask, guidance, attention=_attention, self_attention=plain),
+                          (y, t), (dy, dt))
 
 
 def _attention(q, k, v, heads, mask=None):
@@ -283,18 +280,25 @@ def start_from(teacher: SanaTransformer) -> SanaTransformer:
     return student.train()
 
 
-@torch.enable_grad()
+@torch.no_grad()
 def _fit_times(embed, teacher):
-    """Teach a student's time embedding, which is given sigma, what the teacher's says of 1000 sigma."""
-    sigma = torch.linspace(0, 1, 1001, device=teacher.proj_out.weight.device)
-    with torch.no_grad():
-        wanted = teacher.time_embed(1000 * sigma, None, teacher.proj_out.weight.dtype)[1].float()
-    fit = torch.optim.Adam(embed.timestep_embedder.parameters(), lr=FIT_RATE)
-    for step in range(FIT_STEPS):
-        for group in fit.param_groups:
-            group["lr"] = FIT_RATE * 0.5 * (1 + math.cos(math.pi * step / FIT_STEPS))
-        loss = F.mse_loss(embed(sigma, torch.zeros_like(sigma), torch.float32)[1], wanted)
-        fit.zero_grad()
-        loss.backward()
-        fit.step()
-    embed.zero_grad()
+    """Make a student's time embedding, which is given sigma, say what the teacher's says of 1000 sigma, but for what changes from
+    one timestep to the next. Its first layer gets ramps that begin all along sigma, the second fits the teacher to them (ridge)."""
+    sigma = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    place = teacher.proj_out.weight
+    wanted = teacher.time_embed((1000 * sigma).to(place.device), None, place.dtype)[1].double().cpu()
+    first, second = embed.timestep_embedder.linear_1, embed.timestep_embedder.linear_2
+
+    def with_one(x):
+        return torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+    codes = with_one(sinusoid(sigma, first.in_features).double())
+    line = torch.linalg.pinv(codes, rtol=1e-5) @ sigma  # sigma from the codes that the layer is given
+    generator = torch.Generator().manual_seed(0)
+    slope, start = STEEP * torch.randn(first.out_features, generator=generator), torch.rand(first.out_features, generator=generator)
+    first.weight.copy_(slope[:, None] * line[:-1])
+    first.bias.copy_(slope * (line[-1] - start))
+    ramps = with_one(F.silu(F.linear(codes[:, :-1], first.weight.double().cpu(), first.bias.double().cpu())))
+    gram = ramps.T @ ramps + RIDGE * len(sigma) * torch.eye(ramps.shape[1], dtype=torch.float64)
+    fitted = torch.linalg.solve(gram, ramps.T @ wanted)
+    second.weight.copy_(fitted[:-1].T)
+    second.bias.copy_(fitted[-1])

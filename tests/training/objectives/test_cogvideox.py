@@ -5,11 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import CogVideoXDDIMScheduler
 
 from sanacog.cogvideo_core import checkpoint, schedule
 from sanacog.cogvideo_core.config import CogVideoParams
 from sanacog.cogvideo_core.transformer import OUT_NORM_EPS, CogVideoTransformer
 from sanacog.training.objectives.cogvideox import CogVideoXV, filled, noisy_picture, sample_posterior
+
+from ...parity.test_cogvideo_transformer import VARIANTS, pair, reference
 
 PARAMS = CogVideoParams(num_layers=2, num_attention_heads=2, time_embed_dim=32, text_embed_dim=24, max_text_seq_length=6,
                         use_rotary_positional_embeddings=False, spatial_interpolation_scale=1.0)
@@ -105,6 +108,54 @@ def test_diffusers_network_and_scheduler(batch):
         named = checkpoint.to_canonical({name: p.grad for name, p in theirs.named_parameters()}, "diffusers")
         assert relative(torch.cat([p.grad.flatten() for _, p in model.named_parameters()]),
                         torch.cat([named[name].flatten() for name, _ in model.named_parameters()])) < 1e-5
+
+
+@pytest.mark.parametrize("variant, frames", [("5B", 3), ("5B-I2V", 13), ("1.5-5B", 3), ("1.5-5B-I2V", 3)])
+def test_diffusers_networks_of_all_variants(variant, frames):
+    """Odd clips of 1.5 with the first latent repeated in front, where the start picture stands too, and ofs 2."""
+    height, width = 8, 10
+    changes = VARIANTS[variant] | (dict(sample_height=height, sample_width=width) if frames == 13 else {})
+    ours, theirs = pair(**changes)
+    g = torch.Generator().manual_seed(1)
+    batch = {"latents": torch.randn(2, 16, frames, height, width, generator=g), "states": torch.randn(2, 10, 24, generator=g)}
+    if "I2V" in variant:
+        batch["image"] = torch.randn(2, 16, 1, height, width, generator=g)
+    losses = CogVideoXV(1.0, ours.params.patch_size_t).losses_at(ours, batch, 0.5, torch.Generator().manual_seed(2))
+    losses.mean().backward()
+
+    x0 = batch["latents"]
+    x0 = torch.cat([x0[:, :, :1], x0], dim=2) if variant.startswith("1.5") else x0
+    noise, at = torch.randn(x0.shape, generator=torch.Generator().manual_seed(2)), torch.full((2,), 500)
+    scheduler = CogVideoXDDIMScheduler(snr_shift_scale=1.0, rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    x = scheduler.add_noise(x0, noise, at)
+    if "image" in batch:
+        x = torch.cat([x, torch.cat([batch["image"], torch.zeros_like(x0[:, :, 1:])], dim=2)], dim=1)
+    v = reference(theirs, x, at.float(), batch["states"], torch.full((2,), 2.0))
+    # diffusers' DDIM scheduler has no get_velocity.
+    alpha = scheduler.alphas_cumprod[500].float()
+    want = (v - (alpha.sqrt() * noise - (1 - alpha).sqrt() * x0)).square().mean(dim=(1, 2, 3, 4))
+    want.mean().backward()
+    assert relative(losses, want) < 1e-6
+    expected = dict(theirs.named_parameters())
+    got, wanted = (torch.cat([p.grad.flatten() for p in parameters]) for parameters in (
+        [p for name, p in ours.named_parameters() if name in expected],  # the table of 5B-I2V is no parameter there
+        [expected[name] for name, _ in ours.named_parameters() if name in expected]))
+    assert relative(got, wanted) < 1e-5
+
+
+def test_shares_of_dropped_captions_and_pictures(batch):
+    objective, captions, pictures, g = CogVideoXV(caption_dropout=0.1, image_dropout=0.05), [], [], torch.Generator().manual_seed(0)
+    batch["image"] = torch.ones(2, 16, 1, 4, 6)
+
+    def count(x, timestep, states):
+        captions.extend((states == batch["null_states"]).flatten(1).all(dim=1).tolist())
+        pictures.extend((x[:, 16:, 0] == 0).flatten(1).all(dim=1).tolist())
+        assert not x[:, 16:, 1:].any()
+        return x[:, :16]
+    for _ in range(2500):
+        objective.losses(count, batch, g)
+    assert abs(sum(captions) / 5000 - 0.1) < 0.015 and abs(sum(pictures) / 5000 - 0.05) < 0.012
+    assert 5 < sum(a and b for a, b in zip(captions, pictures)) < 50  # one has nothing to do with the other
 
 
 def test_timesteps_are_even_and_reach_both_ends(batch):

@@ -102,9 +102,14 @@ def test_diffusers_network_and_scheduler(batch):
 def test_noise_levels_are_the_authors(shift, mean, median):
     sigma = SanaFlow(shift=float(shift)).levels(200_000, torch.Generator().manual_seed(0))
     assert abs(sigma.mean() - mean) < 2e-3 and abs(sigma.median() - median) < 2e-3
-    if shift == 3:
-        assert torch.allclose(torch.quantile(sigma[:100_000], torch.tensor([0.05, 0.95])), torch.tensor([0.365, 0.939]), atol=3e-3)
+    for at, ends in ((3, (0.365, 0.939)), (6, (0.535, 0.969))):
+        if shift == at:
+            assert torch.allclose(torch.quantile(sigma[:100_000], torch.tensor([0.05, 0.95])), torch.tensor(ends), atol=3e-3)
     assert sigma.max() < 1
+    base = sigma.double() / (shift - (shift - 1) * sigma.double())
+    assert (1000 * base - (1000 * base).round()).abs().max() < 1e-2  # the table's
+    anywhere = SanaFlow(shift=float(shift), whole_timesteps=False).levels(200_000, torch.Generator().manual_seed(0))
+    assert anywhere.unique().numel() > 150_000 and 0 < (anywhere - sigma).max() < 0.0011 * shift and (anywhere - sigma).min() > -1e-6
 
 
 def test_share_of_dropped_captions(batch):
@@ -121,6 +126,22 @@ def test_share_of_dropped_captions(batch):
     seen.clear()
     flow.losses_at(count, batch, 0.5, g)
     assert seen == [0]
+
+
+def test_an_empty_prompts_own_mask_leaves_its_padding_out(batch):
+    states, mask = with_empty(batch, torch.tensor([True, False, True]), "own")
+    assert states.shape[1] == 7 and mask.sum(dim=1).tolist() == [1, 4, 1]
+    assert torch.equal(states[0, :1], batch["null_states"][0, :1]) and not states[0, 1:].any() and torch.equal(states[1], batch["states"][1])
+    long = batch | {"null_mask": torch.ones(1, 9)}
+    states, mask = with_empty(long, torch.tensor([True, False, False]), "own")
+    assert states.shape[1] == 9 and mask.sum(dim=1).tolist() == [9, 4, 7] and not states[1:, 7:].any()
+
+
+def test_padding_of_the_empty_prompt_that_was_left_out(batch):
+    batch["null_states"][:, 3:] = 0
+    with pytest.raises(ValueError, match="padding is zeros"):
+        with_empty(batch, torch.tensor([True, False, False]), "caption")
+    with_empty(batch, torch.tensor([True, False, False]), "own")
 
 
 def test_an_empty_prompt_of_too_few_states(batch):

@@ -68,7 +68,7 @@ class Authors:
         s = t.sin() / (t.cos() + t.sin())
         n = (s**2 + (1 - s) ** 2).sqrt()
         x = x * wide(n)
-        v = velocity(params, weights, x, s, states.double(), mask, guidance)
+        v = velocity(params, weights, x, s * params.timestep_multiplier, states.double(), mask, guidance)
         return ((1 - 2 * wide(s)) * x + (1 - 2 * wide(s) + 2 * wide(s) ** 2) * v) / wide(n)
 
     def scm(self, batch, x0, z, t, guidance, r, empty_mask):
@@ -108,8 +108,9 @@ class Authors:
         return (embedding @ self.both.doubt.weight.detach().double().T)[:, 0] + self.both.doubt.bias.detach().double()
 
 
-@pytest.mark.parametrize("empty_mask, step", [("caption", 1000), ("own", 4000), ("caption", None)])
-def test_scm_in_float64(both, batch, empty_mask, step):
+@pytest.mark.parametrize("empty_mask, step, scale", [("caption", 1000, 0.001), ("own", 4000, 0.001), ("caption", None, 1.0)])
+def test_scm_in_float64(both, batch, empty_mask, step, scale):
+    both.teacher.params = replace(PARAMS, timestep_scale=scale)  # 1: one that was not made for Sprint, and counts to 1000
     both.heads, objective = torch.nn.ModuleList(), SprintSCM(empty_mask=empty_mask)
     losses = objective.losses(both, batch, torch.Generator().manual_seed(5), step=step)
     losses.mean().backward()
@@ -213,6 +214,28 @@ def test_each_step_trains_one_side(both, batch):
     assert all(p.requires_grad for p in both.heads.parameters())
 
 
+def test_heads_rest_in_the_students_steps(both, batch):
+    def kept():
+        return torch.cat([buffer.flatten().clone() for buffer in both.heads.buffers()])
+    start = kept()
+    SprintSCM().losses(both, batch, torch.Generator().manual_seed(0), step=0)
+    assert torch.equal(kept(), start)
+    SprintSCM().losses(both, batch, torch.Generator().manual_seed(0), step=1)
+    assert not torch.equal(kept(), start)
+
+
+def test_warm_up_counts_the_students_steps(both, batch, monkeypatch):
+    seen = []
+
+    def losses(self, network, batch, y, t, guidance, warm):
+        seen.append(warm)
+        return t
+    monkeypatch.setattr(SprintSCM, "student_losses", losses)
+    for weight, step in ((0.5, 1000), (0.0, 1000), (0.5, 8000), (0.0, 9000), (0.5, None)):
+        SprintSCM(adversarial=weight).losses(both, batch, torch.Generator().manual_seed(0), step=step)
+    assert seen == [0.125, 0.25, 1.0, 1.0, 1.0]
+
+
 def test_the_students_verdict_is_a_part_of_its_loss(both, batch):
     """Its gradient comes through the frozen teacher and heads."""
     plain, judged = (SprintSCM(adversarial=weight).losses(both, batch, torch.Generator().manual_seed(0), step=0) for weight in (0.0, 2.0))
@@ -272,13 +295,15 @@ def test_heads_see_the_teachers_blocks(both, batch):
     sprint.trig(both.teacher, y, t, batch["states"], batch["mask"])
     assert len(features) == 2
     assert torch.equal(found, torch.cat([head(x) for head, x in zip(both.heads, features)], dim=1))
-    alone = both.verdicts(y[1:2], t[1:2], batch["states"][1:2], batch["mask"][1:2], trained=False)
-    assert torch.allclose(alone, found[1:2], atol=1e-4)  # no matter which rows stand beside it
+    with torch.no_grad():
+        for _ in range(300):  # until training's power iteration changes nothing
+            both.heads.train()[0](features[0])
+        assert torch.allclose(both.heads[0](features[0][1:2]), both.heads[0](features[0])[1:2], atol=1e-3)  # whoever stands beside it
     for hook in hooks:
         hook.remove()
 
 
-def test_casts_of_the_pass_without_gradients_are_not_kept(both, batch):
+def test_autocast_does_not_keep_casts_without_gradients(both, batch):
     objective = SprintSCM(adversarial=0.0)
     gradients = []
     for low in (False, True):
@@ -291,7 +316,7 @@ def test_casts_of_the_pass_without_gradients_are_not_kept(both, batch):
 
 
 def test_start_from_a_teacher():
-    for scale, bound in ((0.001, 1e-6), (1.0, 0.06)):
+    for scale, bound in ((0.001, 1e-6), (1.0, 3e-3)):
         teacher = network(replace(PARAMS, timestep_scale=scale), 1)
         if scale == 1.0:  # as training makes it: what it says changes slowly from one timestep to the next
             with torch.no_grad():
