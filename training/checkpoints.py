@@ -130,6 +130,7 @@ class History:
                     continue
                 if entry["step"] <= step and step:
                     self.lines.append(entry)
+        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         part.write_text("".join(json.dumps(entry) + "\n" for entry in self.lines), encoding="utf-8")
         os.replace(part, path)

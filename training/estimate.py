@@ -1,1 +1,216 @@
-def check(loaded): pass
+"""What a run would do and what it takes, without training: steps, buckets, tokens, memory, and the first batch as a picture.
+
+Memory is counted on PyTorch's meta device, where a step runs without numbers: what a forward pass keeps for the backward one is
+listed tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..cogvideo_core.memory import encode_bytes
+from ..sana_core.memory import picture_bytes
+from . import recipe, samples, session, validation
+from .data import media
+from .data.batches import Batches
+from .models import Models
+
+STATES = {"adamw": 8, "adamw8bit": 2.1, "came": 4.2, "prodigy": 16, "muon": 4}  # bytes a trained number
+TEXT_TOKENS = {"sana": 300}  # at most; CogVideoX always has as many as the network says
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes. weights: of the network as it is kept, frozen or not; trained: of what is trained beside it (adapters, copies) in fp32;
+    gradients, optimizer, average: of what is trained; activations: what the largest batch's forward pass keeps; working: what a
+    block takes for a moment on top."""
+
+    weights: int
+    trained: int
+    gradients: int
+    optimizer: int
+    average: int
+    activations: int
+    working: int
+
+    @property
+    def peak(self) -> int:
+        """Gradients grow while activations are let go of."""
+        return self.weights + self.trained + self.optimizer + self.average + self.working + max(self.activations, self.gradients)
+
+
+def memory(config, models: Models, shape: Sequence[int], batch_size: int, text: int, accumulated: bool = False) -> Memory:
+    """What training takes. shape: of a latent, (C, h, w) or (C, f, h, w). text: tokens of the captions."""
+    made = recipe.build(config, models, meta=True)
+    beside = made.trained is not made.network
+    own = {id(p) for p in made.trained.parameters()} if beside else set()
+    weights = sum(t.numel() * t.element_size() for t in [*made.network.parameters(), *made.network.buffers()] if id(t) not in own)
+    count = sum(p.numel() for _, p in made.named)
+    half = 1.0 if config.model.dtype == "fp32" else 0.5
+    kept, largest = _kept(made, config, shape, batch_size, text)
+    return Memory(weights, 4 * count if beside else 0, 4 * count, round(STATES[config.train.optimizer] * count),
+                  4 * count if config.train.ema else 0, round(kept * half), round(largest * half))
+
+
+def _kept(made, config, shape, batch_size, text) -> tuple[int, int]:
+    """(bytes that a forward pass keeps for the backward one in fp32, bytes that are alive for a moment beside them)."""
+    loss, sizes = recipe.Loss(made, 1.0).float().train(), _Sizes(made)
+    batch = _batch(made, config, shape, batch_size, text)
+    with torch.autograd.graph.saved_tensors_hooks(sizes.keep, lambda packed: packed), sizes.by_block():
+        loss(batch, torch.Generator().manual_seed(0))
+    token_bytes = max(sizes.inputs, default=0)
+    if not config.train.gradient_checkpointing:
+        return sizes.total, 3 * token_bytes
+    blocks = sum(sizes.blocks)
+    return sizes.total - blocks + sum(sizes.inputs), max(sizes.blocks, default=0) + 3 * token_bytes
+
+
+class _Sizes:
+    """Storages that are kept, counted once, in all and by block; inputs: bytes of what enters each block."""
+
+    def __init__(self, made):
+        self.made, self.seen, self.total, self.blocks, self.inputs = made, {}, 0, [], []
+        self.weights = {p.untyped_storage()._cdata for p in [*made.network.parameters(), *made.trained.parameters()]}
+        self.weights |= {b.untyped_storage()._cdata for b in made.network.buffers()}
+
+    def keep(self, tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.weights and storage._cdata not in self.seen:
+            self.seen[storage._cdata] = storage  # alive, or its number would be given again
+            self.total += storage.nbytes()
+        return tensor
+
+    def by_block(self):
+        return _Watched(self)
+
+
+class _Watched:
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def __enter__(self):
+        sizes = self.sizes
+
+        def before(block, inputs):
+            sizes.inputs.append(sum(t.numel() * 4 for t in inputs[:1]))
+            block._kept_before = sizes.total
+
+        def after(block, inputs, output):
+            sizes.blocks.append(sizes.total - block._kept_before)
+        self.hooks = [hook for block in sizes.made.blocks
+                      for hook in (block.register_forward_pre_hook(before), block.register_forward_hook(after))]
+
+    def __exit__(self, *error):
+        for hook in self.hooks:
+            hook.remove()
+
+
+def _batch(made, config, shape, batch_size, text) -> dict:
+    params = made.params
+    width = params.caption_channels if config.model.family == "sana" else params.text_embed_dim
+    batch = {"latents": torch.empty(batch_size, *shape, device="meta"), "states": torch.empty(batch_size, text, width, device="meta"),
+             "mask": torch.ones(batch_size, text, dtype=torch.long, device="meta"),
+             "null_states": torch.empty(1, max(text, 300) if config.model.family == "sana" else text, width, device="meta"),
+             "null_mask": torch.ones(1, text, dtype=torch.long, device="meta")}
+    if config.train.kind == "controlnet":
+        batch["control"] = torch.empty(batch_size, *shape, device="meta")
+    if config.model.conditioning == "image":
+        batch["image"] = torch.empty(batch_size, shape[0], 1, *shape[2:], device="meta")
+    return batch
+
+
+def latent_shape(bucket, family: str, params) -> tuple[int, ...]:
+    if family == "sana":
+        return params.in_channels, bucket.height // 32, bucket.width // 32
+    return params.out_channels, (bucket.frames + 3) // 4, bucket.height // 8, bucket.width // 8
+
+
+def tokens(shape: Sequence[int], params) -> int:
+    """Of the picture or clip in the network."""
+    patches = math.prod(-(-side // params.patch_size) for side in shape[-2:])
+    return patches if len(shape) == 3 else patches * -(-shape[1] // (params.patch_size_t or 1))
+
+
+def caching(models: Models, buckets, device: str) -> dict[str, int]:
+    """{model: bytes} of what is in memory, one after the other, before training begins."""
+    text = sum(file.stat().st_size for file in models.files("text_encoder"))
+    network = models.autoencoder()
+    weights = sum(p.numel() * 4 for p in network.parameters())
+    if models.settings.family == "sana":
+        most = max(picture_bytes(network.params.encoder_block_out_channels[0], b.height * b.width, 4, device == "cpu") for b in buckets)
+    else:
+        most = max(encode_bytes(network.params, (1, 3, *b), 4) for b in buckets)
+    return {"text encoder": text, "autoencoder": weights + most}
+
+
+# --- --check ---
+
+
+def check(loaded, log=print) -> None:
+    """Print what a run would do; write the first batch's pictures into its folder. Nothing is encoded or trained."""
+    config, folder = loaded.config, session.folder_of(loaded.config)
+    models = Models(config.model)
+    log(f"{config.model.transformer}: {models.identity.variant}; {models.identity.evidence}")
+    for warning in models.identity.warnings:
+        log(f"warning: {warning}")
+    train, held_out, _ = samples.gather(config, log)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    plan = Batches([s.placed.bucket for s in train], [s.row.repeats for s in train], config.data.batch_size, config.train.seed)
+    window = config.train.accumulation * processes
+    log(samples.summary(train, held_out))
+    log(f"\n{config.train.steps} steps of {window} batches of {config.data.batch_size}: {config.train.steps * window} batches, "
+        f"{config.train.steps * window / plan.per_epoch:.1f} times through the {plan.per_epoch} of the data")
+    params = models.params
+    text = TEXT_TOKENS.get(config.model.family) or params.max_text_seq_length
+    log(f"\nbucket (px){'':<12}samples  latent{'':<14}tokens  + text")
+    largest, most = None, 0
+    for bucket, count in samples.table(train):
+        shape = latent_shape(bucket, config.model.family, params)
+        number = tokens(shape, params)
+        if number > most:
+            largest, most = shape, number
+        log(f"{str(bucket):<23}{count:>7}  {' x '.join(map(str, shape)):<20}{number:>6}  <= {text}")
+    _say_memory(config, models, largest, text, samples.table(train), log)
+    path = first_batch(config, train, plan, folder)
+    log(f"\nthe first batch as it is trained on: {path}")
+
+
+def _say_memory(config, models, shape, text, table, log) -> None:
+    if config.train.kind == "sprint":
+        log("\nmemory: not counted for kind sprint; it holds student, teacher and discriminator")
+        return
+    found = memory(config, models, shape, config.data.batch_size, text)
+    log("\nmemory for training, on the device")
+    lines = [("network", found.weights, "model.dtype, model.quantize"), ("adapters or copies, fp32", found.trained, "lora.rank"),
+             ("optimiser", found.optimizer, "train.optimizer"), ("average", found.average, "train.ema"),
+             ("gradients", found.gradients, "what is trained"),
+             ("activations", found.activations, "data.batch_size, resolution, train.gradient_checkpointing"),
+             ("in work", found.working, "resolution")]
+    for name, size, knob in lines:
+        if size:
+            log(f"  {name:<26}{_gib(size):>10}   {knob}")
+    log(f"  {'at most at once':<26}{_gib(found.peak):>10}   and what libraries take for themselves, on a GPU about 1 GiB")
+    before = caching(models, [bucket for bucket, _ in table], "cuda" if torch.cuda.is_available() else "cpu")
+    log("before training, one after the other: " + ", ".join(f"{name} {_gib(size)}" for name, size in before.items()))
+
+
+def first_batch(config, train, plan: Batches, folder):
+    """first_batch.png: the pictures, or first, middle and last frames, of batch 0 as the autoencoder will see them."""
+    data, rows, titles = config.data, [], []
+    for i in plan.batch(0):
+        s = train[i]
+        pixels = media.load(s.row, s.placed, s.folder, fps=data.fps, window=data.window, clip=s.clip, pad_last=data.pad_last)
+        rows.append([validation.frame(pixels)])
+        titles.append(f"{s.row.file}: {next(iter(samples.captions_of(s.row)), '(no caption)')}")
+    folder.mkdir(parents=True, exist_ok=True)
+    validation.sheet(rows, titles, folder / "first_batch.png")
+    return folder / "first_batch.png"
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"

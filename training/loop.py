@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,7 +26,8 @@ from .samples import number
 class Task:
     """All that the loop needs to know.
 
-    loss(batch, generator) -> (B,), one a row: as Processes.prepare made it. named: the trained parameters. rate(step): what the
+    loss(batch, generator, step=) -> (B,), one a row: as Processes.prepare made it. named: the trained parameters. buffers: what
+    else changes in training, by name. rate(step): what the
     learning rate is multiplied by. average: an average.Average or None. data[n]: batch number n, with plan.batch(n) the numbers
     of its rows. check(step) -> {"loss": ...} or {}: validation, on the averaged weights. results(folder,
     weights): write the result into a checkpoint's folder, of the trained parameters' values.
@@ -38,6 +39,7 @@ class Task:
     rate: Callable[[int], float]
     average: object | None
     data: Dataset
+    buffers: dict[str, torch.Tensor] = field(default_factory=dict)
     check: Callable[[int], dict] = lambda step: {}
     results: Callable[[Path, dict], None] = lambda folder, weights: None
 
@@ -87,6 +89,7 @@ class _Run:
             raise ValueError(f"{checkpoint.path}: this run trained other weights than the settings name now, and cannot go on. "
                              "Take another output.name, or put back model, train.kind and lora.")
         copy_into(self.task.named, state["weights"])
+        copy_into(self.task.buffers.items(), state["buffers"])
         for optimizer, saved in zip(self.task.optimizers, state["optimizers"], strict=True):
             load_optimizer(optimizer, saved)
         if self.task.average is not None and state["average"] is not None:
@@ -156,7 +159,8 @@ class _Run:
             n, batch = next(batches)
             torch.manual_seed(number("layers", train.seed, n))  # of dropout inside the network
             with accelerator.accumulate(task.loss), accelerator.autocast():
-                losses = task.loss(_moved(batch, processes.device), torch.Generator().manual_seed(number("noise", train.seed, n)))
+                losses = task.loss(_moved(batch, processes.device), torch.Generator().manual_seed(number("noise", train.seed, n)),
+                                   step=self.step)
                 if not (finite := losses.detach().isfinite().cpu()).all():
                     bad += [name for name, good in zip(batch["names"], finite.tolist()) if not good]
                 total += losses.detach().sum().item()
@@ -201,7 +205,7 @@ class _Run:
         """A checkpoint of the present step. loss: on the held-out rows, where it was measured now."""
         self.best = min(self.best, math.inf if loss is None else loss)
         average = self.task.average
-        state = {"weights": whole(dict(self.task.named)), "optimizers": [whole(optimizer.state_dict()) for optimizer in self.task.optimizers],
+        state = {"weights": whole(dict(self.task.named)), "buffers": whole(self.task.buffers), "optimizers": [whole(optimizer.state_dict()) for optimizer in self.task.optimizers],
                  "average": None if average is None else whole(average.state_dict())}
         with self.averaged():
             weights = state["weights"] if average is None else whole(dict(self.task.named))

@@ -74,8 +74,14 @@ class Models:
             return self.params.scaling_factor
         return _autoencoder_identity(self._part("autoencoder", "vae")).params.scaling_factor
 
-    def transformer(self, dtype: torch.dtype, quantize: str = "none") -> nn.Module:
-        """The network on the CPU, frozen. dtype: of its weights; quantize: "int8" or "fp8" for those that bear it."""
+    def transformer(self, dtype: torch.dtype, quantize: str = "none", meta: bool = False) -> nn.Module:
+        """The network on the CPU, frozen. dtype: of its weights; quantize: "int8" or "fp8" for those that bear it. meta: on the
+        meta device, where nothing is read."""
+        if meta:
+            network = self.family.network(self.params, device="meta", dtype=dtype)
+            if quantize != "none":
+                quantise_layers(network, quantised(network.state_dict(), quantize, self.family.precision.KEPT)[1])
+            return network.requires_grad_(False)
         return _network(Path(self.settings.transformer), self.checkpoint, self.names, self.identity, self.family, dtype, quantize)
 
     def autoencoder(self) -> nn.Module:
@@ -108,13 +114,6 @@ class Models:
                 return folder / subfolder
         raise FileNotFoundError(f"model.{setting}: nothing given, and {transformer} lies in no diffusers repository. Give its "
                                 f"path: model.{setting}=PATH.")
-
-
-def load_transformer(path, family: str, dtype: torch.dtype):
-    """(network, identity) of one more transformer: a teacher."""
-    kind = FAMILIES[family]
-    checkpoint, names, identity = _identified(Path(path), kind)
-    return _network(Path(path), checkpoint, names, identity, kind, dtype, "none"), identity
 
 
 def _identified(path: Path, family: Family) -> tuple[Checkpoint, dict, object]:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -23,6 +24,8 @@ class Processes:
         self.sharded = os.environ.pop("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
         if dtype == "fp16" and not torch.cuda.is_available():
             raise ValueError("model.dtype fp16 needs a GPU to train: choose bf16 or fp32.")
+        for state in (AcceleratorState, GradientState):  # an earlier run of this process had settings of its own
+            state._reset_state()
         self.accelerator = Accelerator(
             mixed_precision="no" if dtype == "fp32" else dtype, gradient_accumulation_steps=accumulation, project_dir=folder,
             log_with=None if tracker == "none" else tracker, cpu=not torch.cuda.is_available())
@@ -33,10 +36,11 @@ class Processes:
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()
 
-    def prepare(self, loss: nn.Module, blocks: Iterable[nn.Module]) -> nn.Module:
+    def prepare(self, loss: nn.Module, blocks: Iterable[nn.Module], in_turns: bool = False) -> nn.Module:
         """The module whose forward pass is the loss, as this process runs it. blocks: the parts that are sharded by
-        themselves; call it before the optimiser is made."""
+        themselves; in_turns: not all that is trained has gradients in each step. Call it before the optimiser is made."""
         loss.to(self.device)
+        self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=in_turns)
         if not self.sharded:
             return self.accelerator.prepare_model(loss)
         for block in blocks:

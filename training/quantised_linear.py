@@ -22,7 +22,7 @@ class QuantisedLinear(nn.Linear):
         self.bias = None if like.bias is None else nn.Parameter(torch.empty_like(like.bias), requires_grad=False)
 
     def forward(self, x):
-        if torch.is_autocast_enabled(x.device.type):
+        if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         y = _Product.apply(x, self.weight, self.weight_scale, self.entry)
         return y if self.bias is None else y + self.bias.to(y.dtype)

@@ -14,15 +14,17 @@ from pathlib import Path
 import safetensors.torch
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint as computed_again
 
 from ..sana_core.controlnet import SanaControlNet
 from . import adapter_files, adapters, optimizers
 from .average import Average
 from .models import DTYPES, Models
+from .objectives import sprint
 from .objectives.cogvideox import CogVideoXV, sample_posterior
 from .objectives.controlnet import Controlled
 from .objectives.sana import SanaFlow
+from .objectives.sprint import SprintSCM
 from .parallel import copy_into
 
 WIRING = "diffusers"  # of a ControlNet: what its file, which has diffusers' layout, is taken for everywhere
@@ -39,6 +41,7 @@ class Recipe:
     params: object
     blocks: list[nn.Module]
     write: Callable[[Path, dict], None]
+    drawn: nn.Module  # what samples are made with
 
     @property
     def named(self) -> list[tuple[str, nn.Parameter]]:
@@ -48,46 +51,55 @@ class Recipe:
 class Loss(nn.Module):
     """The objective as a module, so that processes can share its work: forward(batch, generator) -> (B,).
 
-    level: at one noise level, for validation. run: compute run(network) instead, of sampling.
+    level: at one noise level, for validation. step: what Sprint's objective goes by. run: compute run(network) instead, of
+    sampling.
     """
 
     def __init__(self, made: Recipe, scale: float):
         super().__init__()
-        self.network, self.objective, self.scale = made.network, made.objective, scale
+        self.network, self.drawn, self.objective, self.scale = made.network, made.drawn, made.objective, scale
         if made.trained is not made.network:  # hooks call adapters: they are no part of the network
             self.trained = made.trained
 
-    def forward(self, batch, generator, level: float | None = None, run=None):
+    def forward(self, batch, generator, level: float | None = None, run=None, step: int | None = None):
         if run is not None:
-            return run(self.network)
+            return run(self.drawn)
         if "mean" in batch:
             latents = batch["mean"] * self.scale if level is not None else sample_posterior(
                 batch["mean"], batch["logvar"], self.scale, generator)
             batch = batch | {"latents": latents}
-        if level is None:
-            return self.objective.losses(self.network, batch, generator)
-        return self.objective.losses_at(self.network, batch, level, generator)
+        if level is not None:
+            return self.objective.losses_at(self.network, batch, level, generator)
+        if isinstance(self.objective, SprintSCM):
+            return self.objective.losses(self.network, batch, generator, step)
+        return self.objective.losses(self.network, batch, generator)
 
 
-def build(config, models: Models) -> Recipe:
-    """What a run trains, on the CPU. Raises ValueError."""
-    kind, params = config.train.kind, models.params
-    if kind == "sprint":
-        raise ValueError("train.kind sprint cannot be trained by this version yet; `run.py train tiny-sprint` is of the embedded model "
-                         "alone. Take lora, full or controlnet.")
-    if params.conditioning not in ("none", "image") if config.model.family == "cogvideox" else params.guidance_embeds:
+def build(config, models: Models, meta: bool = False) -> Recipe:
+    """What a run trains, on the CPU. meta: without numbers, to count. Raises ValueError."""
+    kind, params, dtype, quantize = config.train.kind, models.params, DTYPES[config.model.dtype], config.model.quantize
+    if params.conditioning not in ("none", "image") if config.model.family == "cogvideox" else (
+            params.guidance_embeds and kind != "sprint"):
         raise ValueError(f"{config.model.transformer}: this is {models.identity.variant}, which is not trained with kind {kind}.")
-    dtype = DTYPES[config.model.dtype]
+    drawn = None
     if kind == "full":
-        network = trained = models.transformer(torch.float32).requires_grad_(True)
-        write = partial(_write_network, config, models)
+        network = trained = models.transformer(torch.float32, meta=meta).requires_grad_(True)
+        write = partial(_write_network, config, models.family.checkpoint, params)
     elif kind == "controlnet":
-        control = SanaControlNet(params, config.objective.control_layers, WIRING)
-        control.start_from(models.transformer(torch.float32))
-        network = trained = Controlled(models.transformer(dtype, config.model.quantize), control)
+        control = SanaControlNet(params, config.objective.control_layers, WIRING, device="meta" if meta else None)
+        if not meta:
+            control.start_from(models.transformer(torch.float32))
+        network = trained = Controlled(models.transformer(dtype, quantize, meta), control)
         write = partial(_write_control, config, params)
+    elif kind == "sprint":
+        teacher = Models(config.model.model_copy(update={"transformer": config.train.teacher}))
+        student = models.transformer(torch.float32) if params.guidance_embeds else sprint.start_from(teacher.transformer(torch.float32))
+        layers = tuple(config.objective.discriminator_layers) if config.objective.adversarial else ()
+        network = trained = sprint.Distilled(student.requires_grad_(True), teacher.transformer(dtype), layers)
+        drawn, params = network.student, student.params
+        write = partial(_write_student, config, models.family.checkpoint, params)
     else:
-        network, lora = models.transformer(dtype, config.model.quantize), config.lora
+        network, lora = models.transformer(dtype, quantize, meta), config.lora
         trained = adapters.add(network, lora.rank, config.alpha, lora.targets, lora.dropout, lora.dora,
                                torch.Generator().manual_seed(config.train.seed))
         spare = adapters.Adapters(trained.names, copy.deepcopy([*trained.layers]), lora.rank, config.alpha)
@@ -95,21 +107,25 @@ def build(config, models: Models) -> Recipe:
     network.train()
     blocks = [block for module in network.modules() for name, block in module.named_children() if module is not network
               and isinstance(module, nn.ModuleList) and hasattr(block, "attn1")]
-    if config.train.gradient_checkpointing:
+    if config.train.gradient_checkpointing and not meta:
         for block in blocks:
             block.forward = partial(_computed_twice, block.forward)
-    return Recipe(network, trained, objective(config, params), params, blocks, write)
+    return Recipe(network, trained, objective(config, params), params, blocks, write, drawn or network)
 
 
 def _computed_twice(forward, *arguments, **named):
     if not torch.is_grad_enabled():
         return forward(*arguments, **named)
-    return checkpoint(forward, *arguments, use_reentrant=False, **named)
+    return computed_again(forward, *arguments, use_reentrant=False, **named)
 
 
 def objective(config, params):
     """The loss of these settings."""
     o, dropout = config.objective, config.data.caption_dropout
+    if config.train.kind == "sprint":
+        return SprintSCM(o.sigma_data, o.time_mean, o.time_std, tuple(o.guidance), o.tangent_warmup, adversarial=o.adversarial,
+                         discriminator_mean=o.discriminator_mean, discriminator_std=o.discriminator_std,
+                         max_time_share=o.max_time_share)
     if config.model.family == "sana":
         return SanaFlow(shift=config.shift or params.flow_shift, logit_mean=o.logit_mean, logit_std=o.logit_std,
                         whole_timesteps=o.whole_timesteps, multiplier=params.timestep_multiplier, caption_dropout=dropout,
@@ -153,9 +169,13 @@ def about(config, models) -> dict[str, str]:
             "ss_network_dropout": config.lora.dropout}
 
 
-def _write_network(config, models, path: Path, weights: dict) -> None:
-    tensors = models.family.checkpoint.from_canonical(weights, "diffusers")
-    write_tensors(path, tensors, DTYPES[config.output.dtype], dataclasses.asdict(models.params))
+def _write_network(config, checkpoint, params, path: Path, weights: dict) -> None:
+    write_tensors(path, checkpoint.from_canonical(weights, "diffusers"), DTYPES[config.output.dtype], dataclasses.asdict(params))
+
+
+def _write_student(config, checkpoint, params, path: Path, weights: dict) -> None:
+    own = {name.removeprefix("student."): t for name, t in weights.items() if name.startswith("student.")}
+    _write_network(config, checkpoint, params, path, own)
 
 
 def _write_control(config, params, path: Path, weights: dict) -> None:

@@ -29,7 +29,7 @@ def write(config, folder: Path, data, processes: int, seconds: float) -> Path:
              "| | |", "|---|---|",
              f"| rows a step | {config.data.batch_size * train.accumulation * processes} |",
              f"| optimiser | {train.optimizer}, learning rate {train.lr:g}, {train.schedule} |",
-             f"| data | {samples.summary(data)} |"]
+             f"| data | {samples.summary(data.train, data.held_out)} |"]
     lines += [f"| bucket {bucket} | {count} |" for bucket, count in samples.table(data.train)]
     if data.left_out:
         lines += [f"| left out | {', '.join(f'{count} x {reason}' for reason, count in data.left_out.most_common())} |"]

@@ -142,18 +142,11 @@ def split(samples: list[Sample], share: float) -> tuple[list[Sample], list[Sampl
 # --- the cache ---
 
 
-def prepare(config, models: Models, folder: Path, device: torch.device, log=print, rank: int = 0, ranks: int = 1,
-            wait=lambda: None) -> Data:
-    """Read, place, and fill the cache. folder: of the run. rank, ranks: this process's share of the work; wait: for the others.
-
-    Raises ValueError, FileNotFoundError where there is nothing to train on.
-    """
-    data = config.data
-    kept = cache.Cache(data.cache or folder / "cache")
-    prints = cache.Fingerprints(kept.folder / f"files.{rank}.json")
-    left_out: Counter = Counter()
+def gather(config, log=print) -> tuple[list[Sample], list[Sample], Counter]:
+    """(trained on, held out, {reason: rows left out}), nothing encoded. Raises ValueError, FileNotFoundError where there is nothing
+    to train on."""
+    data, left_out, held_out = config.data, Counter(), []
     train = place_rows(read_rows(data.path, data.workers, log), layouts.folder_of(data.path), config, left_out)
-    held_out: list[Sample] = []
     if isinstance(data.validation, str):
         rows = read_rows(data.validation, data.workers, log)
         held_out = place_rows(rows, layouts.folder_of(data.validation), config, left_out)
@@ -169,6 +162,15 @@ def prepare(config, models: Models, folder: Path, device: torch.device, log=prin
                          "rows have an `image` each; see docs/dataset.md.")
     if silent := sum(not captions_of(s.row) for s in train):
         log(f"{silent} of {len(train)} samples have no caption, and are trained with the empty one")
+    return train, held_out, left_out
+
+
+def prepare(config, models: Models, folder: Path, device: torch.device, log=print, rank: int = 0, ranks: int = 1,
+            wait=lambda: None) -> Data:
+    """Read, place, and fill the cache. folder: of the run. rank, ranks: this process's share of the work; wait: for the others."""
+    train, held_out, left_out = gather(config, log)
+    kept = cache.Cache(config.data.cache or folder / "cache")
+    prints = cache.Fingerprints(kept.folder / f"files.{rank}.json")
     keys = _Keys(config, models, prints)
     train, held_out = ([keys.filled(s) for s in samples] for samples in (train, held_out))
     prints.save()
@@ -352,13 +354,12 @@ def table(samples: Sequence[Sample]) -> list[tuple[Bucket, int]]:
     return Counter(s.placed.bucket for s in samples).most_common()
 
 
-def summary(data: Data) -> str:
+def summary(train: Sequence[Sample], held_out: Sequence[Sample]) -> str:
     """A line on what is trained on."""
-    enlarged = sum(s.placed.enlarged > 1 for s in data.train)
-    cropped = sum(s.placed.cropped for s in data.train) / len(data.train)
-    held = f", {len(data.held_out)} held out" if data.held_out else ""
-    return (f"{len(data.train)} samples in {len(table(data.train))} buckets{held}; {enlarged} enlarged, "
-            f"{cropped:.1%} of their area cut off")
+    enlarged = sum(s.placed.enlarged > 1 for s in train)
+    cropped = sum(s.placed.cropped for s in train) / len(train)
+    held = f", {len(held_out)} held out" if held_out else ""
+    return (f"{len(train)} samples in {len(table(train))} buckets{held}; {enlarged} enlarged, {cropped:.1%} of their area cut off")
 
 
 def stale(data: Data) -> list[Path]:

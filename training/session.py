@@ -36,17 +36,17 @@ def train(loaded, log=print) -> Path:
     for warning in models.identity.warnings:
         say(f"warning: {warning}")
     data = samples.prepare(config, models, folder, processes.device, say, processes.rank, processes.count, processes.wait)
-    say(samples.summary(data))
+    say(samples.summary(data.train, data.held_out))
 
     made = recipe.build(config, models)
     count = sum(p.numel() for _, p in made.named)
     say(f"{count:,} numbers are trained, of a network of {sum(p.numel() for p in made.network.parameters()):,}")
-    loss = processes.prepare(recipe.Loss(made, data.scale), made.blocks)
+    loss = processes.prepare(recipe.Loss(made, data.scale), made.blocks, config.train.kind == "sprint")
     if processes.count > 1:
         say(f"{'weights sharded' if processes.sharded else 'batches shared'} over {processes.count} processes")
     named = made.named  # sharding has put others in their places
     task = Task(loss, named, recipe.make_optimizers(config, named), recipe.rate(config), recipe.average(config, named),
-                samples.BatchDataset(data, made.params, data.batches()),
+                samples.BatchDataset(data, made.params, data.batches()), dict(made.trained.named_buffers()),
                 _Check(loss, data, made.params, models, processes, folder, say),
                 lambda part, weights: _write_small(config, made, part, weights))
     processes.accelerator.init_trackers(_tracked(config), {})

@@ -71,11 +71,13 @@ class Gemma:
         """(states (300, D), mask (300,)) of the empty prompt, with what Gemma makes of its padding: what NVlabs trains with,
         where a dropped caption shows as many tokens as it had."""
         tokens = tokens_of(self.ids, "", False)
-        return self._states(tokens)[0].cpu(), torch.tensor([int(token != PAD) for token in tokens])
+        mask = torch.tensor([int(token != PAD) for token in tokens])
+        return self._states(tokens, mask[None])[0].cpu(), mask
 
-    def _states(self, tokens):
-        ids = torch.tensor([tokens], device=self.model.embed_tokens.weight.device)
-        return self.model(input_ids=ids).last_hidden_state.float()
+    def _states(self, tokens, mask=None):
+        device = self.model.embed_tokens.weight.device
+        mask = None if mask is None else mask.to(device)
+        return self.model(input_ids=torch.tensor([tokens], device=device), attention_mask=mask).last_hidden_state.float()
 
 
 class T5:

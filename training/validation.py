@@ -107,7 +107,7 @@ def save(pictures: dict[str, list[torch.Tensor]], folder: Path, step: int, fps: 
     """Write step-000100.png, a sheet with a row a prompt and a column a seed, and of clips an mp4 each. Returns the sheet."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:06}.png"
-    sheet([[_frame(p) for p in several] for several in pictures.values()], list(pictures), path)
+    sheet([[frame(p) for p in several] for several in pictures.values()], list(pictures), path)
     for at, several in enumerate(pictures.values()):
         for number_, clip in enumerate(several):
             if clip.shape[1] > 1:
@@ -115,7 +115,7 @@ def save(pictures: dict[str, list[torch.Tensor]], folder: Path, step: int, fps: 
     return path
 
 
-def _frame(picture: torch.Tensor) -> np.ndarray:
+def frame(picture: torch.Tensor) -> np.ndarray:
     """A picture, or the first, middle and last frame of a clip side by side: (H, W, 3) uint8."""
     frames = picture.shape[1]
     shown = [0] if frames == 1 else [0, frames // 2, frames - 1]
