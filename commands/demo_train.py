@@ -22,9 +22,10 @@ CONFIG = "train/example"
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="run.py demo-train", description="Draw pictures with captions into a folder, train a LoRA of the embedded Sana on them "
-        "on this computer's CPU, and write what it draws with the LoRA and without.")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that win over configs/train/example.yaml")
+        prog="run.py demo-train", description="Draw pictures with captions into a folder, train a LoRA of the embedded Sana on "
+        "them on this computer's CPU, and write what it draws with the LoRA and without.")
+    parser.add_argument("settings", nargs="*", metavar="section.key=value",
+                        help="settings that win over configs/train/example.yaml")
     parser.add_argument("--pictures", type=int, default=192, help="pictures to draw (default: %(default)s)")
     parser.add_argument("--cases", type=int, default=16, help="prompts to judge by (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "demo-train", help="folder of all that is written "
@@ -89,8 +90,8 @@ def show(config, folder: Path, cases: int) -> list[str]:
         lines.append(f"{name} the LoRA: {sum(found)} of {len(found)} shapes have an outline in the right colours")
     path = folder / "with_and_without.png"
     shown = min(8, len(prompts))
-    validation.sheet([drawn["without"][:shown], drawn["with"][:shown]], ["without the LoRA", "with the LoRA, same prompts and seeds"],
-                     path, most=128)
+    validation.sheet([drawn["without"][:shown], drawn["with"][:shown]],
+                     ["without the LoRA", "with the LoRA, same prompts and seeds"], path, most=128)
     return [*lines, f"the pictures: {path}"]
 
 

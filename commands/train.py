@@ -21,7 +21,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true",
                         help="say what would be done, and what it takes in memory; write the first batch as a picture; then stop")
     parser.add_argument("--print-config", action="store_true", help="show all settings with the source of each, then stop")
-    parser.add_argument("--schema", action="store_true", help="for developers: write configs/schema.json and the page's tables anew, then stop")
+    parser.add_argument("--schema", action="store_true",
+                        help="for developers: write configs/schema.json and the page's tables anew, then stop")
     return parser
 
 

@@ -6,6 +6,7 @@ listed tensor by tensor.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Sequence
@@ -26,9 +27,9 @@ TEXT_TOKENS = {"sana": 300}  # at most; CogVideoX always has as many as the netw
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes. weights: of the network as it is kept, frozen or not; trained: of what is trained beside it (adapters, copies) in fp32;
-    gradients, optimizer, average: of what is trained; activations: what the largest batch's forward pass keeps; working: what a
-    block takes for a moment on top."""
+    """Bytes. weights: of the network as it is kept, frozen or not; trained: of adapters, which are beside it; gradients, optimizer,
+    average: of what is trained; activations: what the largest batch's forward pass keeps; working: what a block takes for a moment
+    on top."""
 
     weights: int
     trained: int
@@ -44,7 +45,7 @@ class Memory:
         return self.weights + self.trained + self.optimizer + self.average + self.working + max(self.activations, self.gradients)
 
 
-def memory(config, models: Models, shape: Sequence[int], batch_size: int, text: int, accumulated: bool = False) -> Memory:
+def memory(config, models: Models, shape: Sequence[int], batch_size: int, text: int) -> Memory:
     """What training takes. shape: of a latent, (C, h, w) or (C, f, h, w). text: tokens of the captions."""
     made = recipe.build(config, models, meta=True)
     beside = made.trained is not made.network
@@ -60,6 +61,7 @@ def memory(config, models: Models, shape: Sequence[int], batch_size: int, text: 
 def _kept(made, config, shape, batch_size, text) -> tuple[int, int]:
     """(bytes that a forward pass keeps for the backward one in fp32, bytes that are alive for a moment beside them)."""
     loss, sizes = recipe.Loss(made, 1.0).float().train(), _Sizes(made)
+    loss.objective = dataclasses.replace(made.objective, caption_dropout=0.0)  # which looks at the empty prompt's numbers
     batch = _batch(made, config, shape, batch_size, text)
     with torch.autograd.graph.saved_tensors_hooks(sizes.keep, lambda packed: packed), sizes.by_block():
         loss(batch, torch.Generator().manual_seed(0))
@@ -113,7 +115,8 @@ class _Watched:
 def _batch(made, config, shape, batch_size, text) -> dict:
     params = made.params
     width = params.caption_channels if config.model.family == "sana" else params.text_embed_dim
-    batch = {"latents": torch.empty(batch_size, *shape, device="meta"), "states": torch.empty(batch_size, text, width, device="meta"),
+    batch = {"latents": torch.empty(batch_size, *shape, device="meta"),
+             "states": torch.empty(batch_size, text, width, device="meta"),
              "mask": torch.ones(batch_size, text, dtype=torch.long, device="meta"),
              "null_states": torch.empty(1, max(text, 300) if config.model.family == "sana" else text, width, device="meta"),
              "null_mask": torch.ones(1, text, dtype=torch.long, device="meta")}
@@ -142,7 +145,8 @@ def caching(models: Models, buckets, device: str) -> dict[str, int]:
     network = models.autoencoder()
     weights = sum(p.numel() * 4 for p in network.parameters())
     if models.settings.family == "sana":
-        most = max(picture_bytes(network.params.encoder_block_out_channels[0], b.height * b.width, 4, device == "cpu") for b in buckets)
+        channels = network.params.encoder_block_out_channels[0]
+        most = max(picture_bytes(channels, b.height * b.width, 4, device == "cpu") for b in buckets)
     else:
         most = max(encode_bytes(network.params, (1, 3, *b), 4) for b in buckets)
     return {"text encoder": text, "autoencoder": weights + most}

@@ -166,7 +166,8 @@ class _Run:
                 total += losses.detach().sum().item()
                 # accelerate divides by the accumulation, and the processes' gradients are averaged.
                 accelerator.backward(losses.sum() * (window / rows))
-        total, broken, stopping, late = processes.sum([total, float(len(bad)), float(stop.is_set()), float(late and processes.main)])
+        total, broken, stopping, late = processes.sum(
+            [total, float(len(bad)), float(stop.is_set()), float(late and processes.main)])
         loss = total / rows
         if broken:
             self.refuse(f"the loss is {loss}", processes.everyones(bad))
@@ -205,7 +206,8 @@ class _Run:
         """A checkpoint of the present step. loss: on the held-out rows, where it was measured now."""
         self.best = min(self.best, math.inf if loss is None else loss)
         average = self.task.average
-        state = {"weights": whole(dict(self.task.named)), "buffers": whole(self.task.buffers), "optimizers": [whole(optimizer.state_dict()) for optimizer in self.task.optimizers],
+        state = {"weights": whole(dict(self.task.named)), "buffers": whole(self.task.buffers),
+                 "optimizers": [whole(optimizer.state_dict()) for optimizer in self.task.optimizers],
                  "average": None if average is None else whole(average.state_dict())}
         with self.averaged():
             weights = state["weights"] if average is None else whole(dict(self.task.named))

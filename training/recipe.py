@@ -93,7 +93,8 @@ def build(config, models: Models, meta: bool = False) -> Recipe:
         write = partial(_write_control, config, params)
     elif kind == "sprint":
         teacher = Models(config.model.model_copy(update={"transformer": config.train.teacher}))
-        student = models.transformer(torch.float32) if params.guidance_embeds else sprint.start_from(teacher.transformer(torch.float32))
+        student = models.transformer(torch.float32) if params.guidance_embeds else sprint.start_from(
+            teacher.transformer(torch.float32))
         layers = tuple(config.objective.discriminator_layers) if config.objective.adversarial else ()
         network = trained = sprint.Distilled(student.requires_grad_(True), teacher.transformer(dtype), layers)
         drawn, params = network.student, student.params
@@ -182,7 +183,8 @@ def _write_control(config, params, path: Path, weights: dict) -> None:
     from ..sana_core.controlnet_checkpoint import from_canonical
 
     tensors = {name.removeprefix("control."): t for name, t in weights.items()}
-    told = dataclasses.asdict(params) | {"_class_name": "SanaControlNetModel", "wiring": WIRING, "num_layers": config.objective.control_layers}
+    own = {"_class_name": "SanaControlNetModel", "wiring": WIRING, "num_layers": config.objective.control_layers}
+    told = dataclasses.asdict(params) | own
     write_tensors(path, from_canonical(tensors, "diffusers"), DTYPES[config.output.dtype], told)
 
 

@@ -15,7 +15,7 @@ WIDTH, HEIGHT, EDGE = 900, 240, 44
 
 
 def write(config, folder: Path, data, processes: int, seconds: float) -> Path:
-    """report.md and curves.png of a run's folder. data: samples.Data. seconds: of this call."""
+    """report.md and curves.png of a run's folder. data: latents.Data. seconds: of this call."""
     history = checkpoints.History(folder / "history.jsonl", 10**12)
     panels = {"loss on held-out rows, at fixed noise levels": history.series("validation_loss"),
               "training loss (depends on the noise levels drawn; smoothed)": smooth(history.series("loss")),

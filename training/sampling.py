@@ -42,8 +42,8 @@ def sana(network, params, sampling, text, null, size: tuple[int, int], seed: int
 @torch.no_grad()
 def cogvideox(network, params, sampling, states, null, shape: tuple[int, int, int], seed: int, steps: int, guidance: float,
               device, image=None) -> torch.Tensor:
-    """One latent (1, 16, T, h, w) of a prompt, on the CPU. states, null: (1, L, D). shape: (T, h, w). image: latent (1, 16, 1, h, w)
-    of the first frame as the network is given it, for image to video."""
+    """One latent (1, 16, T, h, w) of a prompt, on the CPU. states, null: (1, L, D). shape: (T, h, w). image: latent
+    (1, 16, 1, h, w) of the first frame as the network is given it, for image to video."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(1, params.out_channels, *shape, generator=generator).to(device)
     states, null = states.to(device), null.to(device)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoints, recipe, run_report, samples, validation
+from . import checkpoints, latents, recipe, run_report, samples, validation
 from .loop import Task, fit
 from .models import Models
 from .parallel import Processes, copy_into
@@ -28,6 +28,9 @@ def train(loaded, log=print) -> Path:
     config, folder = loaded.config, folder_of(loaded.config)
     processes = Processes(config.model.dtype, config.train.accumulation, config.output.tracker, folder)
     say = log if processes.main else (lambda text: None)
+    if processes.sharded and (config.train.optimizer != "adamw" or config.train.kind == "sprint" or config.lora.dora):
+        raise ValueError("train.optimizer: with weights shared among processes (--use_fsdp), adamw alone is known to be right, and no "
+                         "kind sprint and no DoRA. Take adamw, or leave --use_fsdp away.")
     if processes.main:
         folder.mkdir(parents=True, exist_ok=True)
         loaded.save(folder)
@@ -35,7 +38,7 @@ def train(loaded, log=print) -> Path:
     say(f"{config.model.transformer}: {models.identity.variant}")
     for warning in models.identity.warnings:
         say(f"warning: {warning}")
-    data = samples.prepare(config, models, folder, processes.device, say, processes.rank, processes.count, processes.wait)
+    data = latents.prepare(config, models, folder, processes.device, say, processes.rank, processes.count, processes.wait)
     say(samples.summary(data.train, data.held_out))
 
     made = recipe.build(config, models)
@@ -46,7 +49,7 @@ def train(loaded, log=print) -> Path:
         say(f"{'weights sharded' if processes.sharded else 'batches shared'} over {processes.count} processes")
     named = made.named  # sharding has put others in their places
     task = Task(loss, named, recipe.make_optimizers(config, named), recipe.rate(config), recipe.average(config, named),
-                samples.BatchDataset(data, made.params, data.batches()), dict(made.trained.named_buffers()),
+                latents.BatchDataset(data, made.params, data.batches()), dict(made.trained.named_buffers()),
                 _Check(loss, data, made.params, models, processes, folder, say),
                 lambda part, weights: _write_small(config, made, part, weights))
     processes.accelerator.init_trackers(_tracked(config), {})

@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from . import sampling
-from .samples import Data, Sample, collate, number
+from .latents import Data, collate
+from .samples import Sample, number
 
 MOST_ROWS = 64  # held-out rows that are measured, the same ones each time
 
@@ -58,7 +59,8 @@ def draw(run: Callable, data: Data, params, decoder: Callable, device, log=print
                 size = ((frames + 3) // 4, height // 8, width // 8)
                 size = size if first is None else (size[0], *first.shape[-2:])
                 z = run(lambda network: sampling.cogvideox(
-                    network, params, wanted, text["states"][None], null["states"][None], size, seed, steps, guidance, device, first))
+                    network, params, wanted, text["states"][None], null["states"][None], size, seed, steps, guidance, device,
+                    first))
             latents.setdefault(prompt, []).append(z)
     if not latents:
         return {}
@@ -70,7 +72,8 @@ def decode(models, scale: float, device) -> Callable:
     def run(latents):
         autoencoder = models.autoencoder().to(device)
         with torch.no_grad():
-            pictures = {prompt: [_pixels(autoencoder, z.to(device) / scale) for z in several] for prompt, several in latents.items()}
+            pictures = {prompt: [_pixels(autoencoder, z.to(device) / scale) for z in several]
+                        for prompt, several in latents.items()}
         del autoencoder
         gc.collect()
         if device.type == "cuda":

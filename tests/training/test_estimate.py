@@ -55,7 +55,8 @@ def test_memory_is_what_was_said(tmp_path, case):
     settings, shape, batch_size = CASES[case]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     told = subprocess.run([sys.executable, "-c", MEASURE, str(ROOT / "run.py"), json.dumps(["data.path=.", *settings]),
-                           json.dumps(["sana", shape, batch_size, 24])], capture_output=True, text=True, env=environment, cwd=tmp_path)
+                           json.dumps(["sana", shape, batch_size, 24])], capture_output=True, text=True,
+                          env=environment, cwd=tmp_path)
     assert told.returncode == 0, told.stderr[-2000:]
     said, measured, parts = json.loads(told.stdout.splitlines()[-1])
     assert said == pytest.approx(measured, rel=0.25), parts

@@ -16,13 +16,15 @@ from sanacog.training.quantised_linear import QuantisedLinear
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"sana": ("diffusion_models/sanacog_tiny_sana", "vae/sanacog_tiny_dcae", "text_encoders/sanacog_tiny_gemma2"),
-         "cogvideox": ("diffusion_models/sanacog_tiny_cogvideox", "vae/sanacog_tiny_cogvideox_vae", "text_encoders/sanacog_tiny_t5")}
+         "cogvideox": ("diffusion_models/sanacog_tiny_cogvideox", "vae/sanacog_tiny_cogvideox_vae",
+                       "text_encoders/sanacog_tiny_t5")}
 LAYOUTS = [("sana", "nvlabs", checkpoint), ("cogvideox", "sat", cogvideo_checkpoint), ("cogvideox", "comfy", cogvideo_checkpoint)]
 
 
 def settings(family, **more):
     transformer, autoencoder, text = (str(ROOT / "models" / f"{name}.safetensors") for name in FILES[family])
-    return SimpleNamespace(**{"family": family, "transformer": transformer, "autoencoder": autoencoder, "text_encoder": text, **more})
+    given = {"family": family, "transformer": transformer, "autoencoder": autoencoder, "text_encoder": text}
+    return SimpleNamespace(**given | more)
 
 
 def inputs(network, family):

@@ -69,8 +69,8 @@ def test_controlnet(tmp_path):
     folder = pictures(tmp_path / "control")
     lines = [{"file_name": f"{i}.png", "text": "a red circle", "image": f"{(i + 1) % 7}.png"} for i in range(7)]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    config, tensors, path = trained(tmp_path, f"data.path={folder}", "train.kind=controlnet", "lora=null", "objective.control_layers=2",
-                                    "model.quantize=int8")
+    config, tensors, path = trained(tmp_path, f"data.path={folder}", "train.kind=controlnet", "lora=null",
+                                    "objective.control_layers=2", "model.quantize=int8")
     assert "controlnet_blocks.1.weight" in tensors and tensors["controlnet_blocks.1.weight"].abs().sum() > 0
     from sanacog.sana_core.controlnet_checkpoint import check_shapes, identify_controlnet
     from sanacog.storage.checkpoints import open_checkpoint

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sanacog.training import models, recipe, run_report, samples, sampling, session, validation
+from sanacog.training import latents, models, recipe, run_report, samples, sampling, session, validation
 from sanacog.training.embedded import transformer as embedded
 
 from .runs import loaded
@@ -18,7 +18,7 @@ def made(tmp_path_factory):
     run = loaded(tmp_path_factory.mktemp("run"), "data.validation=0.4", "validation.prompts=[a red circle, a blue square]",
                  "validation.seeds=[0, 1]", "sampling.width=64", "sampling.height=96", "validation.steps=3")
     found = models.Models(run.config.model)
-    data = samples.prepare(run.config, found, session.folder_of(run.config), torch.device("cpu"), lambda text: None)
+    data = latents.prepare(run.config, found, session.folder_of(run.config), torch.device("cpu"), lambda text: None)
     return run.config, found, data, recipe.build(run.config, found)
 
 
@@ -89,15 +89,15 @@ def test_caches_are_used_again_and_a_changed_file_is_seen(tmp_path):
 
     def prepare():
         told.clear()
-        return samples.prepare(run.config, found, folder, torch.device("cpu"), told.append)
+        return latents.prepare(run.config, found, folder, torch.device("cpu"), told.append)
     data = prepare()
     assert any("encoded 7 latents" in line for line in told)
-    assert samples.stale(prepare()) == [] and not any("encoded" in line for line in told)
+    assert latents.stale(prepare()) == [] and not any("encoded" in line for line in told)
     Image.new("RGB", (90, 90), "red").save(tmp_path / "pictures" / "0.png")
     (tmp_path / "pictures" / "1.txt").write_text("another caption")
     again = prepare()
     assert [line for line in told if "encoded" in line] == ["encoded 1 captions", "encoded 1 latents"]
-    assert {p.stem for p in samples.stale(again)} == {data.train[0].latent, *data.train[1].texts.values()}
+    assert {p.stem for p in latents.stale(again)} == {data.train[0].latent, *data.train[1].texts.values()}
 
 
 def test_report_shows_curves_and_pictures(tmp_path):
@@ -116,6 +116,6 @@ def test_report_shows_curves_and_pictures(tmp_path):
 def test_curve_goes_through_its_points(tmp_path):
     run_report.curves({"loss": [(1, 2.0), (2, 1.0), (3, 0.0)]}, tmp_path / "c.png")
     page = Image.open(tmp_path / "c.png")
-    left, right, top, bottom = run_report.EDGE + 26, run_report.WIDTH - run_report.EDGE, run_report.EDGE, run_report.HEIGHT - run_report.EDGE
-    assert page.getpixel(((left + right) // 2, (top + bottom) // 2)) == (30, 90, 200)
+    edge = run_report.EDGE
+    assert page.getpixel(((edge + 26 + run_report.WIDTH - edge) // 2, run_report.HEIGHT // 2)) == (30, 90, 200)
     assert run_report.smooth([(i, float(i)) for i in range(1000)])[0] == (4, 2.0)
