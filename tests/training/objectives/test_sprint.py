@@ -319,6 +319,15 @@ def test_autocast_does_not_keep_casts_without_gradients(both, batch):
     assert relative(gradients[1], gradients[0]) < 0.2
 
 
+def test_a_step_without_numbers(both, batch):
+    """On the meta device, where memory is counted before training."""
+    given = {name: tensor.to("meta") for name, tensor in batch.items()}
+    for step in (0, 1):
+        losses = SprintSCM().losses(both.to("meta"), given, torch.Generator(), step=step)
+        losses.sum().backward()
+        assert losses.is_meta and losses.shape == (B,)
+
+
 def test_start_from_a_teacher():
     for scale, bound in ((0.001, 1e-6), (1.0, 3e-3)):
         teacher = network(replace(PARAMS, timestep_scale=scale), 1)
