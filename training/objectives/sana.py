@@ -68,14 +68,14 @@ def with_empty(batch: dict, dropped: torch.Tensor, empty_mask: str) -> tuple[tor
     mask they should have, and for states of padding that were left out."""
     states, mask, null, null_mask = (batch[name] for name in ("states", "mask", "null_states", "null_mask"))
     if empty_mask == "own":
-        used = int(null_mask[0].nonzero().max()) + 1
+        used = null_mask.shape[1] if null_mask.is_meta else int(null_mask[0].nonzero().max()) + 1
         null, null_mask = null[:, :used], null_mask[:, :used]
     elif null.shape[1] < states.shape[1]:
         raise ValueError(f"The empty prompt has {null.shape[1]} states, and a caption {states.shape[1]}: under the caption's mask "
                          "it needs as many. Encode it with its padding, or set objective.empty_mask to own.")
-    elif not null[:, :states.shape[1]].any(dim=-1).all():
-        raise ValueError("The empty prompt's padding is zeros, and not what the text encoder makes of it: under a caption's mask it "
-                         "is seen. Encode it with its padding, or set objective.empty_mask to own.")
+    elif not null.is_meta and not null[:, :states.shape[1]].any(dim=-1).all():
+        raise ValueError("The empty prompt's padding is zeros, and not what the text encoder makes of it: under a caption's mask "
+                         "it is seen. Encode it with its padding, or set objective.empty_mask to own.")
     length = max(states.shape[1], null.shape[1] if empty_mask == "own" else 0)
     states, mask = F.pad(states, (0, 0, 0, length - states.shape[1])), F.pad(mask, (0, length - mask.shape[1]))
     null = F.pad(null[:, :length], (0, 0, 0, max(0, length - null.shape[1]))).to(states)

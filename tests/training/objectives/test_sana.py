@@ -147,6 +147,16 @@ def test_padding_of_the_empty_prompt_that_was_left_out(batch):
     with_empty(batch, torch.tensor([True, False, False]), "own")
 
 
+@pytest.mark.parametrize("empty_mask", ["caption", "own"])
+def test_a_step_without_numbers(batch, empty_mask):
+    """On the meta device, where memory is counted before training."""
+    given = {name: tensor.to("meta") for name, tensor in batch.items()}
+    flow = SanaFlow(caption_dropout=1.0, empty_mask=empty_mask)
+    losses = flow.losses(SanaTransformer(PARAMS, device="meta"), given, torch.Generator())
+    losses.sum().backward()
+    assert losses.is_meta and losses.shape == (3,)
+
+
 def test_an_empty_prompt_of_too_few_states(batch):
     with pytest.raises(ValueError, match="empty prompt has 5 states, and a caption 7"):
         with_empty(batch | {"null_states": batch["null_states"][:, :5]}, torch.tensor([True, False, False]), "caption")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -317,6 +318,68 @@ def test_autocast_does_not_keep_casts_without_gradients(both, batch):
         losses.mean().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in both.student.parameters()]))
     assert relative(gradients[1], gradients[0]) < 0.2
+
+
+def test_a_step_without_numbers(both, batch):
+    """On the meta device, where memory is counted before training."""
+    given = {name: tensor.to("meta") for name, tensor in batch.items()}
+    for step in (0, 1):
+        losses = SprintSCM().losses(both.to("meta"), given, torch.Generator(), step=step)
+        losses.sum().backward()
+        assert losses.is_meta and losses.shape == (B,)
+
+
+MEAN, DEVIATION = 0.7, 0.4  # of latents whose flow is known
+
+
+class Known(torch.nn.Module):
+    """The flow of latents that are normal."""
+
+    params = SimpleNamespace(num_layers=0, width=8, timestep_multiplier=1.0)
+
+    def forward(self, x, sigma, states, mask, guidance=None, **how):
+        sigma = wide(sigma)
+        off, variance = x - (1 - sigma) * MEAN, ((1 - sigma) * DEVIATION) ** 2 + sigma**2
+        return sigma * off / variance - MEAN - (1 - sigma) * DEVIATION**2 * off / variance
+
+
+class Small(torch.nn.Module):
+    params = SimpleNamespace(num_layers=0, width=8, timestep_multiplier=1.0, guidance_embeds=True)
+
+    def __init__(self):
+        super().__init__()
+        sizes = (2, 64), (64, 64)
+        self.layers = torch.nn.Sequential(*(part for size in sizes for part in (torch.nn.Linear(*size), torch.nn.SiLU())),
+                                          torch.nn.Linear(64, 1))
+        self.time = torch.nn.Linear(1, 8)
+
+    def time_embed(self, level, guidance, dtype):
+        return None, self.time(level[:, None]).tanh()
+
+    def forward(self, x, sigma, states, mask, guidance=None, **how):
+        return self.layers(torch.stack([x, wide(sigma).expand_as(x)], dim=-1))[..., 0]
+
+
+def test_a_student_learns_the_whole_way_in_one_step():
+    """From random weights, what the teacher's path makes of pure noise: mean + deviation * noise. A student that learnt the
+    teacher's own guess of the latent would name the mean, an error of 1."""
+    torch.manual_seed(0)
+    made, objective = Distilled(Small(), Known(), ()), SprintSCM(tangent_warmup=100)
+    fit, steps = torch.optim.Adam(made.parameters(), lr=2e-3), 250
+    for step in range(steps):
+        g = torch.Generator().manual_seed(step)
+        fit.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
+        one = torch.ones(64, 1, 1)
+        batch = {"latents": MEAN + DEVIATION * torch.randn(64, 1, 4, 4, generator=g), "states": one, "mask": one[:, 0],
+                 "null_states": one[:1], "null_mask": one[:1, 0]}
+        loss = objective.losses(made, batch, g, step=step).mean()
+        fit.zero_grad()
+        loss.backward()
+        fit.step()
+    y = torch.randn(512, 1, 4, 4)
+    with torch.no_grad():
+        found = sprint.named(made.student, y, torch.full((512,), math.pi / 2), None, None, None)
+    assert (found - MEAN - DEVIATION * y).norm() / (DEVIATION * y).norm() < 0.5
 
 
 def test_start_from_a_teacher():
