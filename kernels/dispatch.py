@@ -30,7 +30,7 @@ def fusible(*tensors, compiled=False):
     compiled: whether the kernel is for torch.compile, too. Without that the eager form runs there, which the compiler
     fuses as well as we do.
     """
-    if torch.compiler.is_compiling() and not compiled:
+    if torch.compiler.is_compiling() and not compiled or has_tangents():
         return False
     device = tensors[0].device
     for tensor in tensors:
@@ -39,6 +39,11 @@ def fusible(*tensors, compiled=False):
         if tensor.requires_grad and torch.is_grad_enabled():
             return False
     return device.type == DEVICE and available(device.index)
+
+
+def has_tangents():
+    """Whether forward-mode differentiation is under way, which kernels know nothing of."""
+    return torch.autograd.forward_ad._current_level >= 0
 
 
 def available(index):

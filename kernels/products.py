@@ -8,7 +8,7 @@ import functools
 import torch
 from torch.overrides import TorchFunctionMode
 
-from . import processor
+from . import dispatch, processor
 
 
 class OneDNN(TorchFunctionMode):
@@ -47,8 +47,8 @@ def multiplying(linear):
 
     class FastLinear(linear):
         def forward(self, x, *args, **kwargs):
-            # The compiler chooses by itself, and oneDNN's product has no gradient.
-            if torch.compiler.is_compiling() or torch.is_grad_enabled() or not plain(x):
+            # The compiler chooses by itself, and oneDNN's product has neither gradients nor tangents.
+            if torch.compiler.is_compiling() or torch.is_grad_enabled() or dispatch.has_tangents() or not plain(x):
                 return super().forward(x, *args, **kwargs)
             with OneDNN():
                 return super().forward(x, *args, **kwargs)

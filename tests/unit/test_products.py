@@ -57,6 +57,14 @@ def test_gradients_pass():
     assert layer.weight.grad is not None
 
 
+def test_tangents_pass():
+    layer = products.multiplying(nn.Linear)(8, 8)
+    x, along = torch.randn(2, 8), torch.randn(2, 8)
+    with torch.no_grad():
+        _, slope = torch.func.jvp(layer, (x,), (along,))
+    torch.testing.assert_close(slope, along @ layer.weight.T)
+
+
 @pytest.mark.parametrize("amd", [False, True])
 def test_the_namespace(monkeypatch, amd):
     monkeypatch.setattr(processor, "is_amd", lambda: amd)
