@@ -23,6 +23,7 @@ from ..bench import (
     roofline,
     sana,
     sana_image,
+    training,
 )
 from .convert import convert
 
@@ -44,8 +45,9 @@ COGVIDEOX_CASES = {
     "video-encode": (lambda _: cogvideox.encode(17, 160, 240), 4, False),
     "still-encode": (lambda _: cogvideox.encode(1, 480, 720), 4, False),
 }
-CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASES), ("cogvideox_cpu.json", COGVIDEOX_CASES))
-             for name, case in cases.items()}
+TRAINING_CASES = {"train-step": (lambda _: training.step("0.6B", 512), 3, False)}
+CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASES), ("cogvideox_cpu.json", COGVIDEOX_CASES),
+                                                     ("training_cpu.json", TRAINING_CASES)) for name, case in cases.items()}
 ACCURACY = {"accuracy": accuracy.accuracy, "video-accuracy": accuracy.video_accuracy,
             "sprint-accuracy": accuracy.sprint_accuracy, "guidance-accuracy": guidance.guidance_accuracy, "quant": lambda: quant.figures(convert)}
 MEMORY = {"decode-2k": 2048, "decode-4k": 4096}  # pixels a side
@@ -124,6 +126,8 @@ def measure_cpu(names, options):
         for case, said in cpu.cases(make, in_chosen):
             if name == "decode-exact":
                 said["baseline"] = "ours, at once"
+            elif name == "train-step":
+                said["baseline"] = "diffusers and PEFT, fp32, eager"
             conditions = record.conditions() | said | {"clock": options.clock, "machine": asdict(machine)}
             try:
                 row = harness.measure(case, options.pairs or pairs, 0, clock, machine=machine)

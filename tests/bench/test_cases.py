@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sanacog.bench import accuracy, cogvideox, gpu, harness, kernels, sana, sana_image, sides
+from sanacog.bench import accuracy, cogvideox, gpu, harness, kernels, sana, sana_image, sides, training
 from sanacog.commands import bench as cli
 from sanacog.cogvideo_core.config import CogVideoParams, CogVideoVAEParams
 from sanacog.kernels import dispatch, processor
@@ -61,6 +61,13 @@ def test_sides_agree(baseline, name):
     want = case.baseline(*case.inputs[0])
     assert want.isfinite().all() and want.std() > 1e-3
     assert harness.relative_l2(case.ours(*case.inputs[0]), want) < case.limit
+
+
+def test_training_goes_the_same_way(baseline):
+    case = training.step("tiny", 128)
+    before = [case.ours().item() for _ in range(4)]
+    with torch.inference_mode():  # as it is measured
+        assert [harness.relative_l2(torch.tensor(one), case.baseline()) < case.limit for one in before] == [True] * 4
 
 
 def test_weights_are_shared_and_not_copied(baseline):
