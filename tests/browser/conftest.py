@@ -44,6 +44,7 @@ def files(server):
     """What workflows load: the pictures and videos, and random models of the kinds that the pack does not carry."""
     for file in (WORKFLOWS / "input").iterdir():
         shutil.copy(file, server.base / "input")
+    shutil.copytree(WORKFLOWS / "datasets", server.base / "input", dirs_exist_ok=True)
     save_fun_models(server.base / "models" / "diffusion_models")
 
 
