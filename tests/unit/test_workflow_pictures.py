@@ -4,18 +4,20 @@ draws."""
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from sanacog.training.embedded import clips, shapes
 
-INPUT = Path(__file__).resolve().parents[2] / "workflows" / "input"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+INPUT = WORKFLOWS / "input"
 CLIP = ("yellow", "square", "purple", "right")
 
 
-def drawn(colour: str, shape: str, background: str) -> np.ndarray:
+def drawn(colour: str, shape: str, background: str, size: str = "large", place: str = "centre") -> np.ndarray:
     scene = (shapes.COLOURS.index(colour), shapes.SHAPES.index(shape), shapes.COLOURS.index(background),
-             shapes.SIZES.index("large"), shapes.PLACES.index("centre"))
+             shapes.SIZES.index(size), shapes.PLACES.index(place))
     picture = shapes.draw(torch.tensor([scene]))[0]
     return ((picture + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
 
@@ -56,3 +58,15 @@ def test_moving_square():
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
     assert frames.shape == (9, 96, 96, 3)
     assert np.abs(frames.astype(int) - clip(*CLIP)).mean() < 4
+
+
+@pytest.mark.parametrize("number, size, colour, shape, place", [
+    (1, "large", "red", "circle", "centre"), (2, "large", "blue", "square", "left"), (3, "small", "green", "triangle", "right"),
+    (4, "large", "purple", "star", "centre"), (5, "small", "white", "circle", "top"), (6, "small", "black", "square", "centre"),
+    (7, "large", "blue", "star", "bottom"), (8, "large", "red", "triangle", "centre")])
+def test_data_set(number, size, colour, shape, place):
+    """For the training of a LoRA: the background stands in no caption."""
+    folder = WORKFLOWS / "datasets" / "sanacog_sunny"
+    assert len(list(folder.iterdir())) == 16
+    assert np.array_equal(np.array(Image.open(folder / f"{number:02}.png")), drawn(colour, shape, "yellow", size, place))
+    assert (folder / f"{number:02}.txt").read_text("utf-8") == f"a {size} {colour} {shape} in sunny style\n"
