@@ -27,7 +27,7 @@ from ..sana_core import config as sana_config
 from ..sana_core import lookalikes as sana_names
 from ..sana_core import precision as sana_precision
 from ..storage.checkpoints import check_finite, open_checkpoint, write_converted
-from .convert_adapter import convert_adapter, is_adapter
+from .convert_adapter import changes_inside, convert_adapter, is_adapter, merged, without_adapter
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -50,8 +50,8 @@ COGVIDEOX = Family(cogvideo_config, cogvideo_checkpoint, cogvideo_names, cogvide
 def parser():
     parser = argparse.ArgumentParser(
         prog="run.py convert", description="A Sana or CogVideoX transformer's file in another naming or number type, or "
-        "quantised; or a LoRA's file in another naming or number type. The input stays as it is; the output is one safetensors file that Load Sana Model and Load CogVideoX "
-        "Model read.")
+        "quantised; or a LoRA's file in another naming or number type. The input stays as it is; the output is one file that Load "
+        "Sana Model, Load CogVideoX Model or Load LoRA reads.")
     parser.add_argument("input", type=Path, help="a file, a sharded folder, or a diffusers pipeline folder")
     parser.add_argument("--output", type=Path, required=True,
                         help="the file to write, *.safetensors (a LoRA for SAT: or *.pt); never overwritten")
@@ -59,6 +59,8 @@ def parser():
                         help="names of the tensors: diffusers' (default), native (NVlabs' for Sana, SAT's for CogVideoX), "
                              "comfy (ComfyUI's own CogVideoX); of a LoRA diffusers', native (SAT's) or kohya")
     parser.add_argument("--alpha", type=float, default=0.0, help="of a LoRA whose file states none; its rank (scale 1) unless given")
+    parser.add_argument("--merge", action="store_true", help="of a checkpoint of SAT's LoRA training, which holds the model too: write "
+                        "the model with the LoRA in its weights, instead of the LoRA alone")
     parser.add_argument("--dtype", choices=tuple(DTYPES), help="number type of what is not quantised; as it is by default")
     parser.add_argument("--quantize", choices=tuple(FORMATS),
                         help="int8: least loss, ComfyUI 0.27 and newer. fp8: any ComfyUI, calibrated with --text-encoder; "
@@ -71,12 +73,12 @@ def parser():
 
 def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dtype | None = None,
             quantize: str | None = None, progress=lambda parts: parts, text_encoder: Path | None = None,
-            prompts: Path | None = None) -> list[str]:
+            prompts: Path | None = None, merge: bool = False) -> list[str]:
     """Write `output`, a block of the model at a time; returns lines that say what was done.
 
     layout: a name in Family.layouts. dtype: of floating point tensors that are not quantised; None keeps theirs.
     quantize: a name of FORMATS; names are then diffusers'. text_encoder: what fp8 is calibrated with, on the lines of the
-    file `prompts` where there is one. Raises ValueError and OSError before anything is written.
+    file `prompts` where there is one. merge: the file holds a LoRA beside the model, which goes into the weights. Raises ValueError and OSError before anything is written.
     """
     path, output = Path(path), Path(output)
     if output.suffix != ".safetensors":
@@ -87,6 +89,8 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
         raise ValueError("only fp8 is calibrated: leave --text-encoder away.")
     if prompts and not text_encoder:
         raise ValueError("prompts are read by the model's text encoder: give it with --text-encoder.")
+    if merge and text_encoder:
+        raise ValueError("fp8 is calibrated on a model that is whole: merge first, and quantise what was written.")
     if output.exists():
         raise FileExistsError(f"{output} is there already, and nothing is overwritten: give another name.")
     pipeline = (path / "model_index.json").is_file()
@@ -96,8 +100,14 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
     if layout not in family.layouts:
         raise ValueError(f"there is no layout {layout} of this model, only {', '.join(family.layouts)}.")
 
-    strip, key = family.names.strip_prefix, family.config.CONFIG_KEY
-    shapes, tensors = strip(checkpoint.shapes), strip(checkpoint.load())
+    key, tensors, changes = family.config.CONFIG_KEY, checkpoint.load(), {}
+    if merge:
+        changes = changes_inside(path, tensors)
+
+    def strip(mapping):
+        return family.names.strip_prefix(without_adapter(mapping) if merge else mapping)
+
+    shapes, tensors = strip(checkpoint.shapes), strip(tensors)
     config, place = checkpoint.config, checkpoint.config_place
     if len(float_shapes(shapes, strip(checkpoint.dtypes))) != len(shapes):
         raise ValueError(f"{path.name}: this file is quantised already. Convert the file that it was made from.")
@@ -112,7 +122,7 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
     largest = calibrated(path, family, text_encoder, prompts) if text_encoder else {}
 
     def change(part):
-        part = {name: t.to(dtype) if dtype and t.is_floating_point() else t for name, t in part.items()}
+        part = {name: t.to(dtype) if dtype and t.is_floating_point() else t for name, t in merged(part, changes).items()}
         if quantize:
             return quantised(part, quantize, family.precision.KEPT, largest)
         return family.checkpoint.from_canonical(part, family.layouts[layout]), {}
@@ -126,7 +136,7 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
 
     output.parent.mkdir(parents=True, exist_ok=True)
     write_converted(output, blocks(canonical), change, metadata, progress)
-    lines = [f"{path.name}: {identity.variant}", *(f"warning: {text}" for text in identity.warnings)]
+    lines = [f"{path.name}: {identity.variant}{f', with its LoRA of {len(changes)} layers' if merge else ''}", *(f"warning: {text}" for text in identity.warnings)]
     if quantize:
         lines += summary({name: tuple(t.shape) for name, t in canonical.items()}, entries, family.precision.KEPT)
     if quantize == "fp8":
@@ -170,13 +180,13 @@ def blocks(canonical: dict) -> list[dict]:
 def main(arguments):
     options = parser().parse_args(arguments)
     try:
-        if options.input.exists() and is_adapter(adapter_shapes(options.input)):
+        if not options.merge and options.input.exists() and is_adapter(adapter_shapes(options.input)):
             if options.quantize or options.text_encoder:
                 raise ValueError(f"{options.input.name} is a LoRA, which is not quantised: leave --quantize and --text-encoder away.")
             print("\n".join(convert_adapter(options.input, options.output, options.layout, DTYPES.get(options.dtype), options.alpha)))
             return 0
         lines = convert(options.input, options.output, options.layout, DTYPES.get(options.dtype), options.quantize,
-                        lambda parts: tqdm(parts, desc="blocks", mininterval=1), options.text_encoder, options.prompts)
+                        lambda parts: tqdm(parts, desc="blocks", mininterval=1), options.text_encoder, options.prompts, options.merge)
     except (ValueError, OSError, installation.SetupError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -20,6 +20,7 @@ from ..training.adapter_layouts import Change, to_diffusers, to_kohya, to_sat
 
 MARKS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".matrix_A.", ".matrix_B.", ".lora.down.", ".lora.up.")
 LAYOUTS = ("diffusers", "kohya", "native")
+BASE = ".original."  # where SAT's LoRA keeps the layer that it changes
 
 
 def is_adapter(shapes) -> bool:
@@ -51,6 +52,31 @@ def convert_adapter(path: Path, output: Path, layout: str = "diffusers", dtype: 
         changes = {name: Change(change.A.to(dtype), change.B.to(dtype), change.scale) for name, change in changes.items()}
     write(output, changes, layout)
     return [told(path, found, changes), f"{output}: {output.stat().st_size / 1e6:,.1f} MB"]
+
+
+def changes_inside(path: Path, tensors: dict) -> dict[str, Change]:
+    """{layer: Change} of a SAT checkpoint of LoRA training, which holds the model too. Raises ValueError for another file."""
+    if not any(BASE in key for key in tensors) or not is_adapter(tensors):
+        raise ValueError(f"{path.name}: this is no checkpoint of SAT's LoRA training that holds the model ({BASE}weight) and the LoRA "
+                         "(matrix_A, matrix_B): leave --merge away.")
+    return changes_of(read(tensors, layer_names()), path.name)
+
+
+def without_adapter(mapping: dict) -> dict:
+    """Such a checkpoint's model under its own names. Values are passed through, tensors and shapes alike."""
+    return {key.replace(BASE, "."): value for key, value in mapping.items() if not any(mark in key for mark in MARKS)}
+
+
+def merged(part: dict[str, torch.Tensor], changes: dict[str, Change]) -> dict[str, torch.Tensor]:
+    """Weights W + scale * B A, computed in fp32, in W's type. Raises ValueError for a change of another size."""
+    part = dict(part)
+    for name in {key.removesuffix(".weight") for key in part} & changes.keys():
+        W, change = part[f"{name}.weight"], changes[name]
+        if tuple(W.shape) != (size := (change.B.shape[0], change.A.shape[1])):
+            raise ValueError(f"{name}: its weight is {tuple(W.shape)}, and its LoRA's change {size}: they are not of one model.")
+        if not W.is_meta:
+            part[f"{name}.weight"] = torch.addmm(W.float(), change.B.float(), change.A.float(), alpha=change.scale).to(W.dtype)
+    return part
 
 
 def changes_of(found, filename: str) -> dict[str, Change]:

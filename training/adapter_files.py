@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import safetensors.torch
@@ -50,19 +51,28 @@ def to_tensors(adapters: Adapters, dtype: torch.dtype = torch.float32) -> dict[s
 
 
 def metadata(adapters: Adapters, about: dict[str, str]) -> dict[str, str]:
-    from peft import LoraConfig
-
     dora = adapters.layers[0].magnitude is not None
-    config = LoraConfig(r=adapters.rank, lora_alpha=adapters.rank, target_modules=sorted(adapters.names), use_dora=dora).to_dict()
-    config = {f"{PREFIX}{key}": sorted(value) if isinstance(value, set) else value for key, value in config.items()}
     known = {"title": about.get("title", "LoRA"), "architecture": about.get("architecture", ""),
              "resolution": about.get("resolution", ""), "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
              "sai_model_spec": "1.0.0", "implementation": "https://github.com/huggingface/diffusers"}
     said = {key: str(value) for key, value in about.items() if key.startswith("ss_")}
-    return {"format": "pt", "lora_adapter_metadata": json.dumps(config, sort_keys=True, default=str),
+    return {**peft_metadata({name: adapters.rank for name in adapters.names}, dora),
             **{f"modelspec.{key}": str(value) for key, value in known.items() if value},
             "ss_network_module": "networks.lora", "ss_network_dim": str(adapters.rank), "ss_network_alpha": str(adapters.rank),
             "ss_trained_alpha": str(adapters.alpha), "ss_base_model": about.get("base_model", ""), **said}
+
+
+def peft_metadata(ranks: dict[str, int], dora: bool = False) -> dict[str, str]:
+    """What diffusers makes a LoraConfig of, for a file whose scale stands in B: alpha is the rank. ranks: {layer: rank}.
+
+    Only fields that every PEFT knows: diffusers refuses a file with one that is newer than the PEFT beside it.
+    """
+    most = Counter(ranks.values()).most_common(1)[0][0]
+    others = {name: rank for name, rank in ranks.items() if rank != most}
+    config = {"r": most, "lora_alpha": most, "target_modules": sorted(ranks), "rank_pattern": others, "alpha_pattern": others,
+              "bias": "none", "lora_dropout": 0.0, "use_dora": dora, "use_rslora": False}
+    config = {f"{PREFIX}{key}": value for key, value in config.items()}
+    return {"format": "pt", "lora_adapter_metadata": json.dumps(config, sort_keys=True)}
 
 
 @torch.no_grad()

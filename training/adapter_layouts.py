@@ -6,13 +6,12 @@ holds B * scale * rank. Source: facts/training.md 2.4.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 
 import torch
 
-from .adapter_files import CONVOLUTIONS, PREFIX
+from .adapter_files import CONVOLUTIONS, PREFIX, peft_metadata
 
 # Our name of a projection -> where SAT keeps its pair.
 SAT_PLACES = {"attn1.to_q": ("query_key_value", 0), "attn1.to_k": ("query_key_value", 1), "attn1.to_v": ("query_key_value", 2),
@@ -32,20 +31,13 @@ class Change:
 
 def to_diffusers(changes: dict[str, Change]) -> tuple[dict, dict]:
     """(tensors, metadata) with the scale in B, which every reader then takes as it is."""
-    from peft import LoraConfig
-
     tensors = {}
     for name, change in changes.items():
         A, B = change.A, scaled(change.B, change.scale)
         if name.endswith(CONVOLUTIONS):
             A, B = A[:, :, None, None], B[:, :, None, None]
         tensors[f"{PREFIX}{name}.lora_A.weight"], tensors[f"{PREFIX}{name}.lora_B.weight"] = A.contiguous(), B.contiguous()
-    ranks = {name: change.rank for name, change in changes.items()}
-    most = max(set(ranks.values()), key=list(ranks.values()).count)
-    others = {name: rank for name, rank in ranks.items() if rank != most}
-    config = LoraConfig(r=most, lora_alpha=most, target_modules=sorted(changes), rank_pattern=others, alpha_pattern=others).to_dict()
-    config = {f"{PREFIX}{key}": sorted(value) if isinstance(value, set) else value for key, value in config.items()}
-    return tensors, {"format": "pt", "lora_adapter_metadata": json.dumps(config, sort_keys=True, default=str)}
+    return tensors, peft_metadata({name: change.rank for name, change in changes.items()})
 
 
 def to_kohya(changes: dict[str, Change]) -> tuple[dict, dict]:

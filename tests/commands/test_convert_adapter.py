@@ -1,13 +1,18 @@
 """LoRAs between the layouts: the same change of every layer, whatever a file calls it, and nothing lost without a word."""
 
 import json
+import re
 
 import pytest
 import safetensors.torch
 import torch
 
+from sanacog.cogvideo_core import checkpoint as cogvideo_checkpoint
 from sanacog.commands import convert
 from sanacog.commands.convert_adapter import convert_adapter, is_adapter
+from sanacog.storage.checkpoints import open_checkpoint
+
+from ..host import tiny_cogvideox
 
 R, ALPHA = 4, 2.0
 
@@ -161,6 +166,33 @@ def test_the_command(tmp_path, capsys):
     assert "is not quantised" in capsys.readouterr().err
     assert convert.main([str(source), "--output", str(tmp_path / "p.bin")]) == 1
     assert "has to end in .safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_with_its_lora_merged(tmp_path, capsys, dtype):
+    base = {key: t.to(dtype) for key, t in tiny_cogvideox.transformer().state_dict().items()}
+    layers = tiny_cogvideox.PARAMS.num_layers
+    changes = pairs(attention(layers), width=base["transformer_blocks.0.attn1.to_q.weight"].shape[0])
+    model = {re.sub(r"(query_key_value|dense)\.(weight|bias)$", r"\1.original.\2", key) if ".attention." in key else key: t
+             for key, t in cogvideo_checkpoint.from_canonical(base, "sat").items()}
+    source = sat_file(tmp_path / "sat.pt", changes, **{f"model.diffusion_model.{key}": t for key, t in model.items()},
+                      **{"first_stage_model.encoder.conv_in.conv.weight": torch.zeros(2, 2)})
+    assert convert.main([str(source), "--merge", "--output", str(tmp_path / "m.safetensors")]) == 0
+    assert f"with its LoRA of {4 * layers} layers" in capsys.readouterr().out
+    got = cogvideo_checkpoint.to_canonical(open_checkpoint(tmp_path / "m.safetensors").load(), "diffusers")
+    assert got.keys() == base.keys()
+    for name, (A, B) in changes.items():
+        weight = f"{name}.weight"
+        torch.testing.assert_close(got[weight], (base[weight].float() + B @ A / R).to(dtype), rtol=1e-6, atol=1e-6)
+        base.pop(weight), got.pop(weight)
+    assert all(torch.equal(got[key], base[key]) for key in base)
+
+
+def test_nothing_to_merge(tmp_path):
+    source = sat_file(tmp_path / "sat.pt", pairs(attention(1)))
+    with pytest.raises(ValueError, match="leave --merge away"):
+        convert.convert(source, tmp_path / "m.safetensors", merge=True)
+    assert not list(tmp_path.glob("m*"))
 
 
 def test_models_are_none(tmp_path):
