@@ -7,6 +7,8 @@ import pytest
 import safetensors
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import checkpoint as checkpoint_
 
 from sanacog.cogvideo_core.config import CogVideoParams
 from sanacog.cogvideo_core.transformer import OUT_NORM_EPS, CogVideoTransformer
@@ -88,6 +90,28 @@ def test_starts_as_the_base_and_trains_the_adapters_alone(sana, inputs, dora):
     assert all(low.B.grad.abs().max() > 0 for low in added.layers)
 
 
+def test_gradients_are_the_same_under_checkpointing(sana, inputs):
+    added = learnt(sana, dropout=0.3)
+    grads = []
+    for run in (sana, lambda *x: checkpoint_.checkpoint(sana, *x, use_reentrant=False)):
+        added.zero_grad()
+        torch.manual_seed(4)
+        run(*inputs).square().mean().backward()
+        grads.append([p.grad.clone() for p in added.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads)) and grads[0][0].abs().max() > 0
+
+
+def test_forward_mode_differentiation(sana, inputs):
+    """Sprint's objective needs it."""
+    want = copy.deepcopy(sana)
+    merged(want, learnt(sana))
+    x, *others = inputs
+    step = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the one that knows it
+        got, want = (torch.func.jvp(lambda x: network(x, *others), (x,), (step,)) for network in (sana, want))
+    assert max(map(relative, got, want)) < 1e-5
+
+
 def test_adapters_are_fp32_on_a_base_in_bf16(sana, inputs):
     sana = sana.bfloat16()
     added = learnt(sana)
@@ -111,8 +135,8 @@ def test_wrong_targets(sana, target, said):
     assert all(p.requires_grad for p in sana.parameters())
 
 
-@pytest.mark.parametrize("family", ["sana", "cogvideox"])
-def test_diffusers_draws_the_same(sana, inputs, family, tmp_path):
+@pytest.mark.parametrize("family, dora", [("sana", False), ("sana", True), ("cogvideox", False), ("cogvideox", True)])
+def test_diffusers_draws_the_same(sana, inputs, family, dora, tmp_path):
     diffusers = pytest.importorskip("diffusers")
     from diffusers.loaders import CogVideoXLoraLoaderMixin, SanaLoraLoaderMixin
 
@@ -141,7 +165,7 @@ def test_diffusers_draws_the_same(sana, inputs, family, tmp_path):
             return theirs(inputs[0].transpose(1, 2), inputs[2], inputs[1]).sample.transpose(1, 2)
     with torch.no_grad():
         plain = ours(*inputs)
-        added = learnt(ours, alpha=2)
+        added = learnt(ours, alpha=2, dora=dora)
         for low in added.layers:
             low.B.mul_(10)  # a change that the rounding of two networks does not hide
         adapter_files.write(tmp_path / "lora.safetensors", added, {"title": "a test", "ss_steps": 30})
@@ -154,8 +178,9 @@ def test_diffusers_draws_the_same(sana, inputs, family, tmp_path):
     assert [p for p in theirs.peft_config.values()][0].lora_alpha == 4  # the scale of 0.5 stands in B
 
 
-def test_the_file_and_back(sana, tmp_path):
-    added = learnt(sana, alpha=8)
+@pytest.mark.parametrize("dora", [False, True])
+def test_the_file_and_back(sana, dora, tmp_path):
+    added = learnt(sana, alpha=8, dora=dora)
     path = adapter_files.write(tmp_path / "a" / "lora.safetensors", added,
                                {"title": "Outlines", "architecture": "sana/lora", "resolution": "256x256", "ss_steps": 500})
     with safetensors.safe_open(path, "pt") as file:
@@ -166,13 +191,13 @@ def test_the_file_and_back(sana, tmp_path):
     config = json.loads(said["lora_adapter_metadata"])
     assert (config["transformer.r"], config["transformer.lora_alpha"], len(config["transformer.target_modules"])) == (4, 4, 20)
     assert not list(tmp_path.glob("a/*.part"))
-    other = adapters.add(random(SanaTransformer(SANA)), 4, 8, ["all-linear"])
+    other = adapters.add(random(SanaTransformer(SANA)), 4, 8, ["all-linear"], dora=dora)
     adapter_files.load(path, other)
     assert all(torch.allclose(a, b) for a, b in zip(added.parameters(), other.parameters()))
     with pytest.raises(ValueError, match="other layers than lora.targets"):
         adapter_files.load(path, adapters.add(random(SanaTransformer(SANA)), 4, 8, ["attention"]))
     with pytest.raises(ValueError, match="its rank is 4, and lora.rank is 2"):
-        adapter_files.load(path, adapters.add(random(SanaTransformer(SANA)), 2, 8, ["all-linear"]))
+        adapter_files.load(path, adapters.add(random(SanaTransformer(SANA)), 2, 8, ["all-linear"], dora=dora))
 
 
 def test_a_base_in_eight_bits(inputs):
