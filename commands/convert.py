@@ -58,9 +58,10 @@ def parser():
     parser.add_argument("--layout", choices=("diffusers", "native", "comfy", "kohya"), default="diffusers",
                         help="names of the tensors: diffusers' (default), native (NVlabs' for Sana, SAT's for CogVideoX), "
                              "comfy (ComfyUI's own CogVideoX); of a LoRA diffusers', native (SAT's) or kohya")
-    parser.add_argument("--alpha", type=float, default=0.0, help="of a LoRA whose file states none; its rank (scale 1) unless given")
-    parser.add_argument("--merge", action="store_true", help="of a checkpoint of SAT's LoRA training, which holds the model too: write "
-                        "the model with the LoRA in its weights, instead of the LoRA alone")
+    parser.add_argument("--alpha", type=float, default=0.0,
+                        help="of a LoRA whose file states none; its rank (scale 1) unless given")
+    parser.add_argument("--merge", action="store_true", help="of a checkpoint of SAT's LoRA training, which holds the model too: "
+                        "write the model with the LoRA in its weights, instead of the LoRA alone")
     parser.add_argument("--dtype", choices=tuple(DTYPES), help="number type of what is not quantised; as it is by default")
     parser.add_argument("--quantize", choices=tuple(FORMATS),
                         help="int8: least loss, ComfyUI 0.27 and newer. fp8: any ComfyUI, calibrated with --text-encoder; "
@@ -78,7 +79,8 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
 
     layout: a name in Family.layouts. dtype: of floating point tensors that are not quantised; None keeps theirs.
     quantize: a name of FORMATS; names are then diffusers'. text_encoder: what fp8 is calibrated with, on the lines of the
-    file `prompts` where there is one. merge: the file holds a LoRA beside the model, which goes into the weights. Raises ValueError and OSError before anything is written.
+    file `prompts` where there is one. merge: the file holds a LoRA beside the model, which goes into the weights.
+    Raises ValueError and OSError before anything is written.
     """
     path, output = Path(path), Path(output)
     if output.suffix != ".safetensors":
@@ -136,7 +138,8 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
 
     output.parent.mkdir(parents=True, exist_ok=True)
     write_converted(output, blocks(canonical), change, metadata, progress)
-    lines = [f"{path.name}: {identity.variant}{f', with its LoRA of {len(changes)} layers' if merge else ''}", *(f"warning: {text}" for text in identity.warnings)]
+    lora = f", with its LoRA of {len(changes)} layers" if merge else ""
+    lines = [f"{path.name}: {identity.variant}{lora}", *(f"warning: {text}" for text in identity.warnings)]
     if quantize:
         lines += summary({name: tuple(t.shape) for name, t in canonical.items()}, entries, family.precision.KEPT)
     if quantize == "fp8":
@@ -182,11 +185,14 @@ def main(arguments):
     try:
         if not options.merge and options.input.exists() and is_adapter(adapter_shapes(options.input)):
             if options.quantize or options.text_encoder:
-                raise ValueError(f"{options.input.name} is a LoRA, which is not quantised: leave --quantize and --text-encoder away.")
-            print("\n".join(convert_adapter(options.input, options.output, options.layout, DTYPES.get(options.dtype), options.alpha)))
+                raise ValueError(f"{options.input.name} is a LoRA, which is not quantised: leave --quantize and --text-encoder "
+                                 "away.")
+            print("\n".join(convert_adapter(options.input, options.output, options.layout, DTYPES.get(options.dtype),
+                                            options.alpha)))
             return 0
         lines = convert(options.input, options.output, options.layout, DTYPES.get(options.dtype), options.quantize,
-                        lambda parts: tqdm(parts, desc="blocks", mininterval=1), options.text_encoder, options.prompts, options.merge)
+                        lambda parts: tqdm(parts, desc="blocks", mininterval=1), options.text_encoder, options.prompts,
+                        options.merge)
     except (ValueError, OSError, installation.SetupError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -57,8 +57,8 @@ def convert_adapter(path: Path, output: Path, layout: str = "diffusers", dtype: 
 def changes_inside(path: Path, tensors: dict) -> dict[str, Change]:
     """{layer: Change} of a SAT checkpoint of LoRA training, which holds the model too. Raises ValueError for another file."""
     if not any(BASE in key for key in tensors) or not is_adapter(tensors):
-        raise ValueError(f"{path.name}: this is no checkpoint of SAT's LoRA training that holds the model ({BASE}weight) and the LoRA "
-                         "(matrix_A, matrix_B): leave --merge away.")
+        raise ValueError(f"{path.name}: this is no checkpoint of SAT's LoRA training that holds the model ({BASE}weight) and the "
+                         "LoRA (matrix_A, matrix_B): leave --merge away.")
     return changes_of(read(tensors, layer_names()), path.name)
 
 
@@ -85,8 +85,8 @@ def changes_of(found, filename: str) -> dict[str, Change]:
     unknown = [key for key in found.unmatched if any(mark in key for mark in MARKS) or key.endswith(".alpha")]
     if unknown or left:
         names = [*unknown, *(f"{key} ({why})" for key, why in left.items())]
-        raise ValueError(f"{filename}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''} would be lost: no layer of Sana's or "
-                         "CogVideoX' transformer. Nothing was written.")
+        raise ValueError(f"{filename}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''} would be lost: no layer of Sana's "
+                         "or CogVideoX' transformer. Nothing was written.")
     if not found.model:
         raise ValueError(f"{filename}: there is no LoRA of a Sana or CogVideoX transformer in it.")
     changes = {}
@@ -94,8 +94,8 @@ def changes_of(found, filename: str) -> dict[str, Change]:
         parts = found.model[name]
         if other := sorted(parts.keys() - {UP, DOWN, ALPHA}):
             kind = "DoRA" if DORA in other else ", ".join(other)
-            raise ValueError(f"{filename}: {name} has more than the two matrices of a LoRA ({kind}), which these layouts cannot all "
-                             "hold. Nothing was written.")
+            raise ValueError(f"{filename}: {name} has more than the two matrices of a LoRA ({kind}), which these layouts cannot "
+                             "all hold. Nothing was written.")
         if UP not in parts or DOWN not in parts:
             raise ValueError(f"{filename}: of {name} there is only one of the two matrices: the file is cut off. Get it again.")
         A, B = (parts[part].flatten(1).clone() for part in (DOWN, UP))  # layers of a fused one share theirs
@@ -131,8 +131,8 @@ def told(path, found, changes) -> str:
 @functools.cache
 def layer_names() -> tuple[str, ...]:
     """Names of all linear layers that a transformer of either family may have."""
-    sana = SanaTransformer(SanaParams(num_layers=60, num_attention_heads=1, num_cross_attention_heads=1, cross_attention_head_dim=32),
-                           device="meta")
+    sana = SanaTransformer(SanaParams(num_layers=60, num_attention_heads=1, num_cross_attention_heads=1,
+                                      cross_attention_head_dim=32), device="meta")
     video = CogVideoTransformer(CogVideoParams(num_layers=42, num_attention_heads=1, ofs_embed_dim=64), device="meta")
     return tuple({name: None for model in (sana, video) for name, module in model.named_modules()
                   if isinstance(module, torch.nn.Linear) or name == "patch_embed.proj"})

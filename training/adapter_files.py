@@ -56,9 +56,10 @@ def to_tensors(adapters: Adapters, dtype: torch.dtype = torch.float32) -> dict[s
 
 def metadata(adapters: Adapters, about: dict[str, str]) -> dict[str, str]:
     dora = adapters.layers[0].magnitude is not None
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     known = {"title": about.get("title", "LoRA"), "architecture": about.get("architecture", ""),
-             "resolution": about.get("resolution", ""), "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-             "sai_model_spec": "1.0.0", "implementation": "https://github.com/huggingface/diffusers"}
+             "resolution": about.get("resolution", ""), "date": now, "sai_model_spec": "1.0.0",
+             "implementation": "https://github.com/huggingface/diffusers"}
     said = {key: str(value) for key, value in about.items() if key.startswith("ss_")}
     return {**peft_metadata({name: adapters.rank for name in adapters.names}, dora),
             **{f"modelspec.{key}": str(value) for key, value in known.items() if value},

@@ -69,8 +69,9 @@ def to_sat(changes: dict[str, Change]) -> dict[str, torch.Tensor]:
         else:
             strange.append(name)
     if strange:
-        raise ValueError(f"SAT has a place for attention's projections alone, and this LoRA changes {', '.join(strange[:4])}"
-                         f"{f' and {len(strange) - 4} more' if len(strange) > 4 else ''}. Train one with lora.targets attention+out.")
+        more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
+        raise ValueError(f"SAT has a place for attention's projections alone, and this LoRA changes {', '.join(strange[:4])}{more}"
+                         ". Train one with lora.targets attention+out.")
     ranks = sorted({change.rank for change in changes.values()})
     if len(ranks) != 1:
         raise ValueError(f"SAT has one rank for all layers, and this LoRA has {', '.join(map(str, ranks))}.")

@@ -28,7 +28,8 @@ def attention(layers):
 
 def peft_folder(path, changes, **config):
     path.mkdir()
-    tensors = {f"base_model.model.{name}.lora_{part}.weight": t.contiguous() for name, pair in changes.items() for part, t in zip("AB", pair)}
+    tensors = {f"base_model.model.{name}.lora_{part}.weight": t.contiguous()
+               for name, pair in changes.items() for part, t in zip("AB", pair)}
     safetensors.torch.save_file(tensors, path / "adapter_model.safetensors")
     (path / "adapter_config.json").write_text(json.dumps({"r": R, "lora_alpha": ALPHA, "peft_type": "LORA"} | config))
     return path
@@ -72,8 +73,8 @@ def assert_same(got, changes, scale):
 @pytest.mark.parametrize("layers", [30, 42])
 def test_sat_to_diffusers_and_back_is_exact(tmp_path, layers):
     changes = pairs(attention(layers), width=8)
-    source = sat_file(tmp_path / "sat.pt", changes, **{"model.diffusion_model.transformer.layers.0.attention.query_key_value.original.weight":
-                                                       torch.zeros(24, 8)})
+    base = "model.diffusion_model.transformer.layers.0.attention.query_key_value.original.weight"
+    source = sat_file(tmp_path / "sat.pt", changes, **{base: torch.zeros(24, 8)})
     said = convert_adapter(source, tmp_path / "d.safetensors")
     assert f"{4 * layers} layers, rank 4, scale 0.25 (SAT's alpha of 1)" in said[0]
     assert_same(change_of(tmp_path / "d.safetensors"), changes, 1 / R)
@@ -109,7 +110,8 @@ def test_rank_stabilised_alpha(tmp_path):
 def test_nvlabs_fused_projections(tmp_path):
     g = torch.Generator().manual_seed(0)
     A, B = torch.randn(R, 64, generator=g), torch.randn(192, R, generator=g)
-    safetensors.torch.save_file({"blocks.0.attn.qkv.lora_A.weight": A, "blocks.0.attn.qkv.lora_B.weight": B}, tmp_path / "n.safetensors")
+    tensors = {"blocks.0.attn.qkv.lora_A.weight": A, "blocks.0.attn.qkv.lora_B.weight": B}
+    safetensors.torch.save_file(tensors, tmp_path / "n.safetensors")
     convert_adapter(tmp_path / "n.safetensors", tmp_path / "d.safetensors", alpha=2.0)
     assert_same(change_of(tmp_path / "d.safetensors"),
                 {f"transformer_blocks.0.attn1.to_{part}": (A, b) for part, b in zip("qkv", B.chunk(3))}, 2.0 / R)
@@ -126,7 +128,8 @@ def test_ranks_that_differ(tmp_path):
 
 
 def test_what_sat_has_no_place_for(tmp_path):
-    convert_adapter(peft_folder(tmp_path / "p", pairs([*attention(1), "transformer_blocks.0.ff.net.2"])), tmp_path / "d.safetensors")
+    changes = pairs([*attention(1), "transformer_blocks.0.ff.net.2"])
+    convert_adapter(peft_folder(tmp_path / "p", changes), tmp_path / "d.safetensors")
     with pytest.raises(ValueError, match=r"changes transformer_blocks.0.ff.net.2. Train one with lora.targets attention\+out"):
         convert_adapter(tmp_path / "d.safetensors", tmp_path / "s.pt", "native")
 
@@ -147,7 +150,8 @@ def test_a_projection_that_is_not_changed_is_zero_in_sat(tmp_path):
       "transformer.transformer_blocks.1.attn1.to_q.lora_B.weight": torch.zeros(64, 4)}, "holds NaN"),
 ])
 def test_nothing_is_lost_without_a_word(tmp_path, extra, said):
-    tensors = {f"transformer.{name}.lora_{part}.weight": t for name, pair in pairs(attention(1)).items() for part, t in zip("AB", pair)}
+    tensors = {f"transformer.{name}.lora_{part}.weight": t
+               for name, pair in pairs(attention(1)).items() for part, t in zip("AB", pair)}
     safetensors.torch.save_file(tensors | extra, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=said):
         convert_adapter(tmp_path / "a.safetensors", tmp_path / "o.safetensors", "kohya")

@@ -35,8 +35,9 @@ def train(server, folder, name, **models):
         **models, "data": node("LoadImageTextDataSetFromFolder", folder=folder),
         "made": node("MakeTrainingDataset", images=["data", 0], vae=["vae", 0], clip=["clip", 0], texts=["data", 1]),
         "train": node("TrainLoraNode", model=["model", 0], latents=["made", 0], positive=["made", 1], batch_size=2,
-                      grad_accumulation_steps=1, steps=STEPS, learning_rate=0.01, rank=4, optimizer="AdamW", loss_function="MSE", seed=0,
-                      training_dtype="fp32", lora_dtype="fp32", algorithm="LoRA", gradient_checkpointing=True, existing_lora="[None]"),
+                      grad_accumulation_steps=1, steps=STEPS, learning_rate=0.01, rank=4, optimizer="AdamW", loss_function="MSE",
+                      seed=0, training_dtype="fp32", lora_dtype="fp32", algorithm="LoRA", gradient_checkpointing=True,
+                      existing_lora="[None]"),
         "save": node("SaveLoRA", lora=["train", slot("LORA_MODEL")], prefix=f"loras/{name}",
                      steps=["train", slot("INT")])})
     [file] = (server.base / "output" / "loras").glob(f"{name}_{STEPS}_steps_*.safetensors")
@@ -52,7 +53,8 @@ def yellow(pictures):
 
 def test_sana(server, folder):
     models = {"model": node("SanaCogLoadSanaModel", model_name="sanacog_tiny_sana.safetensors", weight_dtype="fp32"),
-              "clip": node("SanaCogLoadSanaTextEncoder", text_encoder_name="sanacog_tiny_gemma2.safetensors", tokenizer_name="auto"),
+              "clip": node("SanaCogLoadSanaTextEncoder", text_encoder_name="sanacog_tiny_gemma2.safetensors",
+                           tokenizer_name="auto"),
               "vae": node("SanaCogLoadDCAE", vae_name="sanacog_tiny_dcae.safetensors")}
     name = train(server, folder, "yellow", **models)
     tensors = load_file(server.base / "models" / "loras" / name)
@@ -68,8 +70,10 @@ def test_cogvideox(server, folder):
     """On single frames, which is what its data set nodes make of pictures."""
     from .cogvideox import test_http as video
 
-    models = {"model": node("SanaCogLoadCogVideoXModel", model_name="sanacog_tiny_cogvideox.safetensors", weight_dtype="fp32", conditioning="auto"),
-              "clip": node("SanaCogLoadCogVideoXTextEncoder", text_encoder_name="sanacog_tiny_t5.safetensors", tokenizer_name="auto"),
+    models = {"model": node("SanaCogLoadCogVideoXModel", model_name="sanacog_tiny_cogvideox.safetensors", weight_dtype="fp32",
+                            conditioning="auto"),
+              "clip": node("SanaCogLoadCogVideoXTextEncoder", text_encoder_name="sanacog_tiny_t5.safetensors",
+                           tokenizer_name="auto"),
               "vae": node("SanaCogLoadCogVideoXVAE", vae_name="sanacog_tiny_cogvideox_vae.safetensors")}
     name = train(server, folder, "yellow_video", **models)
     drawn = {}

@@ -17,7 +17,8 @@ from sanacog.sana_core.config import SanaParams
 from sanacog.sana_core.transformer import SanaTransformer
 from sanacog.training import adapter_files, adapters
 
-SANA = SanaParams(num_layers=2, num_attention_heads=2, num_cross_attention_heads=2, cross_attention_head_dim=32, caption_channels=24)
+SANA = SanaParams(num_layers=2, num_attention_heads=2, num_cross_attention_heads=2, cross_attention_head_dim=32,
+                  caption_channels=24)
 VIDEO = CogVideoParams(num_layers=2, num_attention_heads=2, time_embed_dim=32, text_embed_dim=24, max_text_seq_length=6,
                        use_rotary_positional_embeddings=False)
 
@@ -38,12 +39,14 @@ def sana():
 @pytest.fixture
 def inputs():
     g = torch.Generator().manual_seed(1)
-    return (torch.randn(2, 32, 4, 4, generator=g), torch.tensor([700.0, 300.0]), torch.randn(2, 7, 24, generator=g), torch.ones(2, 7))
+    return (torch.randn(2, 32, 4, 4, generator=g), torch.tensor([700.0, 300.0]), torch.randn(2, 7, 24, generator=g),
+            torch.ones(2, 7))
 
 
 def learnt(network, **options):
     """Adapters that change something."""
-    added = adapters.add(network, **{"rank": 4, "alpha": 8, "targets": ["all-linear"], "generator": torch.Generator().manual_seed(2)} | options)
+    usual = {"rank": 4, "alpha": 8, "targets": ["all-linear"], "generator": torch.Generator().manual_seed(2)}
+    added = adapters.add(network, **usual | options)
     with torch.no_grad():
         for low in added.layers:
             low.B.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
@@ -121,8 +124,8 @@ def test_adapters_are_fp32_on_a_base_in_bf16(sana, inputs):
 
 
 @pytest.mark.parametrize("targets, count", [
-    (["attention"], 12), (["attention+out"], 16), (["all-linear"], 20), (["attn1.to_q"], 2), (["transformer_blocks.1.attn2.to_k"], 1),
-    (["*.attn2.*", "proj_out"], 9), (["attention", "to_q"], 12)])
+    (["attention"], 12), (["attention+out"], 16), (["all-linear"], 20), (["attn1.to_q"], 2),
+    (["transformer_blocks.1.attn2.to_k"], 1), (["*.attn2.*", "proj_out"], 9), (["attention", "to_q"], 12)])
 def test_targets(sana, targets, count):
     assert len(adapters.add(sana, 2, 2, targets).names) == count
 
