@@ -27,13 +27,15 @@ def folder(server):
 
 def train(server, folder, name, **models):
     """Train LoRA on the folder; returns the file's name among the LoRAs."""
+    outputs = server.object_info["TrainLoraNode"]["output"]  # older hosts give the model first
+    lora, steps = outputs.index("LORA_MODEL"), outputs.index("INT")
     server.run_prompt({
         **models, "data": node("LoadImageTextDataSetFromFolder", folder=folder),
         "made": node("MakeTrainingDataset", images=["data", 0], vae=["vae", 0], clip=["clip", 0], texts=["data", 1]),
         "train": node("TrainLoraNode", model=["model", 0], latents=["made", 0], positive=["made", 1], batch_size=2,
                       grad_accumulation_steps=1, steps=STEPS, learning_rate=0.01, rank=4, optimizer="AdamW", loss_function="MSE", seed=0,
                       training_dtype="fp32", lora_dtype="fp32", algorithm="LoRA", gradient_checkpointing=True, existing_lora="[None]"),
-        "save": node("SaveLoRA", lora=["train", 0], prefix=f"loras/{name}", steps=["train", 2])})
+        "save": node("SaveLoRA", lora=["train", lora], prefix=f"loras/{name}", steps=["train", steps])})
     [file] = (server.base / "output" / "loras").glob(f"{name}_{STEPS}_steps_*.safetensors")
     (server.base / "models" / "loras").mkdir(parents=True, exist_ok=True)
     shutil.copy(file, server.base / "models" / "loras" / f"{name}.safetensors")
