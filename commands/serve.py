@@ -16,6 +16,7 @@ def main(arguments):
     base = launcher.make_base(ROOT / "output" / "comfyui")
     for picture in (ROOT / "workflows" / "input").glob("*"):  # what the shipped workflows load
         shutil.copy(picture, base / "input")
+    shutil.copytree(ROOT / "workflows" / "datasets", base / "input", dirs_exist_ok=True)
     server = launcher.Server(host, base, port, ["--preview-method", "auto", *arguments], log="terminal")
     try:
         with server:
