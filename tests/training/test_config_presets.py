@@ -168,6 +168,8 @@ def test_the_workflows_sample_as_the_presets_say(path):
     assert of_model
     checked = 0
     for key, node in nodes.items():
+        if node["class_type"] == "TrainLoraNode":  # its steps are of training
+            continue
         family = "cogvideox" if "CogVideoX" in node["class_type"] else "sana" if "Sana" in node["class_type"] else None
         values = following(nodes, node, of_model) or next(
             (values for values in of_model.values() if values["model"]["family"] == family), next(iter(of_model.values())))
