@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 PATIENCE_S = 240  # for anything to happen; a busy machine with two cores needs it
 
+# The frontend ends its start by opening its own default workflow; what is opened before that would be replaced by it.
 READY = """() => window.app && app.graph && app.vueAppReady !== false && window.LiteGraph
-    && Object.keys(LiteGraph.registered_node_types).length > 200"""
+    && Object.keys(LiteGraph.registered_node_types).length > 200 && (app.graph.nodes ?? app.graph._nodes).length > 0"""
 
 # What the frontend puts over a workflow that it cannot use as it is: dialogs (missing nodes, missing models, a refused
 # run; in newer frontends an overlay instead) and toasts (a file that breaks the workflow schema, a failed fetch).
