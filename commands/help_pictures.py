@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageSequence
 
 from ..cogvideo_core import schedule
 from ..headless import installation
 from ..headless.client import Client
-from ..headless.launcher import Server
+from ..headless.launcher import Server, give_inputs
 from ..kernels.quant import FORMATS
 from . import demo
 from .convert import convert
@@ -238,8 +237,7 @@ def main(names):
         return 2
     PICTURES.mkdir(exist_ok=True)
     with Server(installation.host(), arguments=["--disable-api-nodes"]) as server, Client(server.url) as client:
-        for file in (installation.ROOT / "workflows" / "input").iterdir():
-            shutil.copy(file, server.base / "input")
+        give_inputs(server.base)
         for name in names or DRAWN:
             drawn, file = DRAWN[name](Studio(server, client)), PICTURES / f"{name}.jpg"
             drawn.convert("RGB").save(file, quality=88, optimize=True)

@@ -1,6 +1,5 @@
 """python run.py serve: ComfyUI in the browser with this pack in it. More arguments go to ComfyUI's main.py."""
 
-import shutil
 import webbrowser
 from pathlib import Path
 
@@ -14,9 +13,7 @@ def main(arguments):
     host = installation.host()
     port, arguments = chosen_port(arguments)
     base = launcher.make_base(ROOT / "output" / "comfyui")
-    for picture in (ROOT / "workflows" / "input").glob("*"):  # what the shipped workflows load
-        shutil.copy(picture, base / "input")
-    shutil.copytree(ROOT / "workflows" / "datasets", base / "input", dirs_exist_ok=True)
+    launcher.give_inputs(base)
     server = launcher.Server(host, base, port, ["--preview-method", "auto", *arguments], log="terminal")
     try:
         with server:

@@ -45,6 +45,12 @@ def make_base(base):
     return base
 
 
+def give_inputs(base):
+    """Copy what the shipped workflows load, pictures, videos and folders to train on, into a base folder's input/."""
+    for folder in ("input", "datasets"):
+        shutil.copytree(ROOT / "workflows" / folder, Path(base) / "input", dirs_exist_ok=True)
+
+
 def unlink_pack(base):
     link = Path(base) / "custom_nodes" / PACK_NAME
     if os.path.lexists(link):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sanacog.headless.launcher import give_inputs
+
 from ..host.tiny_cogvideox import save_fun_models
 from .canvas import Canvas
-from .shipped import WORKFLOWS
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -42,9 +43,7 @@ def browser():
 @pytest.fixture(scope="session")
 def files(server):
     """What workflows load: the pictures and videos, and random models of the kinds that the pack does not carry."""
-    for file in (WORKFLOWS / "input").iterdir():
-        shutil.copy(file, server.base / "input")
-    shutil.copytree(WORKFLOWS / "datasets", server.base / "input", dirs_exist_ok=True)
+    give_inputs(server.base)
     save_fun_models(server.base / "models" / "diffusion_models")
 
 

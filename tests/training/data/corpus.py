@@ -7,7 +7,11 @@ import av
 import numpy as np
 from PIL import Image
 
+from sanacog.training.data import media
+from sanacog.training.data.manifest import Row
+
 STEP, FIRST = 5, 10  # frame n has the grey FIRST + STEP * n
+UNEVEN = [0, 125, 250, 300, 350, 400, 800, 900, 1000, 1100, 1200, 1500, 1700, 1800, 1900, 2000]  # ms; beginnings of 16 frames
 
 
 def grey(number, size=(96, 64)):
@@ -92,3 +96,15 @@ def circle(width, height, radius, x, y):
 def picture(path, content=None, size=(60, 40), **options):
     Image.fromarray(np.full((size[1], size[0], 3), 128, np.uint8) if content is None else content).save(path, **options)
     return path
+
+
+def numbers(frames):
+    return [number_of(frame) for frame in frames]
+
+
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+
+
+def row_of(path, kind="video"):
+    return media.probe_row(Row(path.name, kind), path.parent)
