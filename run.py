@@ -46,7 +46,7 @@ def room(name):
 COMMANDS = {
     "demo": ((), True),
     "serve": ((), True),
-    "test": (("dev", "train"), True),
+    "test": (("dev", "train", "hub", "app"), True),
     "bench": (("dev",), True),
     "dataset": (("train",), False),
     "train": (("train",), False),
