@@ -133,8 +133,8 @@ def alphas_of_steps(sampling, sigmas) -> list[tuple[float, float]]:
     if len(values) < 2 or any(after >= before for before, after in zip(values, values[1:])) or values[-1] < 0:
         some = ", ".join(f"{value:g}" for value in values[:6]) + " ..." * (len(values) > 6)
         raise ValueError(f"The sigmas of this sampler must fall, to 0 or above it; they are {some}. Take CogVideoX Sigmas.")
-    table = _alphas(sampling.sigmas)
-    alphas = _alphas(sigmas)
+    table = alphas_of(sampling.sigmas)
+    alphas = alphas_of(sigmas)
     run = trailing_run(sampling, sigmas)
     if run is None:
         return list(zip(alphas, alphas[1:]))
@@ -142,7 +142,7 @@ def alphas_of_steps(sampling, sigmas) -> list[tuple[float, float]]:
             for alpha, sigma in zip(alphas, sigmas[:-1])]
 
 
-def _alphas(sigmas) -> list[float]:
+def alphas_of(sigmas) -> list[float]:
     """Alpha of each sigma, 0 for the one that stands for infinity."""
     alphas = (1.0 / (1.0 + sigmas.double() ** 2)).tolist()
     return [0.0 if alpha < 1.01 * SMALLEST_ALPHA else alpha for alpha in alphas]

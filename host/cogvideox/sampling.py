@@ -2,7 +2,7 @@
 
 The 1.5 models take latent frames in pairs, and were trained on clips whose first latent is thrown away. Users have an
 odd number of latents, as the VAE makes them of 4 n + 1 frames: one is put in front here and taken off the result. It is
-kept (stages.py) where the result is not finished, so that the next stage goes on with it.
+kept (kept.py) where the result is not finished, so that the next stage goes on with it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import comfy.sampler_helpers
 import torch
 
 from ...cogvideo_core.config import CogVideoParams
+from ..editing.inversion import Inversion
+from ..kept import Kept
 from ..memory import check_fits
 from . import idle
 from .areas import fit_area
 from .channels import check_given
-from .stages import Fronts
 
 LATENT_CHANNELS = 16
-_FRONTS = Fronts()
+_FRONTS = Kept(64)
 # Stock samplers that reckon with two predictions as if noise levels were evenly spaced: in the first step, from sigma 4518,
 # the little by which the two differ is multiplied by the ratio of its ends. Which they are was measured
 # (tests/host/cogvideox/test_stock_samplers.py), and at what ratio: 30 steps have 71 and show it, 50 have 42 and do not.
@@ -58,11 +59,12 @@ def around_sampling(executor, noise, latent_image, sampler, sigmas, denoise_mask
     if callback is not None:
         def inner(step, x0, x, total_steps):
             return callback(step, x0[:, :, front:], x[:, :, front:], total_steps)
-    latent_image = torch.cat([_front_latent(noise, latent_image), latent_image], dim=2)
+    inverts = isinstance(sampler, Inversion)
+    latent_image = torch.cat([latent_image[:, :, :1] if inverts else _front_latent(noise, latent_image), latent_image], dim=2)
     noise = torch.cat([front_noise(noise, seed), noise], dim=2)
     samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, inner, disable_pbar, seed, **kwargs)
     clip = samples[:, :, front:]
-    if len(sigmas) and sigmas[-1] > 0.0:
+    if inverts or len(sigmas) and sigmas[-1] > 0.0:
         _FRONTS.keep(clip, samples[:, :, :front])
     return clip
 
@@ -81,11 +83,13 @@ def _front_latent(noise, latent):
 
 
 def front_noise(noise, seed: int | None):
-    """Standard normal noise (B, 16, 1, h, w) to go before noise (B, 16, T, h, w); none where that is none, as in the
-    second of two stages."""
+    """Standard normal noise (B, 16, 1, h, w) to go before noise (B, 16, T, h, w): what stood there where an inversion gave the
+    noise; none where that is none, as in the second of two stages."""
     shape = (*noise.shape[:2], 1, *noise.shape[3:])
     if not noise.any():
         return noise.new_zeros(shape)
+    if (kept := _FRONTS.of(noise)) is not None:
+        return kept
     # Not the seed itself: the host has drawn `noise` with it, and the numbers would be the same.
     generator = torch.Generator().manual_seed(((seed or 0) - 1) % 2**64)
     return torch.randn(shape, generator=generator).to(noise)
