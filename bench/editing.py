@@ -185,7 +185,7 @@ def edit_figures(family, word, edits=EDITS, count=COUNT):
         results = [family.vae.decode(edit(family, latents[i], i, family.prompt(family.scenes[i]), family.prompt(targets[i])))
                    for i in range(count)]
         results = [pixels.clamp(0, 1).numpy() for pixels in results]
-        pictures = [one if family.name == "cogvideox" else one[0] for one in results]
+        pictures = [one[0] for one in results]
         shares = {key: round(float(np.mean(seen)), 3) for key, seen in family.agreement(pictures, targets[:count]).items()}
         far = [distance(one, wanted.numpy()) for one, wanted in zip(results, sources)]
         found[name] = shares | {"distance": round(float(np.nanmean(far)), 2)}
@@ -193,9 +193,10 @@ def edit_figures(family, word, edits=EDITS, count=COUNT):
 
 
 def distance(frames, sources):
-    """Mean distance in pixels between the shape's centres of frames and sources (T, H, W, 3); NaN where none is seen."""
+    """Mean distance in pixels between the shape's centres of frames and sources (1, [T,] H, W, 3); NaN where none is seen."""
     from ..training.embedded.judge import judge
 
+    frames, sources = (one.reshape(-1, *one.shape[-3:]) for one in (frames, sources))
     centres = [(judge(a).centre, judge(b).centre) for a, b in zip(frames, sources)]
     apart = [math.hypot(a[0] - b[0], a[1] - b[1]) * frames.shape[2] for a, b in centres if a is not None and b is not None]
     return float(np.mean(apart)) if apart else math.nan
