@@ -52,6 +52,7 @@ COMMANDS = {
     "train": (("train",), False),
     "demo-train": (("train",), False),
     "convert": (("train",), False),
+    "container": (("app",), True),  # what docker/Dockerfile starts; the page is in the image too
     "help-pictures": (("dev",), True),  # for us: the pictures in web/docs
 }
 
