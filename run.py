@@ -104,6 +104,9 @@ def main(arguments):
         print(__doc__.strip())
         return 0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2
     name, rest = arguments[0], arguments[1:]
+    if "dev" in COMMANDS[name][0] and not (ROOT / "tests").is_dir():
+        print(f"`{name}` is for those who work on the pack: it needs a clone of the repository.", file=sys.stderr)
+        return 2
     extras, needs_host = COMMANDS[name]
     needs_host |= name == "convert" and any(option.startswith("--text") for option in rest)  # it calibrates in ComfyUI
     # The pack is a package; with its folder on the path, ComfyUI's module `nodes` would be looked for in nodes/.
