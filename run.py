@@ -2,6 +2,7 @@
 
 python run.py demo       four pictures and two videos with the embedded models, no window   (demo --help: options)
 python run.py serve      ComfyUI in the browser with this pack in it   (more arguments go to ComfyUI's main.py)
+python run.py app        a web page in front of a ComfyUI: pictures and videos without a canvas   (app --help)
 python run.py test       the whole test suite   (more arguments go to pytest; --slow: the slow tests too)
 python run.py bench      the figures in bench/results   (bench --help)
 python run.py dataset    look through pictures or clips to train on: faults, captions, sizes   (dataset --help)
@@ -52,6 +53,7 @@ COMMANDS = {
     "train": (("train",), False),
     "demo-train": (("train",), False),
     "convert": (("train",), False),
+    "app": (("app",), True),
     "container": (("app",), True),  # what docker/Dockerfile starts; the page is in the image too
     "help-pictures": (("dev",), True),  # for us: the pictures in web/docs
 }
