@@ -27,7 +27,7 @@ class Licence:
 class Entry:
     """A repository. name: what people say. licence: a key of licences(), None where it is not known here. gigabytes: of a
     model its transformer in 16 bits, computed; None where nothing is known. file: the one in it that counts. variant: name of
-    its file in configs/models. layout: "" for diffusers', else a name of LAYOUTS."""
+    its file in configs/models, title: what the pack calls such a file when it reads one; None of what is no model. layout: "" for diffusers', else a name of LAYOUTS."""
 
     name: str
     family: str
@@ -37,6 +37,7 @@ class Entry:
     gigabytes: float | None = None
     file: str | None = None
     variant: str | None = None
+    title: str | None = None
     task: str = ""
     layout: str = ""
     aliases: tuple[str, ...] = field(default=(), repr=False)
@@ -82,7 +83,7 @@ def _of_model(path: Path):
         own = LAYOUTS.get(layout, "")
         owner, name, *file = repository.split("/")
         yield Entry(f"{title} {own}".strip(), family, f"{owner}/{name}", about + ("; the authors' own layout" if own else ""), licence,
-                    gigabytes, "/".join(file) or None, path.stem, task, own, (path.stem,))
+                    gigabytes, "/".join(file) or None, path.stem, model["title"], task, own, (path.stem,))
 
 
 def find(words: str) -> list[Entry]:
