@@ -67,8 +67,8 @@ def write(about: Published) -> ModelCard:
 def _page(about: Published) -> str:
     contents, name = about.contents, about.repository.rpartition("/")[2]
     what = {LORAS: "LoRA", "controlnet": "ControlNet"}.get(contents.kind, "quantised model" if contents.quantised else "fine-tune")
-    base = f"[{about.base_name}](https://huggingface.co/{about.base_name})" if about.base_name else contents.variant
-    lines = [f"# {name}", "", f"A {what} of {base}: {contents.variant}.", ""]
+    base = f"[{about.base_name}](https://huggingface.co/{about.base_name}): " if about.base_name else ""
+    lines = [f"# {name}", "", f"A {what} of {base}{contents.variant}.", ""]
     if about.samples and contents.kind == LORAS:
         lines += ["<Gallery />", ""]
     else:
@@ -77,7 +77,7 @@ def _page(about: Published) -> str:
         lines += [f"Prompts have `{about.prompt}` in them.", ""]
     lines += ["## In ComfyUI", "", f"With the nodes of SanaCog: `python run.py hub pull {about.repository}`, or put `{about.file}` into "
               f"`models/{contents.kind}`. Choose it in *{contents.loader}*; the workflow `{contents.workflow}` shows how.", ""]
-    if about.of_diffusers:
+    if about.of_diffusers and about.base_name:
         lines += ["## In diffusers", "", "```python", *_code(about), "```", ""]
     if about.settings:
         lines += ["## Training", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in about.settings.items()), ""]
@@ -86,7 +86,7 @@ def _page(about: Published) -> str:
 
 def _code(about: Published) -> list[str]:
     """Lines of Python that load it."""
-    contents, base = about.contents, about.base_name or "THE BASE MODEL"
+    contents, base = about.contents, about.base_name
     sprint = getattr(contents.params, "guidance_embeds", False) or bool(about.base and "Sprint" in about.base.name
                                                                         and "teacher" not in about.base.name)
     pipeline = {"text-to-image": "SanaSprintPipeline" if sprint else "SanaPipeline", "text-to-video": "CogVideoXPipeline",
