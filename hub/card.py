@@ -36,23 +36,18 @@ class Published:
             return "text-to-image"
         return {"none": "text-to-video", "control": "video-to-video"}.get(conditioning, "image-to-video")
 
-    @property
-    def of_diffusers(self) -> bool:
-        """Whether diffusers loads it: it knows no quantised files of ComfyUI's, and of Fun's models those with a control video."""
-        return not self.contents.quantised and getattr(self.contents.params, "conditioning", "none") in ("none", "image", "control")
-
 
 def header(about: Published) -> ModelCardData:
     contents = about.contents
     lora = contents.kind == LORAS
     tags = [about.task, contents.family, "comfyui", "sanacog"]
-    tags += ["diffusers"] * about.of_diffusers + ["lora", "template:sd-lora"] * lora + ["controlnet"] * (contents.kind == "controlnet")
+    tags += ["diffusers"] * contents.of_diffusers + ["lora", "template:sd-lora"] * lora + ["controlnet"] * (contents.kind == "controlnet")
     relation = "adapter" if lora else "quantized" if contents.quantised else "finetune"
     widget = [{"text": " / ".join(prompts), "output": {"url": file}} for file, prompts in about.samples.items()]
     more = {"base_model_relation": relation} if about.base_name else {}
     more |= {"widget": widget} if widget else {}
     more |= {"instance_prompt": about.prompt} if about.prompt else {}
-    return ModelCardData(base_model=about.base_name, library_name="diffusers" if about.of_diffusers else None,
+    return ModelCardData(base_model=about.base_name, library_name="diffusers" if contents.of_diffusers else None,
                          pipeline_tag=about.task, tags=tags, **about.licence.metadata, **more)
 
 
@@ -77,7 +72,7 @@ def _page(about: Published) -> str:
         lines += [f"Prompts have `{about.prompt}` in them.", ""]
     lines += ["## In ComfyUI", "", f"With the nodes of SanaCog: `python run.py hub pull {about.repository}`, or put `{about.file}` into "
               f"`models/{contents.kind}`. Choose it in *{contents.loader}*; the workflow `{contents.workflow}` shows how.", ""]
-    if about.of_diffusers and about.base_name:
+    if contents.of_diffusers and about.base_name:
         lines += ["## In diffusers", "", "```python", *_code(about), "```", ""]
     if about.settings:
         lines += ["## Training", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in about.settings.items()), ""]

@@ -50,6 +50,15 @@ class Contents:
         return LOADERS.get((self.family, self.kind), "Load LoRA (Sana + CogVideoX)")
 
     @property
+    def of_diffusers(self) -> bool:
+        """Whether diffusers loads it and computes the same: it does not read ComfyUI's quantised files, has of the Fun models
+        those with a control video, and ControlNets in its own wiring and without query-key norm."""
+        if self.kind == "controlnet" and (getattr(self.params, "qk_norm", False) or "native wiring" in self.variant):
+            return False
+        known = getattr(self.params, "conditioning", "none") in ("none", "image", "control")
+        return known and self.layout == "diffusers" and not self.quantised
+
+    @property
     def workflow(self) -> str:
         """The shipped workflow to open with it."""
         if self.family == "sana":

@@ -12,6 +12,7 @@ import safetensors.torch
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+from ..storage.checkpoints import write_checkpoint
 from ..training.adapter_layouts import Change, to_diffusers
 from . import card
 from .catalogue import Entry, Licence, entries, licences, of_base
@@ -202,7 +203,8 @@ def write_lora(source: Path, target: Path) -> None:
             alpha = tensors.get(f"{stem}.alpha")
             changes[stem.removeprefix("transformer.")] = Change(A, B, 1.0 if alpha is None else float(alpha) / A.shape[0])
     written, metadata = to_diffusers(changes)
-    safetensors.torch.save_file(written, target, metadata)
+    # By our own writer, which gives the same bytes each time: the Hub is not sent again what it has.
+    write_checkpoint(target, {key: (t.dtype, tuple(t.shape)) for key, t in written.items()}, written.items(), metadata)
 
 
 def diffusers_config(contents: Contents) -> dict:
