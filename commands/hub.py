@@ -88,9 +88,10 @@ def pull(options) -> int:
     repository = promised.repository if promised else words
     models = options.to or models_folder()
     api = HfApi(token=get_token())
-    # Of a name that people say the file is known; who names a repository chooses himself.
-    file = options.file or (promised.file if promised and "/" not in words else None)
-    plan = fetching.plan(api, repository, revision or None, models, options.only, file, options.called)
+    # Of a name that people say the file is known; who names a repository chooses it.
+    known = promised if promised and "/" not in words and not options.file else None
+    plan = fetching.plan(api, repository, revision or None, models, options.only, options.file or (known and known.file),
+                         options.called or (known and known.called))
     files = fetching.missing(plan)
     print(f"{repository} at {plan.commit[:12]}, to {models}")
     for one in plan.files:

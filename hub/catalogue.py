@@ -26,7 +26,7 @@ class Licence:
 @dataclass(frozen=True)
 class Entry:
     """A repository. name: what people say. licence: a key of licences(), None where it is not known here. gigabytes: of a
-    model its transformer in 16 bits, computed; None where nothing is known. file: the one in it that counts. variant: name of
+    model its transformer in 16 bits, computed; None where nothing is known. file: the one in it that counts, called: its name here. variant: name of
     its file in configs/models, title: what the pack calls such a file when it reads one; None of what is no model. layout: "" for diffusers', else a name of LAYOUTS."""
 
     name: str
@@ -36,6 +36,7 @@ class Entry:
     licence: str | None = None
     gigabytes: float | None = None
     file: str | None = None
+    called: str | None = None
     variant: str | None = None
     title: str | None = None
     task: str = ""
@@ -83,7 +84,7 @@ def _of_model(path: Path):
         own = LAYOUTS.get(layout, "")
         owner, name, *file = repository.split("/")
         yield Entry(f"{title} {own}".strip(), family, f"{owner}/{name}", about + ("; the authors' own layout" if own else ""), licence,
-                    gigabytes, "/".join(file) or None, path.stem, model["title"], task, own, (path.stem,))
+                    gigabytes, "/".join(file) or None, None, path.stem, model["title"], task, own, (path.stem,))
 
 
 def find(words: str) -> list[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -156,9 +157,7 @@ def lora_of(shapes: dict, filename: str) -> tuple[str, str]:
     if half := [layer for layer, parts in sizes.items() if len(parts) < 2 or parts["A"][0] != parts["B"][1]]:
         raise ValueError(f"{filename}: of {half[0]} only one of the two matrices of a LoRA is there, or they do not fit each other. "
                          "The file is cut off: get it again.")
-    for family, variant, network in _networks():
-        layers = {name: tuple(weight.shape[:2]) for name, weight in ((key.removesuffix(".weight"), t) for key, t in
-                                                                     network.state_dict().items() if key.endswith(".weight"))}
+    for family, variant, layers in _layers():
         if all(layers.get(layer) == (parts["B"][0], parts["A"][1]) for layer, parts in sizes.items()):
             return family, variant
     layer, parts = next(iter(sizes.items()))
@@ -166,9 +165,17 @@ def lora_of(shapes: dict, filename: str) -> tuple[str, str]:
                      f"{parts['B'][0]} channels. It is another model's.")
 
 
+@functools.cache
+def _layers() -> list[tuple[str, str, dict[str, tuple[int, int]]]]:
+    """(family, what to call it, {layer: (out, in)}) of every size there is, the smaller of two with the same widths first: a LoRA of
+    few layers fits both, and is told to be of the first."""
+    found = [(family, variant, network.state_dict()) for family, variant, network in _networks()]
+    return [(family, variant, {key.removesuffix(".weight"): tuple(t.shape[:2]) for key, t in state.items() if key.endswith(".weight")})
+            for family, variant, state in found]
+
+
 def _networks() -> Iterator[tuple[str, str, torch.nn.Module]]:
-    """(family, what to call it, network without weights) of every size there is, the smaller of two with the same widths first:
-    a LoRA of few layers fits both, and says the same of either."""
+    """(family, what to call it, network without weights): the released sizes, and the embedded models."""
     for layers, heads, cross, dim, name in ((28, 36, 16, 72, "0.6B"), (20, 70, 20, 112, "1.6B"), (60, 70, 20, 112, "4.8B")):
         yield "sana", f"Sana {name}", SanaTransformer(SanaParams(layers, heads, cross, dim, qk_norm=True), device="meta")
     for layers, heads, name in ((30, 30, "2B"), (42, 48, "5B")):

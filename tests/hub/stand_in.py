@@ -31,7 +31,8 @@ class Repository:
 
 
 class StandIn(ThreadingHTTPServer):
-    """Use as a context manager. asked: "METHOD path Range" of every request. cut: bytes after which a download's connection is
+    """Use as a context manager. asked: "METHOD path Range" of every request; unknown: of those
+    that it has no answer to. cut: bytes after which a download's connection is
     closed, and no other is answered until it is None again. before_commit: called before a commit is looked at."""
 
     daemon_threads = True
@@ -40,7 +41,7 @@ class StandIn(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.repositories, self.objects, self.asked = {}, {}, []
+        self.repositories, self.objects, self.asked, self.unknown = {}, {}, [], []
         self.cut, self.before_commit = None, lambda: None
 
     def __enter__(self):
@@ -91,6 +92,7 @@ class Handler(BaseHTTPRequestHandler):
                         return
                 call(self, **found)
                 return
+        hub.unknown.append(hub.asked[-1])
         self.reply({"error": f"the stand-in does not know {self.command} {path}"}, 501)
 
     do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = handle_call
@@ -167,8 +169,8 @@ class Handler(BaseHTTPRequestHandler):
         self.reply({"branches": [told("heads", "main", repository.commits[-1][0])], "converts": [],
                     "tags": [told("tags", name, commit) for name, commit in repository.tags.items()]})
 
-    def info(self, repository, revision="main"):
-        if (found := repository.at(revision)) is None:
+    def info(self, repository, revision):
+        if (found := repository.at(revision or "main")) is None:
             return self.reply({"error": "Invalid rev id"}, 404, {"X-Error-Code": "RevisionNotFound"})
         siblings = [described(path, content) for path, content in sorted(found[1].items())]
         self.reply({"id": "x/y", "sha": found[0], "private": repository.private, "siblings": siblings, "tags": []})
@@ -197,6 +199,6 @@ CALLS = [
     (rf"POST /api/models/{NAME}/commit/(?P<revision>[^/]+)", Handler.commit),
     (rf"POST /api/models/{NAME}/tag/(?P<revision>[^/]+)", Handler.tag),
     (rf"GET /api/models/{NAME}/refs", Handler.refs),
-    (rf"GET /api/models/{NAME}(?:/revision/(?P<revision>[^/]+))?", lambda self, repository, revision: self.info(repository, revision or "main")),
+    (rf"GET /api/models/{NAME}(?:/revision/(?P<revision>[^/]+))?", Handler.info),
     (rf"(?:GET|HEAD) /{NAME}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", Handler.resolve),
 ]

@@ -1,6 +1,5 @@
 """Fetching from a stand-in for the Hub: what is chosen, where it goes, what goes on where it stopped, and what is refused."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,8 +9,9 @@ import sys
 import pytest
 import safetensors.torch
 import torch
+from huggingface_hub import HfApi
 
-from sanacog.hub import contents, fetching, remote
+from sanacog.hub import catalogue, contents, fetching
 from sanacog.storage.checkpoints import open_checkpoint
 
 from .running import LORA, MODEL, ROOT, run, stored
@@ -47,7 +47,7 @@ def sana_repository():
     weights = without_config(MODEL)
     files |= {"transformer/config.json": json.dumps(config_of(MODEL)).encode(),
               "transformer/diffusion_pytorch_model.bf16.safetensors": weights,
-              "transformer/diffusion_pytorch_model.safetensors": weights + b"",
+              "transformer/diffusion_pytorch_model.safetensors": weights,
               "vae/config.json": json.dumps(config_of(TINY["vae"])).encode(),
               "vae/diffusion_pytorch_model.safetensors": without_config(TINY["vae"])}
     gemma = safetensors.torch.load_file(TINY["text_encoder"])
@@ -94,9 +94,11 @@ def test_the_loaders_do_list_it(hub, tmp_path, comfyui_path):
     """In a ComfyUI, by the functions behind the loaders' lists."""
     hub.put("nv/Tiny_Sana_diffusers", sana_repository())
     hub.put("me/outline", {"pytorch_lora_weights.safetensors": LORA.read_bytes()})
+    hub.put("me/sana", {"x.safetensors": MODEL.read_bytes()})
     models = tmp_path / "models"
     assert run("pull", "nv/Tiny_Sana_diffusers", "--to", models)[0] == run("pull", "me/outline", "--to", models)[0] == 0
     assert run("pull", "nv/Tiny_Sana_diffusers", "--to", models, "--only", "vae", "--name", "alone")[0] == 0
+    assert run("pull", "me/sana", "--to", models)[0] == 0
     script = f"""
 import sys; sys.argv = ["main.py", "--cpu", "--base-directory", {str(tmp_path)!r}]
 sys.path.insert(0, {str(comfyui_path)!r})
@@ -114,15 +116,36 @@ print("loras", folder_paths.get_filename_list("loras"))
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "Tiny_Sana" in done.stdout and "'alone.safetensors'" in done.stdout and "loras ['outline.safetensors']" in done.stdout
+    for listed in ("'sana.safetensors'", "'alone/diffusion_pytorch_model.safetensors'", "loras ['outline.safetensors']"):
+        assert listed in done.stdout
 
 
 def test_a_part_is_one_file_under_the_repositorys_name(hub, tmp_path):
-    hub.put("nv/Tiny_Sana_diffusers", sana_repository())
-    status, printed, told = run("pull", "nv/Tiny_Sana_diffusers", "--to", tmp_path, "--only", "vae")
-    assert status == 0 and below(tmp_path) == ["vae/Tiny_Sana/config.json", "vae/Tiny_Sana/diffusion_pytorch_model.safetensors"] or (
-        below(tmp_path) == ["vae/Tiny_Sana.safetensors"])
-    assert run("pull", "nv/Tiny_Sana_diffusers", "--to", tmp_path, "--only", "vae")[1].endswith("Everything is there already.\n")
+    """Where the file says by itself what it is, or is as the released ones."""
+    hub.put("nv/Tiny_Sana_diffusers", sana_repository() | {"transformer/diffusion_pytorch_model.bf16.safetensors": MODEL.read_bytes()})
+    status, printed, told = run("pull", "nv/Tiny_Sana_diffusers", "--to", tmp_path, "--only", "transformer")
+    assert status == 0 and below(tmp_path) == ["diffusion_models/Tiny_Sana.safetensors"]
+    assert run("pull", "nv/Tiny_Sana_diffusers", "--to", tmp_path, "--only", "transformer")[1].endswith("is there already.\n")
+    status, _, told = run("pull", "nv/Tiny_Sana_diffusers", "--to", tmp_path, "--only", "controlnet")
+    assert status == 1 and "has no controlnet; it has transformer, vae, text_encoder" in told
+
+
+@pytest.mark.parametrize("words, workflow, only", [("sana 1.6b 1024 bf16", "sana_text_to_image", ["transformer"]),
+                                                   ("gemma", "sana_text_to_image", []), ("dc-ae 1.1", "sana_text_to_image", []),
+                                                   ("sana 4k", "sana_4k", ["transformer"]),
+                                                   ("cogvideox vae", "cogvideox_1_5_image_to_video", []),
+                                                   ("t5", "cogvideox_1_5_image_to_video", [])])
+def test_names_are_those_of_the_shipped_workflows(hub, tmp_path, words, workflow, only):
+    """So that what was fetched needs no choosing."""
+    entry, = catalogue.find(words)
+    file = entry.file or f"{only[0] + '/' if only else ''}diffusion_pytorch_model.safetensors"
+    hub.put(entry.repository, {"model_index.json": b"{}", file: b""} if only else {file: b"", "other/weights.safetensors": b""} if
+            entry.file else {file: b"", "config.json": b"{}"})
+    api = HfApi(token=hub.token)
+    plan = fetching.plan(api, entry.repository, None, tmp_path, only, entry.file, entry.called)
+    names = {value for node in json.loads((ROOT / "workflows" / "api" / f"{workflow}.json").read_text()).values()
+             for value in node["inputs"].values() if isinstance(value, str)}
+    assert f"{plan.name}.safetensors" in names
 
 
 def test_a_config_stays_with_a_file_that_needs_it(hub, tmp_path):
