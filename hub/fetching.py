@@ -69,8 +69,8 @@ def plan(api: HfApi, repository: str, revision: str | None, models: Path, only=(
     by_path = {one.path: one for one in listing}
     own = repository.rpartition("/")[2]
     own = own.removesuffix("_diffusers").removesuffix("-diffusers")
-    if name and Path(name).name != name:
-        raise HubError(f"--name {name}: a name without folders is wanted, such as {own}.")
+    if name and (Path(name).name != name or name.startswith(".")):
+        raise HubError(f"--name {name}: a name without folders and without a dot before it is wanted, such as {own}.")
     if file is None and PIPELINE in by_path:
         found = {part: best for part in PARTS if (best := _best(by_path, part)) and (not only or part in only)}
         if lost := [part for part in only if part not in found]:

@@ -78,6 +78,8 @@ def files_of(api: HfApi, repository: str, revision: str | None) -> tuple[str, li
     """(commit, its files). Raises HubError."""
     with explained(api, repository, revision):
         info = api.model_info(repository, revision=revision, files_metadata=True)
+    if odd := [s.rfilename for s in info.siblings if ".." in s.rfilename.split("/") or s.rfilename.startswith("/") or "\\" in s.rfilename]:
+        raise HubError(f"{repository} has a file {odd[0]!r}, which would lie outside its folder: nothing of it is fetched.")
     return info.sha, [File(s.rfilename, s.size or 0, s.lfs.sha256 if s.lfs else None, s.blob_id) for s in info.siblings]
 
 

@@ -108,6 +108,10 @@ class Handler(BaseHTTPRequestHandler):
 
     # --- calls ---
 
+    def nothing(self):
+        """What the library asks for itself, and can do without."""
+        self.reply({}, 404)
+
     def create(self):
         wanted = json.loads(self.body)
         name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
@@ -191,6 +195,7 @@ class Handler(BaseHTTPRequestHandler):
 
 NAME = r"(?P<name>[\w.-]+/[\w.-]+)"
 CALLS = [
+    (r"GET /api/agent-harnesses", Handler.nothing),
     (r"POST /api/repos/create", Handler.create),
     (r"POST /api/validate-yaml", Handler.validate),
     (rf"POST /api/models/{NAME}/preupload/(?P<revision>[^/]+)", Handler.preupload),

@@ -294,6 +294,17 @@ def test_a_promised_model_is_that_model(hub, tmp_path):
     assert status == 1 and "should be a vae, and is Sana, 6 layers" in told
 
 
+def test_nothing_lands_elsewhere(hub, tmp_path):
+    hub.put("me/evil", {"../../x.safetensors": LORA.read_bytes()})
+    status, _, told = run("pull", "me/evil", "--to", tmp_path / "models")
+    assert status == 1 and "would lie outside its folder" in told
+    hub.put("me/outline", {"x.safetensors": LORA.read_bytes()})
+    for name in ("../x", "a/b", ".hub", ".."):
+        status, _, told = run("pull", "me/outline", "--to", tmp_path / "models", "--name", name)
+        assert status == 1 and "a name without folders" in told
+    assert below(tmp_path) == []
+
+
 # --- who is asked ---
 
 
