@@ -67,8 +67,14 @@ def entries() -> tuple[Entry, ...]:
     return (*found, *(Entry(**told) for told in _file()["others"]))
 
 
+def embedded() -> set[str]:
+    """What the pack calls its own embedded models, which are published nowhere and come under this repository's licence."""
+    models = [yaml.safe_load(path.read_text(encoding="utf-8"))["model"] for path in (CONFIGS / "models").glob("*.yaml")]
+    return {model["title"] for model in models if "published" not in model}
+
+
 def _of_model(path: Path):
-    """A model's entries, one a layout. The embedded models are published nowhere, and have none."""
+    """A model's entries, one a layout; of an embedded one none."""
     told = yaml.safe_load(path.read_text(encoding="utf-8"))
     model, sampling = told["model"], told["sampling"]
     family = model["family"]

@@ -15,7 +15,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from ..storage.checkpoints import write_checkpoint
 from ..training.adapter_layouts import Change, to_diffusers
 from . import card
-from .catalogue import Entry, Licence, entries, licences, of_base
+from .catalogue import Entry, Licence, embedded, entries, licences, of_base
 from .contents import LORAS, Contents, identify
 from .remote import HubError, explained
 
@@ -41,7 +41,7 @@ def prepare(source: Path, repository: str, folder: Path, base: str | None = None
     contents = identify(source)
     _check_publishable(source, contents)
     entry, base_name = _base(source, contents, run, base)
-    about = card.Published(repository, contents, _licence(source, entry, base_name, licence), _name(source, contents), entry,
+    about = card.Published(repository, contents, _licence(source, contents, entry, base_name, licence), _name(source, contents), entry,
                            base_name, prompt, _samples(source.parent, run), _settings(run))
     page = card.write(about)
 
@@ -138,13 +138,15 @@ def _same_size(contents: Contents, entry: Entry) -> bool:
     return bool(sizes(contents.variant.split()[-1]) & sizes(entry.title))
 
 
-def _licence(source: Path, entry: Entry | None, base: str | None, given: str | None) -> Licence:
+def _licence(source: Path, contents: Contents, entry: Entry | None, base: str | None, given: str | None) -> Licence:
     """The base's licence, which what is made of it comes under too. Raises HubError where there is none."""
     if entry:
         if given and given != entry.licence:
             raise HubError(f"{entry.name} comes under the licence `{entry.licence}`, and what is made of it too: leave --licence away.")
         return licences()[entry.licence]
     known = ", ".join(licences())
+    if given is None and base is None and contents.variant in embedded():
+        return licences()["apache"]
     if given is None:
         what = f"the licence of {base} is not known here" if base else "nothing tells which model it was made of"
         raise HubError(f"{source.name}: {what}, and nothing is published without a licence. Give --base REPOSITORY, such as "
@@ -178,7 +180,8 @@ def _settings(run: dict) -> dict[str, str]:
     found = {}
     for key in TOLD:
         section, name = key.split(".")
-        if (value := run.get(section, {}).get(name)) not in (None, False, "none"):
+        value = run.get(section, {}).get(name)
+        if value is not None and value is not False and value != "none":
             found[key] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return found
 
@@ -211,7 +214,7 @@ def diffusers_config(contents: Contents) -> dict:
     """config.json as diffusers reads it; what it does not know, and our loaders do, stands there too and is passed over."""
     params = dataclasses.asdict(contents.params)
     if contents.family == "cogvideox":
-        return {"_class_name": card.CLASSES["cogvideox"], **params}
+        return {"_class_name": card.CLASSES["cogvideox"], **params, "patch_bias": params["patch_size_t"] is None}
     own = {"cross_attention_dim": contents.params.width}
     own |= {"qk_norm": "rms_norm_across_heads" if params["qk_norm"] else None}
     stated = contents.checkpoint.config or {}

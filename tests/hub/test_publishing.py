@@ -76,6 +76,22 @@ def test_a_model_loads_in_diffusers_in_one_line(tmp_path, file, name):
     assert data.library_name == "diffusers" and data.license == "apache-2.0"
 
 
+def test_a_video_model_of_the_newer_kind(tmp_path):
+    """1.5 I2V's patches are matrices, and it has an ofs: both are in its config."""
+    from diffusers import CogVideoXTransformer3DModel
+
+    theirs = CogVideoXTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=32, in_channels=32, out_channels=16, num_layers=2, patch_size=2, patch_size_t=2,
+        patch_bias=False, text_embed_dim=48, time_embed_dim=32, ofs_embed_dim=32, use_rotary_positional_embeddings=True)
+    theirs.save_pretrained(tmp_path / "theirs")
+    about, out, _ = folder_of(tmp_path / "theirs" / "diffusion_pytorch_model.safetensors", tmp_path, licence="apache-2.0")
+    network, report = CogVideoXTransformer3DModel.from_pretrained(out, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    ours, before = dict(network.config), dict(theirs.config)
+    assert {key: ours[key] for key in before if not key.startswith("_") and ours[key] != before[key]} == {}
+    assert about.task == "image-to-video" and about.contents.workflow == "cogvideox_1_5_image_to_video"
+
+
 def test_a_controlnet(tmp_path):
     """One of diffusers' own goes back into diffusers; the embedded one, whose query-key norm diffusers lacks, is not said to."""
     from diffusers import SanaControlNetModel
@@ -158,17 +174,23 @@ def test_base_of_another_size_or_family_is_refused(tmp_path):
 
 
 def test_nothing_is_published_without_a_licence(tmp_path):
-    with pytest.raises(HubError, match="nothing is published without a licence"):
-        folder_of(LORA, tmp_path)
+    silent = lora_of_released(tmp_path / "silent.safetensors", SANA_16)
+    with pytest.raises(HubError, match="nothing tells which model it was made of, and nothing is published without a licence"):
+        folder_of(silent, tmp_path)
     with pytest.raises(HubError, match="the licence of some/where is not known"):
-        folder_of(LORA, tmp_path, base="some/where")
+        folder_of(silent, tmp_path, base="some/where")
     with pytest.raises(HubError, match="--licence other: it is one of"):
-        folder_of(LORA, tmp_path, licence="other")
+        folder_of(silent, tmp_path, licence="other")
     source = lora_of_released(tmp_path / "x.safetensors", VIDEO_5, ss_base_model="CogVideoX 5B")
     with pytest.raises(HubError, match="comes under the licence `cogvideox`, and what is made of it too"):
         folder_of(source, tmp_path, licence="mit")
     assert not (tmp_path / "out").exists()
-    assert folder_of(LORA, tmp_path, base="some/where", licence="nvidia")[2].base_model == "some/where"
+    _, _, data = folder_of(silent, tmp_path, base="some/where", licence="nvidia")
+    assert (data.base_model, data.license_name) == ("some/where", "nscl-v2-custom")
+
+
+def test_what_the_embedded_models_taught_is_under_our_own_licence(tmp_path):
+    assert folder_of(LORA, tmp_path)[2].license == "apache-2.0"
 
 
 def test_what_is_not_published(tmp_path):
@@ -216,7 +238,7 @@ def test_a_run_brings_its_pictures_and_settings(tmp_path):
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == [
         "README.md", "pytorch_lora_weights.safetensors", "samples/step-001500.png"]
     page = (out / "README.md").read_text()
-    assert "| train.steps | 1500 |" in page and "| lora.rank | 16 |" in page and "<Gallery />" in page
+    assert "| train.steps | 1500 |" in page and "| train.seed | 0 |" in page and "| train.ema | 0.99 |" in page and "| lora.rank | 16 |" in page and "<Gallery />" in page
     assert str(tmp_path) not in page and str(tmp_path) in (tmp_path / "run" / "config.yaml").read_text()
 
 
@@ -247,6 +269,7 @@ def test_push_tag_and_push_again(hub, tmp_path):
     assert repository.private and repository.tags["v1"] == repository.commits[-1][0]
     assert set(stored(hub, "me/outline")) == {"README.md", "pytorch_lora_weights.safetensors"}
     assert len([call for call in hub.asked if call.startswith("PUT")]) == 1
+    assert "POST /api/validate-yaml" in hub.asked
     card = ModelCard(stored(hub, "me/outline")["README.md"].decode())
     assert card.data.license == "apache-2.0" and "python run.py hub pull me/outline" in card.content
 
