@@ -33,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
     pull = actions.add_parser("pull", help="fetch a repository's models to where the loaders look")
     pull.add_argument("name", nargs="+", metavar="REPO[@REVISION]", help="OWNER/NAME, or what people call it: cogvideox 1.5 i2v")
     pull.add_argument("--to", type=Path, metavar="FOLDER", help="ComfyUI's folder models; by default that of the ComfyUI in use")
-    pull.add_argument("--only", action="append", default=[], choices=tuple(fetching.PARTS), help="this part of a pipeline; may be "
-                      "given more than once")
+    pull.add_argument("--only", action="append", default=[], choices=tuple(fetching.PARTS),
+                      help="this part of a pipeline; may be given more than once")
     pull.add_argument("--file", metavar="PATH", help="one file of a repository that holds several models")
     pull.add_argument("--name", dest="called", help="what it shall be called here; by default as its repository")
     pull.add_argument("--dry-run", action="store_true", help="say what would be fetched, then stop")
@@ -42,8 +42,10 @@ def parser() -> argparse.ArgumentParser:
     push = actions.add_parser("push", help="publish a LoRA, a ControlNet or a model, with its card")
     push.add_argument("source", type=Path, help="a safetensors file, or the folder of a training run")
     push.add_argument("repository", metavar="OWNER/NAME")
-    push.add_argument("--base", help="what it was made of, where the file does not say: a repository, or a name in configs/models")
-    push.add_argument("--licence", help=f"of a base that `hub list` does not have: {', '.join(catalogue.licences())}, or apache-2.0 ...")
+    push.add_argument("--base", help="what it was made of, where the file does not say: a repository, or a name in "
+                                     "configs/models")
+    push.add_argument("--licence", help="of a base that `hub list` does not have: "
+                                        f"{', '.join(catalogue.licences())}, or apache-2.0 ...")
     push.add_argument("--prompt", help="words that call what it learned: a photo of sks dog")
     push.add_argument("--tag", help="a name for this version, such as v1")
     push.add_argument("--message", help="what is new in it")
@@ -79,7 +81,8 @@ def table(found: list[catalogue.Entry]) -> list[str]:
         rows.append((entry.name, entry.repository, told, size, entry.about))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = ["  ".join([*(text.ljust(width) for text, width in zip(row, widths)), row[4]]) for row in rows]
-    return lines + ["", "Sizes of models are their transformers' in 16 bits, computed; `hub pull NAME --dry-run` reads the true ones."]
+    return lines + ["", "Sizes of models are their transformers' in 16 bits, computed; `hub pull NAME --dry-run` reads the true "
+                        "ones."]
 
 
 def pull(options) -> int:
@@ -117,9 +120,11 @@ def chosen(words: str) -> catalogue.Entry | None:
         return next((entry for entry in catalogue.entries() if entry.repository.lower() == words.lower()), None)
     found = catalogue.find(words)
     if not found:
-        raise HubError(f"nothing is called {words}. `run.py hub list` shows what is known; any other repository is OWNER/NAME.")
+        raise HubError(f"nothing is called {words}. `run.py hub list` shows what is known; any other repository is "
+                       "OWNER/NAME.")
     if len(found) > 1:
-        raise HubError("\n".join([f"{words} may be one of these; say more of its name, or name the repository:", *table(found)[:-2]]))
+        told = f"{words} may be one of these; say more of its name, or name the repository:"
+        raise HubError("\n".join([told, *table(found)[:-2]]))
     return found[0]
 
 

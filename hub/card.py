@@ -41,7 +41,8 @@ def header(about: Published) -> ModelCardData:
     contents = about.contents
     lora = contents.kind == LORAS
     tags = [about.task, contents.family, "comfyui", "sanacog"]
-    tags += ["diffusers"] * contents.of_diffusers + ["lora", "template:sd-lora"] * lora + ["controlnet"] * (contents.kind == "controlnet")
+    tags += ["diffusers"] * contents.of_diffusers + ["lora", "template:sd-lora"] * lora
+    tags += ["controlnet"] * (contents.kind == "controlnet")
     relation = "adapter" if lora else "quantized" if contents.quantised else "finetune"
     widget = [{"text": " / ".join(prompts), "output": {"url": file}} for file, prompts in about.samples.items()]
     more = {"base_model_relation": relation} if about.base_name else {}
@@ -55,13 +56,15 @@ def write(about: Published) -> ModelCard:
     """The card. Raises ValueError for one without a licence."""
     data = header(about)
     if not data.license or data.license == "other" and not (data.license_name and data.license_link):
-        raise ValueError("there is no licence in the card, or a licence `other` without its name and link: nothing is published so.")
+        raise ValueError("there is no licence in the card, or a licence `other` without its name and link: nothing is "
+                         "published so.")
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_page(about)}")
 
 
 def _page(about: Published) -> str:
     contents, name = about.contents, about.repository.rpartition("/")[2]
-    what = {LORAS: "LoRA", "controlnet": "ControlNet"}.get(contents.kind, "quantised model" if contents.quantised else "fine-tune")
+    what = "quantised model" if contents.quantised else "fine-tune"
+    what = {LORAS: "LoRA", "controlnet": "ControlNet"}.get(contents.kind, what)
     base = f"[{about.base_name}](https://huggingface.co/{about.base_name}): " if about.base_name else ""
     lines = [f"# {name}", "", f"A {what} of {base}{contents.variant}.", ""]
     if about.samples and contents.kind == LORAS:
@@ -70,7 +73,8 @@ def _page(about: Published) -> str:
         lines += [line for file, prompts in about.samples.items() for line in (f"![{' / '.join(prompts)}]({file})", "")]
     if about.prompt:
         lines += [f"Prompts have `{about.prompt}` in them.", ""]
-    lines += ["## In ComfyUI", "", f"With the nodes of SanaCog: `python run.py hub pull {about.repository}`, or put `{about.file}` into "
+    lines += ["## In ComfyUI", "",
+              f"With the nodes of SanaCog: `python run.py hub pull {about.repository}`, or put `{about.file}` into "
               f"`models/{contents.kind}`. Choose it in *{contents.loader}*; the workflow `{contents.workflow}` shows how.", ""]
     if contents.of_diffusers and about.base_name:
         lines += ["## In diffusers", "", "```python", *_code(about), "```", ""]

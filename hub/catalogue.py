@@ -1,4 +1,4 @@
-"""What is published on the Hub, by the names that people say, and under which licence. From configs/models/ and configs/hub.yaml."""
+"""What is published on the Hub, by the names that people say, and under which licence: configs/models/ and configs/hub.yaml."""
 
 from __future__ import annotations
 
@@ -25,9 +25,13 @@ class Licence:
 
 @dataclass(frozen=True)
 class Entry:
-    """A repository. name: what people say. licence: a key of licences(), None where it is not known here. gigabytes: of a
-    model its transformer in 16 bits, computed; None where nothing is known. file: the one in it that counts, called: its name here. variant: name of
-    its file in configs/models, title: what the pack calls such a file when it reads one; None of what is no model. layout: "" for diffusers', else a name of LAYOUTS."""
+    """A repository.
+
+    name: what people say. licence: a key of licences(), None where it is not known here. gigabytes: of a model its transformer
+    in 16 bits, computed; None where nothing is known. file: the one in it that counts; called: its name here. variant: name of
+    its file in configs/models, title: what the pack calls such a file when it reads one; None of what is no model. layout: ""
+    for diffusers', else a name of LAYOUTS.
+    """
 
     name: str
     family: str
@@ -89,8 +93,9 @@ def _of_model(path: Path):
             about += "; teacher of Sprint's training"
         own = LAYOUTS.get(layout, "")
         owner, name, *file = repository.split("/")
-        yield Entry(f"{title} {own}".strip(), family, f"{owner}/{name}", about + ("; the authors' own layout" if own else ""), licence,
-                    gigabytes, "/".join(file) or None, None, path.stem, model["title"], task, own, (path.stem,))
+        about_layout = about + ("; the authors' own layout" if own else "")
+        yield Entry(f"{title} {own}".strip(), family, f"{owner}/{name}", about_layout, licence, gigabytes, "/".join(file) or None,
+                    None, path.stem, model["title"], task, own, (path.stem,))
 
 
 def find(words: str) -> list[Entry]:
@@ -107,7 +112,7 @@ def find(words: str) -> list[Entry]:
 
 
 def of_base(name: str) -> Entry | None:
-    """The model that a base is: by its repository, by the name of its file in configs/models, or by its title. None if unknown."""
+    """The model that a base is, by its repository, the name of its file in configs/models, or its title. None if unknown."""
     for same in (lambda entry: name == entry.repository, lambda entry: name == entry.variant, lambda entry: name == entry.name):
         if found := [entry for entry in entries() if entry.variant and same(entry)]:
             return next((entry for entry in found if not entry.layout), found[0])

@@ -91,8 +91,8 @@ def identify(path: Path, name: str = "", config: bool = True) -> Contents:
 
     def found(kind, family, identity=None, variant=""):
         layout = identity.layout if identity else "diffusers"
-        return Contents(kind, family, variant or identity.variant, layout, checkpoint, getattr(identity, "params", None), quantised,
-                        identity.warnings if identity else ())
+        params, warnings = getattr(identity, "params", None), getattr(identity, "warnings", ())
+        return Contents(kind, family, variant or identity.variant, layout, checkpoint, params, quantised, warnings)
 
     if any(mark in key for mark in LORA_MARKS for key in shapes):
         family, variant = lora_of(shapes, path.name)
@@ -125,7 +125,8 @@ def identify(path: Path, name: str = "", config: bool = True) -> Contents:
         video_checkpoint.check_autoencoder_shapes(shapes, identity, path.name)
         return found("vae", "cogvideox", identity)
     if "Gemma 2 text encoder" in sana:
-        return found("text_encoders", "sana", variant=_encoder(shapes, "Gemma 2", ("embed_tokens.weight", "norm.weight"), path.name))
+        variant = _encoder(shapes, "Gemma 2", ("embed_tokens.weight", "norm.weight"), path.name)
+        return found("text_encoders", "sana", variant=variant)
     if "T5 text encoder" in video:
         return found("text_encoders", "cogvideox", variant=_encoder(shapes, "T5", ("final_layer_norm.weight",), path.name))
     what = sana if "something this pack" not in sana else video
@@ -135,7 +136,8 @@ def identify(path: Path, name: str = "", config: bool = True) -> Contents:
 def _encoder(shapes, name, ends, filename) -> str:
     """Words for a text encoder, once it is certain that its last layers are there too."""
     if lost := [end for end in ends if not any(key.endswith(end) for key in shapes)]:
-        raise ValueError(f"{filename}: a {name} text encoder without {', '.join(lost)}. The file is incomplete: get it again.")
+        raise ValueError(f"{filename}: a {name} text encoder without {', '.join(lost)}. The file is incomplete: get it "
+                         "again.")
     return f"{name} text encoder"
 
 
@@ -155,8 +157,8 @@ def lora_of(shapes: dict, filename: str) -> tuple[str, str]:
     if not sizes:
         return "", ""
     if half := [layer for layer, parts in sizes.items() if len(parts) < 2 or parts["A"][0] != parts["B"][1]]:
-        raise ValueError(f"{filename}: of {half[0]} only one of the two matrices of a LoRA is there, or they do not fit each other. "
-                         "The file is cut off: get it again.")
+        raise ValueError(f"{filename}: of {half[0]} only one of the two matrices of a LoRA is there, or they do not fit "
+                         "each other. The file is cut off: get it again.")
     for family, variant, layers in _layers():
         if all(layers.get(layer) == (parts["B"][0], parts["A"][1]) for layer, parts in sizes.items()):
             return family, variant
@@ -167,11 +169,13 @@ def lora_of(shapes: dict, filename: str) -> tuple[str, str]:
 
 @functools.cache
 def _layers() -> list[tuple[str, str, dict[str, tuple[int, int]]]]:
-    """(family, what to call it, {layer: (out, in)}) of every size there is, the smaller of two with the same widths first: a LoRA of
-    few layers fits both, and is told to be of the first."""
-    found = [(family, variant, network.state_dict()) for family, variant, network in _networks()]
-    return [(family, variant, {key.removesuffix(".weight"): tuple(t.shape[:2]) for key, t in state.items() if key.endswith(".weight")})
-            for family, variant, state in found]
+    """(family, what to call it, {layer: (out, in)}) of every size there is, the smaller of two with the same widths first: a LoRA
+    of few layers fits both, and is told to be of the first."""
+    def layers(network):
+        state = network.state_dict()
+        return {key.removesuffix(".weight"): tuple(t.shape[:2]) for key, t in state.items() if key.endswith(".weight")}
+
+    return [(family, variant, layers(network)) for family, variant, network in _networks()]
 
 
 def _networks() -> Iterator[tuple[str, str, torch.nn.Module]]:

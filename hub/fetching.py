@@ -29,7 +29,7 @@ NUMBER_TYPES = ("bf16", "fp16", "")  # of the same weights, the first that is th
 
 @dataclass(frozen=True)
 class Plan:
-    """What is fetched. name: what it is called here. parts: {part: its weights' first file}, "" for a model that is no pipeline's.
+    """What is fetched. name: what it is called here. parts: {part: its weights' first file}, "" for what is no pipeline's.
     whole: whether all goes into a folder of models/diffusers."""
 
     repository: str
@@ -74,7 +74,8 @@ def plan(api: HfApi, repository: str, revision: str | None, models: Path, only=(
     if file is None and PIPELINE in by_path:
         found = {part: best for part in PARTS if (best := _best(by_path, part)) and (not only or part in only)}
         if lost := [part for part in only if part not in found]:
-            raise HubError(f"{repository} has no {', '.join(lost)}; it has {', '.join(p for p in PARTS if _best(by_path, p))}.")
+            raise HubError(f"{repository} has no {', '.join(lost)}; it has "
+                           f"{', '.join(p for p in PARTS if _best(by_path, p))}.")
         if not found:
             raise HubError(f"{repository}: a pipeline without {', '.join(PARTS)}: nothing in it is for this pack.")
         entries = {part: _within(part, model.entry) for part, model in found.items()}
@@ -132,7 +133,8 @@ def _files(by_path, folder: str, model: Model) -> list[str]:
 def _one(by_path, repository: str, file: str | None) -> tuple[str, Model, bool]:
     """(folder, the model, whether the repository has others) of a repository that is no pipeline."""
     folders = {folder: models_in(names) for folder, names in _folders(by_path).items()}
-    every = {_within(folder, model.entry): (folder, model) for folder, models in folders.items() for model in models if model.parts}
+    every = {_within(folder, model.entry): (folder, model) for folder, models in folders.items() for model in models
+             if model.parts}
     if file:
         if file not in every:
             found = ", ".join(sorted(every)) or "none"
@@ -143,7 +145,8 @@ def _one(by_path, repository: str, file: str | None) -> tuple[str, Model, bool]:
     if not kinds:
         raise HubError(f"{repository}: there are no weights in it.")
     if len(kinds) > 1:
-        lines = [f"  --file {path}  {size(sum(by_path[p].size for p in _files(by_path, *every[path])))}" for path in sorted(every)]
+        sizes = {path: sum(by_path[one].size for one in _files(by_path, *every[path])) for path in sorted(every)}
+        lines = [f"  --file {path}  {size(count)}" for path, count in sizes.items()]
         raise HubError(f"{repository} holds several models. Choose one of them:\n" + "\n".join(lines))
     folder = next(iter(kinds))[0]
     return folder, _best(by_path, folder), False
@@ -158,8 +161,8 @@ def there(plan: Plan, file: File) -> Path | None:
     taken = [place for place in plan.places(file) if place.is_file()]
     right = next((place for place in taken if is_same(place, file)), None)
     if taken and not right and file.path in plan.parts.values():
-        raise HubError(f"{taken[0]} is there already and is another file than {plan.repository}'s. Move it away, or fetch this one "
-                       "under another name: --name NAME.")
+        raise HubError(f"{taken[0]} is there already and is another file than {plan.repository}'s. Move it away, or fetch "
+                       "this one under another name: --name NAME.")
     return right
 
 
@@ -174,12 +177,13 @@ def missing(plan: Plan) -> list[File]:
 
 def check_space(plan: Plan, files: list[File]) -> None:
     """Raise HubError when the disk cannot hold what is still to come."""
-    here = [plan.stage / file.path for file in files]
-    have = sum(path.stat().st_size for target in here for path in (target, target.with_name(target.name + ".part")) if path.exists())
+    targets = [plan.stage / file.path for file in files]
+    here = [path for target in targets for path in (target, target.with_name(target.name + ".part")) if path.exists()]
+    have = sum(path.stat().st_size for path in here)
     needed, free = sum(file.size for file in files) - have, shutil.disk_usage(_existing(plan.models)).free
     if needed > free:
-        raise HubError(f"{size(needed)} are still to come, and {plan.models} has room for {size(free)}. Make room, fetch less "
-                       "(--only), or name a folder on another disk (--to).")
+        raise HubError(f"{size(needed)} are still to come, and {plan.models} has room for {size(free)}. Make room, fetch "
+                       "less (--only), or name a folder on another disk (--to).")
 
 
 def _existing(path: Path) -> Path:

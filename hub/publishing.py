@@ -1,4 +1,4 @@
-"""Publishing on the Hub: from a file, or the folder of a training run, to a folder as it will stand there, and one commit of it."""
+"""Publishing on the Hub: from a file, or a training run's folder, to a folder as it will stand there, and one commit of it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def prepare(source: Path, repository: str, folder: Path, base: str | None = None
     contents = identify(source)
     _check_publishable(source, contents)
     entry, base_name = _base(source, contents, run, base)
-    about = card.Published(repository, contents, _licence(source, contents, entry, base_name, licence), _name(source, contents), entry,
-                           base_name, prompt, _samples(source.parent, run), _settings(run))
+    terms = _licence(source, contents, entry, base_name, licence)
+    about = card.Published(repository, contents, terms, _name(source, contents), entry, base_name, prompt,
+                           _samples(source.parent, run), _settings(run))
     page = card.write(about)
 
     folder = Path(folder)
@@ -68,16 +69,17 @@ def upload(api: HfApi, folder: Path, repository: str, message: str, tag: str | N
         api.create_repo(repository, private=private, exist_ok=True)
         info = api.model_info(repository)
         if private and not info.private:
-            raise HubError(f"{repository} is there already and is public. Make it private in its settings on the Hub, or take another "
-                           "name.")
+            raise HubError(f"{repository} is there already and is public. Make it private in its settings on the Hub, or "
+                           "take another name.")
         refs = api.list_repo_refs(repository)
         if there := [ref for ref in refs.tags if ref.name == tag]:
-            raise HubError(f"{repository} has a tag {tag} already, of commit {there[0].target_commit[:12]}. Tags stay what they are: "
-                           "take another one.")
+            raise HubError(f"{repository} has a tag {tag} already, of commit {there[0].target_commit[:12]}. Tags stay what "
+                           "they are: take another one.")
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         names = {path.relative_to(folder).as_posix(): path for path in files}
         old = [s.rfilename for s in info.siblings if s.rfilename.startswith(f"{SAMPLES}/") and s.rfilename not in names]
-        operations = [CommitOperationAdd(name, path) for name, path in names.items()] + [CommitOperationDelete(name) for name in old]
+        operations = [CommitOperationAdd(name, path) for name, path in names.items()]
+        operations += [CommitOperationDelete(name) for name in old]
         commit = api.create_commit(repository, operations, commit_message=message, parent_commit=info.sha).oid
         if tag:
             api.create_tag(repository, tag=tag, revision=commit)
@@ -93,7 +95,8 @@ def _result(folder: Path) -> tuple[Path, dict]:
         settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         name = settings["output"]["name"]
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
-        raise HubError(f"{folder / 'config.yaml'} is no run's: there is no output.name in it. Name the file of weights itself.") from None
+        raise HubError(f"{folder / 'config.yaml'} is no run's: there is no output.name in it. Name the file of weights "
+                       "itself.") from None
     file = folder / f"{name}.safetensors"
     if not file.is_file():
         raise HubError(f"{folder}: this run has no result {file.name} yet. Let it end, or publish a checkpoint's file from "
@@ -103,7 +106,8 @@ def _result(folder: Path) -> tuple[Path, dict]:
 
 def _check_publishable(source: Path, contents: Contents) -> None:
     if contents.kind not in (LORAS, "diffusion_models", "controlnet"):
-        raise HubError(f"{source.name} is a {contents.variant}, which nobody trains here: publish LoRAs, ControlNets and transformers.")
+        raise HubError(f"{source.name} is a {contents.variant}, which nobody trains here: publish LoRAs, ControlNets and "
+                       "transformers.")
     shapes = contents.checkpoint.shapes
     whole = contents.kind == LORAS or "patch_embed.proj.weight" in shapes
     flat = [key for key, shape in shapes.items() if key.endswith("ff.conv_inverted.weight") and len(shape) != 4]
@@ -123,8 +127,8 @@ def _base(source: Path, contents: Contents, run: dict, given: str | None) -> tup
         said = contents.variant
     entry = of_base(said) if said else None
     if entry and (entry.family != contents.family or contents.kind == LORAS and not _same_size(contents, entry)):
-        raise HubError(f"{source.name} is of {contents.variant or 'another family'}, and its base should be {entry.name}: that cannot "
-                       "be. Give the right one with --base.")
+        raise HubError(f"{source.name} is of {contents.variant or 'another family'}, and its base should be {entry.name}: "
+                       "that cannot be. Give the right one with --base.")
     if entry:
         return entry, entry.repository
     return None, given if given and re.fullmatch(r"[\w.-]+/[\w.-]+", given) else None
@@ -142,7 +146,8 @@ def _licence(source: Path, contents: Contents, entry: Entry | None, base: str | 
     """The base's licence, which what is made of it comes under too. Raises HubError where there is none."""
     if entry:
         if given and given != entry.licence:
-            raise HubError(f"{entry.name} comes under the licence `{entry.licence}`, and what is made of it too: leave --licence away.")
+            raise HubError(f"{entry.name} comes under the licence `{entry.licence}`, and what is made of it too: leave "
+                           "--licence away.")
         return licences()[entry.licence]
     known = ", ".join(licences())
     if given is None and base is None and contents.variant in embedded():
@@ -150,8 +155,8 @@ def _licence(source: Path, contents: Contents, entry: Entry | None, base: str | 
     if given is None:
         what = f"the licence of {base} is not known here" if base else "nothing tells which model it was made of"
         raise HubError(f"{source.name}: {what}, and nothing is published without a licence. Give --base REPOSITORY, such as "
-                       f"{entries()[0].repository}; and --licence ({known}, or a name of the Hub's such as apache-2.0) for one that "
-                       "`hub list` does not have.")
+                       f"{entries()[0].repository}; and --licence ({known}, or a name of the Hub's such as apache-2.0) for "
+                       "one that `hub list` does not have.")
     if given in licences():
         return licences()[given]
     if given == "other" or not re.fullmatch(r"[a-z0-9][a-z0-9.-]+", given):
@@ -196,8 +201,8 @@ def write_lora(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
         return
     if any(key.endswith(".lora_magnitude_vector") for key in tensors):
-        raise HubError(f"{source.name} is a DoRA with tensors called alpha, which diffusers does not read. Train it here, or write it "
-                       "without them.")
+        raise HubError(f"{source.name} is a DoRA with tensors called alpha, which diffusers does not read. Train it here, "
+                       "or write it without them.")
     changes = {}
     for key in tensors:
         if key.endswith(".lora_A.weight"):

@@ -38,39 +38,42 @@ def explained(api: HfApi, repository: str, revision: str | None = None):
     try:
         yield
     except GatedRepoError:
-        raise HubError(f"{repository} is gated. Open {api.endpoint}/{repository} in a browser, sign in and accept its terms; then run "
-                       f"this again with a token of that account ({SIGN_IN}).") from None
+        raise HubError(f"{repository} is gated. Open {api.endpoint}/{repository} in a browser, sign in and accept its "
+                       f"terms; then run this again with a token of that account ({SIGN_IN}).") from None
     except RevisionNotFoundError:
-        raise HubError(f"{repository} has no branch, tag or commit {revision}. Leave @{revision} away for its newest.") from None
+        raise HubError(f"{repository} has no branch, tag or commit {revision}. Leave @{revision} away for its "
+                       "newest.") from None
     except RepositoryNotFoundError as error:
         signed_in = "your token has no right to see it" if api.token else f"it is private and you are not signed in ({SIGN_IN})"
         if error.response.status_code == 401 and api.token:
             raise _refused_token(api) from None
-        raise HubError(f"{repository}: there is no such repository at {api.endpoint}, or {signed_in}. `run.py hub list WORDS` finds "
-                       "those that this pack knows.") from None
+        raise HubError(f"{repository}: there is no such repository at {api.endpoint}, or {signed_in}. `run.py hub list "
+                       "WORDS` finds those that this pack knows.") from None
     except HFValidationError:
-        raise HubError(f"{repository!r} is no name of a repository: it is OWNER/NAME, of letters, digits, - _ and dots.") from None
+        raise HubError(f"{repository!r} is no name of a repository: it is OWNER/NAME, of letters, digits, - _ and "
+                       "dots.") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
         if status == 401:
             raise _refused_token(api) from None
         if status == 403:
-            raise HubError(f"The token has no right to write to {repository}. Make one of the type `write` in your settings on the "
-                           f"Hub ({SIGN_IN}), or publish under a name of your own.") from None
+            raise HubError(f"The token has no right to write to {repository}. Make one of the type `write` in your settings "
+                           f"on the Hub ({SIGN_IN}), or publish under a name of your own.") from None
         if status in (409, 412):
-            raise HubError(f"{repository} was changed by someone else while this ran, and nothing was published. Look at what is new "
-                           "there, and run this again.") from None
+            raise HubError(f"{repository} was changed by someone else while this ran, and nothing was published. Look at "
+                           "what is new there, and run this again.") from None
         said = error.server_message or str(error).splitlines()[0]
         kind = "refused this" if isinstance(error, BadRequestError) or status < 500 else "is in trouble"
         raise HubError(f"{api.endpoint} {kind} ({status}): {said}") from None
     except (HTTPError, OfflineModeIsEnabled) as error:
-        raise HubError(f"{api.endpoint} cannot be reached ({error}). What is there already stays; connect, and run this again: it "
-                       "goes on where it stopped.") from None
+        raise HubError(f"{api.endpoint} cannot be reached ({error}). What is there already stays; connect, and run this "
+                       "again: it goes on where it stopped.") from None
 
 
 def _refused_token(api) -> HubError:
     if api.token:
-        return HubError(f"{api.endpoint} does not know this token. Make a new one in your settings there, and give it by {SIGN_IN}.")
+        return HubError(f"{api.endpoint} does not know this token. Make a new one in your settings there, and give it by "
+                        f"{SIGN_IN}.")
     return HubError(f"{api.endpoint} wants to know who you are: sign in with {SIGN_IN}.")
 
 
@@ -78,7 +81,8 @@ def files_of(api: HfApi, repository: str, revision: str | None) -> tuple[str, li
     """(commit, its files). Raises HubError."""
     with explained(api, repository, revision):
         info = api.model_info(repository, revision=revision, files_metadata=True)
-    if odd := [s.rfilename for s in info.siblings if ".." in s.rfilename.split("/") or s.rfilename.startswith("/") or "\\" in s.rfilename]:
+    names = [s.rfilename for s in info.siblings]
+    if odd := [name for name in names if ".." in name.split("/") or name.startswith("/") or "\\" in name]:
         raise HubError(f"{repository} has a file {odd[0]!r}, which would lie outside its folder: nothing of it is fetched.")
     return info.sha, [File(s.rfilename, s.size or 0, s.lfs.sha256 if s.lfs else None, s.blob_id) for s in info.siblings]
 

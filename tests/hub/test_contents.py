@@ -18,7 +18,8 @@ EXPECTED = {"sanacog_tiny_sana": "sana_text_to_image", "sanacog_tiny_sana_sprint
 @pytest.mark.parametrize("path", sorted((ROOT / "models").glob("*/*.safetensors")), ids=lambda path: path.stem)
 def test_an_embedded_model(path):
     found = contents.identify(path)
-    assert found.kind == path.parent.name and found.family == ("cogvideox" if "cogvideox" in path.stem or "t5" in path.stem else "sana")
+    assert found.kind == path.parent.name
+    assert found.family == ("cogvideox" if "cogvideox" in path.stem or "t5" in path.stem else "sana")
     assert found.workflow == EXPECTED[path.stem]
 
 
@@ -41,7 +42,8 @@ def test_workflows_are_shipped():
 def lora(path, **layers):
     tensors = {}
     for layer, (out, into) in layers.items():
-        tensors |= {f"transformer.{layer}.lora_A.weight": torch.zeros(2, into), f"transformer.{layer}.lora_B.weight": torch.zeros(out, 2)}
+        tensors[f"transformer.{layer}.lora_A.weight"] = torch.zeros(2, into)
+        tensors[f"transformer.{layer}.lora_B.weight"] = torch.zeros(out, 2)
     safetensors.torch.save_file(tensors, path)
     return path
 
@@ -69,7 +71,8 @@ def test_a_lora_of_another_model(tmp_path):
 
 
 def test_not_whole(tmp_path):
-    for path, lost in ((MODEL, "proj_out.bias"), (ROOT / "models" / "text_encoders" / "sanacog_tiny_gemma2.safetensors", "embed_tokens")):
+    gemma = ROOT / "models" / "text_encoders" / "sanacog_tiny_gemma2.safetensors"
+    for path, lost in ((MODEL, "proj_out.bias"), (gemma, "embed_tokens")):
         tensors = safetensors.torch.load_file(path)
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata()

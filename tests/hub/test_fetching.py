@@ -43,7 +43,8 @@ def sharded(tensors, name="model", variant=""):
 def sana_repository():
     """{path: content} in the layout of a released Sana repository: several number types of each part, and what nobody needs."""
     files = {"model_index.json": b'{"_class_name": "SanaPipeline"}', "README.md": b"# card", ".gitattributes": b"x",
-             "scheduler/scheduler_config.json": b"{}", "tokenizer/tokenizer.json": b"{}", "tokenizer/special_tokens_map.json": b"{}"}
+             "scheduler/scheduler_config.json": b"{}", "tokenizer/tokenizer.json": b"{}",
+             "tokenizer/special_tokens_map.json": b"{}"}
     weights = without_config(MODEL)
     files |= {"transformer/config.json": json.dumps(config_of(MODEL)).encode(),
               "transformer/diffusion_pytorch_model.bf16.safetensors": weights,
@@ -122,7 +123,8 @@ print("loras", folder_paths.get_filename_list("loras"))
 
 def test_a_part_is_one_file_under_the_repositorys_name(hub, tmp_path):
     """Where the file says by itself what it is, or is as the released ones."""
-    hub.put("nv/Tiny_Sana_diffusers", sana_repository() | {"transformer/diffusion_pytorch_model.bf16.safetensors": MODEL.read_bytes()})
+    inside = {"transformer/diffusion_pytorch_model.bf16.safetensors": MODEL.read_bytes()}
+    hub.put("nv/Tiny_Sana_diffusers", sana_repository() | inside)
     status, printed, told = run("pull", "nv/Tiny_Sana_diffusers", "--to", tmp_path, "--only", "transformer")
     assert status == 0 and below(tmp_path) == ["diffusion_models/Tiny_Sana.safetensors"]
     assert run("pull", "nv/Tiny_Sana_diffusers", "--to", tmp_path, "--only", "transformer")[1].endswith("is there already.\n")
@@ -238,7 +240,8 @@ def test_it_goes_on_where_it_stopped(hub, tmp_path):
     hub.asked.clear()
     assert run("pull", "me/outline", "--to", tmp_path)[0] == 0
     assert [call for call in hub.asked if "/resolve/" in call][0].endswith("bytes=400000-")
-    assert (tmp_path / "loras" / "outline.safetensors").read_bytes() == LORA.read_bytes() and below(tmp_path) == ["loras/outline.safetensors"]
+    assert (tmp_path / "loras" / "outline.safetensors").read_bytes() == LORA.read_bytes()
+    assert below(tmp_path) == ["loras/outline.safetensors"]
 
 
 def test_what_arrives_damaged_does_not_stay(hub, tmp_path):
