@@ -9,6 +9,7 @@ python run.py dataset    look through pictures or clips to train on: faults, cap
 python run.py train      train a LoRA, all weights or a ControlNet on files of yours   (train --help)
 python run.py demo-train the same in a few minutes on a CPU: drawn pictures, a LoRA of the embedded Sana, what it does
 python run.py convert    a model's file in another layout or number type, or quantised   (convert --help)
+python run.py hub        models from the Hugging Face Hub to where the loaders look, and yours to the Hub   (hub --help)
 
 The first run makes what is missing: a Python environment in .venv/ and, unless COMFYUI_PATH names a ComfyUI or the pack
 lies in the custom_nodes/ of one, a ComfyUI in .host/. --host 0.3.75 (or COMFYUI_VERSION) takes another than the newest that can
@@ -53,8 +54,12 @@ COMMANDS = {
     "train": (("train",), False),
     "demo-train": (("train",), False),
     "convert": (("train",), False),
+<<<<<<< HEAD
     "app": (("app",), True),
     "container": (("app",), True),  # what docker/Dockerfile starts; the page is in the image too
+=======
+    "hub": (("hub",), False),
+>>>>>>> work-hub
     "help-pictures": (("dev",), True),  # for us: the pictures in web/docs
 }
 

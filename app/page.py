@@ -50,7 +50,7 @@ def build(client, offers: Offers) -> gr.Blocks:
 
 def add_tab(tab, offer, client, offers):
     first = preset_of(offer.models[0])
-    session = gr.State(Session)
+    session = gr.State(Session())
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
             prompt = gr.Textbox(label="Prompt", value=tab.example if is_embedded(offer.models[0]) else "", lines=2,
@@ -97,10 +97,10 @@ def add_tab(tab, offer, client, offers):
              "concurrency_limit": AT_ONCE, "concurrency_id": "draw"}
     gr.on([go.click, prompt.submit], api_name=tab.name, trigger_mode="once", **event)
     if tab.sprint:
-        prompt.input(trigger_mode="always_last", api_visibility="private", **event)
+        prompt.input(trigger_mode="always_last", api_visibility="undocumented", **event)
     halt.click(lambda session: stop(client, session), [session], [said], api_name=f"{tab.name}_stop", concurrency_limit=None,
                show_progress="hidden")
-    model.change(lambda model: settings_of(tab, model), [model], [hint, steps, guidance, aspect], api_visibility="private",
+    model.change(lambda model: settings_of(tab, model), [model], [hint, steps, guidance, aspect], api_visibility="undocumented",
                  show_progress="hidden")
 
 

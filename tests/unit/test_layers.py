@@ -23,8 +23,9 @@ ALLOWED = {
     "headless": {"headless"},
     "app": {"app", "headless"},
     "training": {"training", *CORES},
+    "hub": {"hub", "training", *CORES},
     "bench": {"bench", "training", "headless", "host", *WINGS, *CORES},
-    "commands": {"commands", "app", "bench", "training", "headless", "host", *WINGS, *CORES},
+    "commands": {"commands", "app", "bench", "hub", "training", "headless", "host", *WINGS, *CORES},
 }
 OURS = {room.split("/")[0] for room in ALLOWED} | {"tests", "run", "models", "workflows"}
 WITH_HOST = {"host", *WINGS, "nodes", "bench", "commands"}
