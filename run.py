@@ -54,12 +54,9 @@ COMMANDS = {
     "train": (("train",), False),
     "demo-train": (("train",), False),
     "convert": (("train",), False),
-<<<<<<< HEAD
+    "hub": (("hub",), False),
     "app": (("app",), True),
     "container": (("app",), True),  # what docker/Dockerfile starts; the page is in the image too
-=======
-    "hub": (("hub",), False),
->>>>>>> work-hub
     "help-pictures": (("dev",), True),  # for us: the pictures in web/docs
 }
 
