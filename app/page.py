@@ -15,7 +15,7 @@ from .tabs import ASPECTS, TABS, Choices, has_sizes, is_embedded, source_of, wor
 NO_LORA = "none"
 AT_ONCE = 8  # drawings that may wait at ComfyUI at a time, which computes one after the other
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: auto; }
+.gradio-container { max-width: min(1180px, 100vw) !important; min-width: 0 !important; margin: auto; }
 .sanacog-said { min-height: 1.6em; }
 footer { display: none !important; }
 @media (max-width: 640px) { .gradio-container { padding: 8px !important; } }

@@ -22,12 +22,16 @@ def parser():
     parser.add_argument("--auth", type=Path, metavar="FILE",
                         help="ask for a name and a password: lines NAME:PASSWORD. So does the environment's SANACOG_AUTH")
     parser.add_argument("--share", action="store_true", help="let Gradio's servers pass the page on to the world")
+    parser.add_argument("--write-space", type=Path, metavar="FOLDER",
+                        help="write a folder that is a Hugging Face Space of the embedded models on free hardware, and end")
     return parser
 
 
 def main(arguments):
     """Show the page until Ctrl-C or a TERM; returns the exit status. Raises SetupError, LaunchError, OSError."""
     options = parser().parse_args(arguments)
+    if options.write_space:
+        return write_space(options.write_space)
     accounts = accounts_of(options.auth, os.environ.get("SANACOG_AUTH", ""))
     port = options.port or (USUAL_PORT if is_free(USUAL_PORT) else free_port())
     if not is_free(port):
@@ -39,6 +43,17 @@ def main(arguments):
     print("Starting ComfyUI ...", flush=True)
     with Server(installation.host(), base, arguments=["--preview-method", "auto"]) as server:
         return serve(server.url, options, port, accounts)
+
+
+def write_space(folder):
+    from ..app import space
+
+    try:
+        names = space.write(folder)
+    except ValueError as error:
+        raise LaunchError(str(error)) from None
+    print(f"{folder} has {', '.join(names)}.\nPush it to a repository of the kind Space, with Git LFS for *.safetensors.")
+    return 0
 
 
 def serve(url, options, port, accounts):
