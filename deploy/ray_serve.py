@@ -172,6 +172,7 @@ def main(arguments):
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sanacog-ray-") as bases:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does; Ray's own handler would abort
         try:
             count, gpus = share(options, ray.cluster_resources().get("GPU", 0))
             serve.start(http_options={"host": options.address, "port": options.port})
@@ -198,10 +199,6 @@ def share(options, there):
 
 
 if __name__ == "__main__":
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)  # end as on Ctrl-C, with what was started
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:
