@@ -6,8 +6,9 @@
     curl -O http://127.0.0.1:8000/file/...
     curl http://127.0.0.1:8000/status                                           # {"replicas": {"RUNNING": 2}, "prompts": 5}
 
-A prompt goes to a ComfyUI that has nothing to do, or waits for the first one. A ComfyUI that ends is started again, and what it
-was at goes to another. A caller that hangs up stops its prompt. All of them share models/ and input/ of the base folder.
+A prompt goes to a ComfyUI that has nothing to do, or waits for the first one. A ComfyUI that ends is started again, and
+what it was at goes to another. A caller that hangs up stops its prompt. All of them share models/ and input/ of the base
+folder. One machine, or a Ray cluster that has the pack and the base folder at the same paths everywhere.
 """
 
 import argparse
@@ -80,7 +81,7 @@ class ComfyUI:
         client = room("headless.client")
         try:
             result = self.client.run(**{**body, "prompt_id": prompt_id}, timeout_s=float("inf"))
-            files = {f"{prompt_id}/{entry['subfolder']}/{entry['filename']}": self.client.file(entry)
+            files = {"/".join(filter(None, (prompt_id, entry["subfolder"], entry["filename"]))): self.client.file(entry)
                      for entry in result.files()}
         except client.Refused as error:
             return error.status, error.answer, {}
@@ -116,7 +117,7 @@ class Front:
         finally:
             self.prompts -= 1
         if status == 200:
-            answer["files"] = [{"filename": Path(path).name, "url": f"/file/{path}"} for path in map(os.path.normpath, files)]
+            answer["files"] = [{"filename": Path(path).name, "url": f"/file/{path}"} for path in files]
         await asyncio.to_thread(self._keep, files)
         return JSONResponse(answer, status)
 
@@ -150,8 +151,8 @@ class Front:
 
 
 def parser():
-    parser = argparse.ArgumentParser(description="Several headless ComfyUIs behind one address. More arguments go to ComfyUI's "
-                                     "main.py.")
+    parser = argparse.ArgumentParser(description="Several headless ComfyUIs behind one address. More arguments go to "
+                                     "ComfyUI's main.py.")
     parser.add_argument("--replicas", type=int, metavar="N", help="how many (default: one for each GPU, else 1)")
     parser.add_argument("--gpus", type=float, default=1, help="GPUs of each (default: %(default)s)")
     parser.add_argument("--cpu", action="store_true", help="use no GPU")

@@ -1,5 +1,5 @@
-"""deploy/ray_serve.py with two ComfyUIs on the CPU, from the command line to the picture: each takes a prompt, one is killed,
-a caller hangs up, and the end leaves nothing running. One ComfyUI takes ten seconds to start: all in one go."""
+"""deploy/ray_serve.py with two ComfyUIs on the CPU, from the command line to the picture: each takes a prompt, one is
+killed, a caller hangs up, and the end leaves nothing running. One ComfyUI takes ten seconds to start: all in one go."""
 
 import importlib.util
 import json
@@ -136,7 +136,8 @@ def test_two_comfyuis(front):
     # What cannot be run is said, and so is what is not there.
     assert ask(f"{url}/prompt", {"prompt": {"1": {"class_type": "NoSuchNode", "inputs": {}}}})[0] == 400
     assert ask(f"{url}/prompt", [1])[0] == 400
-    loader = {"class_type": "SanaCogLoadSanaModel", "inputs": {"model_name": "no_such_file.safetensors", "weight_dtype": "default"}}
+    loader = {"class_type": "SanaCogLoadSanaModel",
+              "inputs": {"model_name": "no_such_file.safetensors", "weight_dtype": "default"}}
     save = {"class_type": "ModelSave", "inputs": {"model": ["1", 0], "filename_prefix": "never"}}
     status, answer = ask(f"{url}/prompt", {"prompt": {"1": loader, "2": save}})
     assert status == 500 and "no_such_file" in json.loads(answer)["error"]

@@ -240,6 +240,18 @@ def test_lost_events(stand_in, client, aside, monkeypatch):
     assert len(future.result(10).files()) == 1
 
 
+def test_a_proxy_without_its_server_is_no_answer(stand_in, client, aside, monkeypatch):
+    monkeypatch.setattr(module, "QUIET_S", 0.1)
+    waiting = started(stand_in, aside, client.run, PROMPT, 10)
+    stand_in.refuse = True
+    sending = aside(client.queue, PROMPT)
+    time.sleep(0.5)
+    assert not waiting.done() and not sending.done()
+    stand_in.refuse = False
+    stand_in.end()
+    assert waiting.result(10).files() and client.position(sending.result(10)) == 1
+
+
 @pytest.mark.parametrize("fault", ["request", "answer"])
 def test_a_prompt_whose_sending_is_lost_is_queued_once(stand_in, client, fault):
     stand_in.lose["/prompt"] = fault
