@@ -17,6 +17,7 @@ class StandIn:
         self.port = free_port()
         self.url = f"http://{ADDRESS}:{self.port}"
         self.deaf = self.refuse = False
+        self.refused = 0  # so many times
         self.lose, self.posts, self.uploads = {}, [], []
         self.start()
 
@@ -90,7 +91,10 @@ class StandIn:
 
     @web.middleware
     async def _proxy(self, request, handler):
-        return web.Response(status=502) if self.refuse else await handler(request)
+        if self.refuse:
+            self.refused += 1
+            return web.Response(status=502)
+        return await handler(request)
 
     # --- what ComfyUI does ---
 

@@ -174,6 +174,7 @@ def broken(stand_in, aside, client, call, end):
     stand_in.refuse = True
     stand_in.cut()
     end()
+    until(lambda: stand_in.refused > 1)
     stand_in.refuse = False
     return future
 
@@ -289,9 +290,9 @@ def test_closing_ends_the_waiting(stand_in, client, aside):
         future.result(10)
 
 
-def test_no_server_and_no_address():
+def test_no_server_and_no_address(aside):
     with pytest.raises(ConnectionError, match="^No ComfyUI answers at http://127.0.0.1:.*"):
-        Client(f"http://{ADDRESS}:{free_port()}")
+        aside(Client, f"http://{ADDRESS}:{free_port()}", patience_s=20).result(10)
     with pytest.raises(ValueError, match="write it as http://127.0.0.1:8188"):
         Client("127.0.0.1:8188")
     until(lambda: not [thread for thread in threading.enumerate() if "_listen" in thread.name])
