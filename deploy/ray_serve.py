@@ -169,6 +169,8 @@ def main(arguments):
     """Serve until a signal ends it; returns the exit status. Raises SetupError, ValueError, RuntimeError."""
     options, rest = parser().parse_known_args(arguments)
     host = room("headless.installation").host()
+    if not room("headless.launcher").is_free(options.port):
+        raise ValueError(f"Port {options.port} is taken by another program; name another one with --port.")
     for folder in (options.base / "models", options.base / "input", options.output):
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sanacog-ray-") as bases:
@@ -181,12 +183,22 @@ def main(arguments):
                 str(host), str(options.base.resolve()), bases, rest if gpus else ["--cpu", *rest])
             front = Front.options(ray_actor_options={"num_cpus": 0})
             print(f"Starting {count} ComfyUIs ...", flush=True)
-            serve.run(front.bind(comfyui, str(options.output)))
+            try:
+                serve.run(front.bind(comfyui, str(options.output)))
+            except RuntimeError as error:
+                raise RuntimeError(f"ComfyUI does not start: {last_words(Path(bases)) or error}") from error
             print(f"{json.dumps({'replicas': count, 'gpus': gpus})} at http://{options.address}:{options.port}", flush=True)
             threading.Event().wait()
         finally:
             serve.shutdown()
             ray.shutdown()
+
+
+def last_words(bases):
+    """The last line of the ComfyUI that printed last."""
+    logs = sorted(bases.glob("*/comfyui.log"), key=lambda log: log.stat().st_mtime)
+    lines = logs[-1].read_text("utf-8", errors="replace").split("\n") if logs else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def share(options, there):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -136,11 +137,11 @@ def test_two_comfyuis(front):
     # What cannot be run is said, and so is what is not there.
     assert ask(f"{url}/prompt", {"prompt": {"1": {"class_type": "NoSuchNode", "inputs": {}}}})[0] == 400
     assert ask(f"{url}/prompt", [1])[0] == 400
-    loader = {"class_type": "SanaCogLoadSanaModel",
-              "inputs": {"model_name": "no_such_file.safetensors", "weight_dtype": "default"}}
-    save = {"class_type": "ModelSave", "inputs": {"model": ["1", 0], "filename_prefix": "never"}}
-    status, answer = ask(f"{url}/prompt", {"prompt": {"1": loader, "2": save}})
-    assert status == 500 and "no_such_file" in json.loads(answer)["error"]
+    wrong = quickstart(4, 1)
+    wrong["6"] = {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}}
+    wrong["8"]["inputs"]["samples"] = ["6", 0]  # not of this autoencoder
+    status, answer = ask(f"{url}/prompt", {"prompt": wrong})
+    assert status == 500 and json.loads(answer)["error"].startswith("VAEDecode: ")
     assert ask(f"{url}/file/..%2f..%2fbase%2fmodels")[0] == 404
 
     # A caller that hangs up stops its prompt.
@@ -153,6 +154,28 @@ def test_two_comfyuis(front):
     assert len(processes) > 5
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 130 and gone(processes)
+
+
+def said(comfyui_path, tmp_path, *arguments):
+    """What the command prints at its end, which has to come by itself."""
+    environment = {**os.environ, "COMFYUI_PATH": str(comfyui_path), "RAY_TMPDIR": "/tmp"}
+    command = [sys.executable, str(SCRIPT), "--cpu", "--base", str(tmp_path), "--output", str(tmp_path), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_comfyui_that_does_not_start(comfyui_path, tmp_path):
+    last = said(comfyui_path, tmp_path, "--port", str(free_port()), "--no-such-option")
+    assert last.startswith("ComfyUI does not start: ") and "--no-such-option" in last
+
+
+def test_what_is_wrong_before_anything_starts(comfyui_path, tmp_path):
+    with socket.create_server((ADDRESS, 0)) as other:
+        port = other.getsockname()[1]
+        assert said(comfyui_path, tmp_path, "--port", str(port)).startswith(f"Port {port} is taken")
+    assert said(tmp_path, tmp_path).startswith(f"COMFYUI_PATH is {tmp_path}")
 
 
 @pytest.fixture(scope="module")
