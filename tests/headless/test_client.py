@@ -283,7 +283,8 @@ def test_patience_ends(stand_in, aside):
             client.queue(PROMPT)
 
 
-def test_closing_ends_the_waiting(stand_in, client, aside):
+def test_closing_ends_the_waiting(stand_in, client, aside, monkeypatch):
+    monkeypatch.setattr(module, "QUIET_S", 1000)  # it would notice then, too
     future = started(stand_in, aside, client.run, PROMPT)
     client.close()
     with pytest.raises(ConnectionError, match="closed"):
