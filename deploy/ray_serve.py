@@ -6,8 +6,9 @@
     curl -O http://127.0.0.1:8000/file/...
     curl http://127.0.0.1:8000/status                                           # {"replicas": {"RUNNING": 2}, "prompts": 5}
 
-A prompt goes to a ComfyUI that has nothing to do, or waits for the first one. A ComfyUI that ends is started again, and what it
-was at goes to another. A caller that hangs up stops its prompt. All of them share models/ and input/ of the base folder.
+A prompt goes to a ComfyUI that has nothing to do, or waits for the first one. A ComfyUI that ends is started again, and
+what it was at goes to another. A caller that hangs up stops its prompt. All of them share models/ and input/ of the base
+folder. One machine, or a Ray cluster that has the pack and the base folder at the same paths everywhere.
 """
 
 import argparse
@@ -80,7 +81,7 @@ class ComfyUI:
         client = room("headless.client")
         try:
             result = self.client.run(**{**body, "prompt_id": prompt_id}, timeout_s=float("inf"))
-            files = {f"{prompt_id}/{entry['subfolder']}/{entry['filename']}": self.client.file(entry)
+            files = {"/".join(filter(None, (prompt_id, entry["subfolder"], entry["filename"]))): self.client.file(entry)
                      for entry in result.files()}
         except client.Refused as error:
             return error.status, error.answer, {}
@@ -116,7 +117,7 @@ class Front:
         finally:
             self.prompts -= 1
         if status == 200:
-            answer["files"] = [{"filename": Path(path).name, "url": f"/file/{path}"} for path in map(os.path.normpath, files)]
+            answer["files"] = [{"filename": Path(path).name, "url": f"/file/{path}"} for path in files]
         await asyncio.to_thread(self._keep, files)
         return JSONResponse(answer, status)
 
@@ -150,8 +151,8 @@ class Front:
 
 
 def parser():
-    parser = argparse.ArgumentParser(description="Several headless ComfyUIs behind one address. More arguments go to ComfyUI's "
-                                     "main.py.")
+    parser = argparse.ArgumentParser(description="Several headless ComfyUIs behind one address. More arguments go to "
+                                     "ComfyUI's main.py.")
     parser.add_argument("--replicas", type=int, metavar="N", help="how many (default: one for each GPU, else 1)")
     parser.add_argument("--gpus", type=float, default=1, help="GPUs of each (default: %(default)s)")
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
@@ -168,10 +169,13 @@ def main(arguments):
     """Serve until a signal ends it; returns the exit status. Raises SetupError, ValueError, RuntimeError."""
     options, rest = parser().parse_known_args(arguments)
     host = room("headless.installation").host()
+    if not room("headless.launcher").is_free(options.port):
+        raise ValueError(f"Port {options.port} is taken by another program; name another one with --port.")
     for folder in (options.base / "models", options.base / "input", options.output):
         folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sanacog-ray-") as bases:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does; Ray's own handler would abort
         try:
             count, gpus = share(options, ray.cluster_resources().get("GPU", 0))
             serve.start(http_options={"host": options.address, "port": options.port})
@@ -179,12 +183,22 @@ def main(arguments):
                 str(host), str(options.base.resolve()), bases, rest if gpus else ["--cpu", *rest])
             front = Front.options(ray_actor_options={"num_cpus": 0})
             print(f"Starting {count} ComfyUIs ...", flush=True)
-            serve.run(front.bind(comfyui, str(options.output)))
+            try:
+                serve.run(front.bind(comfyui, str(options.output)))
+            except RuntimeError as error:
+                raise RuntimeError(f"ComfyUI does not start: {last_words(Path(bases)) or error}") from error
             print(f"{json.dumps({'replicas': count, 'gpus': gpus})} at http://{options.address}:{options.port}", flush=True)
             threading.Event().wait()
         finally:
             serve.shutdown()
             ray.shutdown()
+
+
+def last_words(bases):
+    """The last line of the ComfyUI that printed last."""
+    logs = sorted(bases.glob("*/comfyui.log"), key=lambda log: log.stat().st_mtime)
+    lines = logs[-1].read_text("utf-8", errors="replace").split("\n") if logs else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def share(options, there):
@@ -198,10 +212,6 @@ def share(options, there):
 
 
 if __name__ == "__main__":
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)  # end as on Ctrl-C, with what was started
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:

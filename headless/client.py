@@ -32,6 +32,7 @@ QUIET_S = 5       # so long without an event about a prompt, and `wait` asks the
 RETRY_S = 0.2     # between two tries to reach the server
 ANSWER_S = 60     # for one answer of the server, which is slow while it loads a model
 HEARTBEAT_S = 60  # a connection that died without a word is noticed after 1.5 times this
+GATEWAY = (502, 503, 504)  # what a proxy says while the server behind it is gone
 FOR_ALL = ("status", "reconnected", "lost")  # events about no prompt
 UNKNOWN = object()  # of a prompt: neither queued nor run
 
@@ -80,21 +81,16 @@ class Result:
                 for entry in shown if isinstance(entry, dict) and "filename" in entry]
 
     def take(self, kind, data):
-        if kind == "execution_cached":
-            self.cached = data["nodes"]
-        if kind == "execution_error":
-            self.error = data
-        if kind in ENDS:
-            self.end = kind
+        self.cached = data["nodes"] if kind == "execution_cached" else self.cached
+        self.error = data if kind == "execution_error" else self.error
+        self.end = kind if kind in ENDS else self.end
 
     def finish(self, entry):
         """Take in the prompt's entry in the history: what was shown, and what the events that were missed said."""
-        self.outputs = entry.get("outputs", {})
-        if not self.end:
-            status = entry.get("status") or {}
-            for kind, data in status.get("messages", []):
-                self.take(kind, data)
-            self.end = self.end or ("execution_success" if status.get("completed") else "execution_error")
+        self.outputs, status = entry.get("outputs", {}), entry.get("status") or {}
+        for kind, data in status.get("messages", []):
+            self.take(kind, data)
+        self.end = self.end or ("execution_success" if status.get("completed") else "execution_error")
 
 
 @dataclass
@@ -148,7 +144,7 @@ class Client:
         self.id = str(uuid.uuid4())
         self.inboxes = {}       # {id of a prompt that is not waited for to its end yet: queue of its events}
         self.running = None     # the prompt that the events without an id are about
-        self.connections = 0    # how often the websocket was opened
+        self.breaks = 0         # how often the websocket was lost
         self.lost = ""          # why it is closed for good
         self.loop = asyncio.new_event_loop()
         tried = threading.Event()
@@ -200,7 +196,10 @@ class Client:
                     if time.monotonic() >= until:
                         raise
                 else:
-                    self._connected(tried)
+                    if tried.is_set():
+                        self.running = None
+                        self._deliver("reconnected", {})
+                    tried.set()
                     async with socket:
                         async for message in socket:
                             if message.type == aiohttp.WSMsgType.TEXT:
@@ -208,15 +207,9 @@ class Client:
                                 self._deliver(event["type"], event["data"])
                             elif message.type == aiohttp.WSMsgType.BINARY:
                                 self._deliver("binary", message.data)
+                    self.breaks += 1
                     until = time.monotonic() + self.patience_s
                 await asyncio.sleep(RETRY_S)
-
-    def _connected(self, tried):
-        self.connections += 1
-        if tried.is_set():
-            self.running = None
-            self._deliver("reconnected", {})
-        tried.set()
 
     def _deliver(self, kind, data):
         named = data.get("prompt_id") if isinstance(data, dict) else None
@@ -235,10 +228,11 @@ class Client:
             with opener.open(request, timeout=ANSWER_S) as reply:
                 return reply.status, reply.read()
         except urllib.error.HTTPError as error:
+            if error.code in GATEWAY:
+                raise ConnectionError(f"{self.url}{path}: HTTP {error.code}, no ComfyUI behind the proxy") from error
             return error.code, error.read()
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise ConnectionError(f"{self.url}{path}: {reason or type(error).__name__}") from error
+            raise ConnectionError(f"{self.url}{path}: {getattr(error, 'reason', error) or type(error).__name__}") from error
 
     def get_bytes(self, path):
         """Raises OSError on any status but 200; so does `get`, which gives the JSON in them."""
@@ -268,16 +262,16 @@ class Client:
         source: path, or the file's bytes, which need a name. Without overwrite, a file of that name with another content
         stays, and the new one gets a number.
         """
-        is_path = isinstance(source, (str, Path))
-        name = name or (Path(source).name if is_path else None)
+        if isinstance(source, (str, Path)):
+            name, source = name or Path(source).name, Path(source).read_bytes()
         if not name:
             raise ValueError("Bytes need a name to upload them under: upload(data, name='picture.png').")
-        data = Path(source).read_bytes() if is_path else bytes(source)
+        name = name.replace('"', "%22")
         boundary, field_of = uuid.uuid4().hex, 'Content-Disposition: form-data; name='
         body = "\r\n".join([
             f"--{boundary}", f'{field_of}"overwrite"', "", str(overwrite).lower(),
             f"--{boundary}", f'{field_of}"image"; filename="{name}"', "Content-Type: application/octet-stream", "", "",
-        ]).encode() + data + f"\r\n--{boundary}--\r\n".encode()
+        ]).encode() + source + f"\r\n--{boundary}--\r\n".encode()
         status, answer = self.request("/upload/image", body, f"multipart/form-data; boundary={boundary}")
         if status != 200:
             raise OSError(f"The server did not take {name}: HTTP {status}")
@@ -286,11 +280,10 @@ class Client:
     # --- prompts ---
 
     def queue(self, prompt, prompt_id=None, **extra):
-        """Send a prompt in API form; returns its id, `prompt_id` where it is given (a UUID). Raises Refused,
-        ConnectionError. extra: more for the request: extra_data, front, ...
+        """Send a prompt in API form; returns its id, `prompt_id` where it is given (a UUID). Its events are kept for `wait`.
 
-        Its events are kept until `wait` takes them. The id is ours, so that after a lost answer the server can be asked
-        whether it has the prompt, and it is not run twice.
+        extra: more for the request: extra_data, front, ... Raises Refused, ConnectionError. The id is ours, so that after a
+        lost answer the server can be asked whether it has the prompt, and it is not run twice.
         """
         prompt_id = prompt_id or str(uuid.uuid4())
         body = {"prompt": prompt, "client_id": self.id, **extra, "prompt_id": prompt_id}
@@ -300,7 +293,7 @@ class Client:
             if status != 200:
                 raise Refused(status, answer)
         except BaseException:
-            del self.inboxes[prompt_id]
+            self.inboxes.pop(prompt_id, None)
             raise
         return prompt_id
 
@@ -318,8 +311,7 @@ class Client:
             time.sleep(RETRY_S)  # the server may have read the prompt and not queued it yet
 
     def position(self, prompt_id):
-        """A prompt's place in the server's queue, those of others counted: 0 when it runs, 1 when it is the next one; None
-        when it is not there (any more)."""
+        """A prompt's place in the server's queue: 0 when it runs, 1 when it is the next one, None when it is not there."""
         answer = self.get("/queue")
         if any(item[1] == prompt_id for item in answer["queue_running"]):
             return 0
@@ -333,13 +325,12 @@ class Client:
     def interrupt(self, prompt_id):
         """Stop one prompt, or take it out of the queue; others go on. `wait` then gives a Result with the end
         "execution_interrupted". False: there was nothing to stop."""
-        place = self.position(prompt_id)
-        if place is None:
+        if self.position(prompt_id) is None:
             return False
         self.post("/queue", {"delete": [prompt_id]})
         self.post("/interrupt", {"prompt_id": prompt_id})  # does nothing unless the prompt runs
-        if place and self._entry(prompt_id) is UNKNOWN:
-            self._deliver("execution_interrupted", {"prompt_id": prompt_id})  # of a deleted one the server says nothing
+        if prompt_id in self.inboxes and self._entry(prompt_id) is UNKNOWN:  # of a deleted one the server says nothing
+            self.inboxes[prompt_id].put(("execution_interrupted", {"prompt_id": prompt_id}))
         return True
 
     def wait(self, prompt_id, timeout_s=300, on_event=None):
@@ -377,7 +368,7 @@ class Client:
                 pause = RETRY_S / 10  # the event of the end comes a moment before the entry in the history
         result.seconds = now - start
         result.finish(entry)
-        del self.inboxes[prompt_id]
+        self.inboxes.pop(prompt_id, None)
         return result
 
     def _ended(self, prompt_id, end):
@@ -389,7 +380,7 @@ class Client:
         if entry is UNKNOWN:
             if end == "execution_interrupted":  # deleted before its begin
                 return {}
-            del self.inboxes[prompt_id]
+            self.inboxes.pop(prompt_id, None)
             raise Forgotten(f"ComfyUI at {self.url} does not know the prompt {prompt_id} any more: it was restarted, or the "
                             "prompt was deleted there. Queue it again.")
         return entry
@@ -406,12 +397,12 @@ class Client:
 
         Raises Refused, Failed, TimeoutError, ConnectionError. extra: as for `queue`.
         """
-        start, connections = time.monotonic(), self.connections
+        start, breaks = time.monotonic(), self.breaks
         prompt_id = self.queue(prompt, **extra)
         try:
             result = self.wait(prompt_id, timeout_s, on_event)
         except Forgotten:
-            if self.connections == connections:  # nobody restarted the server, so somebody deleted the prompt
+            if self.breaks == breaks:  # nobody restarted the server, so somebody deleted the prompt
                 raise
             self.queue(prompt, **{**extra, "prompt_id": prompt_id})
             result = self.wait(prompt_id, timeout_s - (time.monotonic() - start), on_event)

@@ -10,12 +10,14 @@ from sanacog.headless.launcher import ADDRESS, free_port
 
 
 class StandIn:
-    """deaf: send no events. refuse: no websocket is opened. lose: {path: "request" or "answer"}, of the next POST there."""
+    """deaf: send no events. refuse: answer as a proxy does whose server is gone. lose: {path: "request" or "answer"}, of the
+    next POST there."""
 
     def __init__(self):
         self.port = free_port()
         self.url = f"http://{ADDRESS}:{self.port}"
         self.deaf = self.refuse = False
+        self.refused = 0  # so many times
         self.lose, self.posts, self.uploads = {}, [], []
         self.start()
 
@@ -39,7 +41,7 @@ class StandIn:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
 
     async def _listen(self):
-        app = web.Application()
+        app = web.Application(middlewares=[self._proxy])
         app.add_routes([web.get("/ws", self._socket), web.get("/queue", self._queue), web.post("/prompt", self._prompt),
                         web.get("/history/{id}", self._history), web.post("/queue", self._delete),
                         web.post("/interrupt", self._interrupt), web.post("/upload/image", self._upload)])
@@ -87,11 +89,16 @@ class StandIn:
         self.history[item[1]] = {"outputs": outputs if kind == "execution_success" else {}, "status": {
             "completed": kind == "execution_success", "messages": messages}}
 
+    @web.middleware
+    async def _proxy(self, request, handler):
+        if self.refuse:
+            self.refused += 1
+            return web.Response(status=502)
+        return await handler(request)
+
     # --- what ComfyUI does ---
 
     async def _socket(self, request):
-        if self.refuse:
-            return web.Response(status=503)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         client = request.query["clientId"]
