@@ -2,12 +2,14 @@
 
 python run.py demo       four pictures and two videos with the embedded models, no window   (demo --help: options)
 python run.py serve      ComfyUI in the browser with this pack in it   (more arguments go to ComfyUI's main.py)
+python run.py app        a web page in front of a ComfyUI: pictures and videos without a canvas   (app --help)
 python run.py test       the whole test suite   (more arguments go to pytest; --slow: the slow tests too)
 python run.py bench      the figures in bench/results   (bench --help)
 python run.py dataset    look through pictures or clips to train on: faults, captions, sizes   (dataset --help)
 python run.py train      train a LoRA, all weights or a ControlNet on files of yours   (train --help)
 python run.py demo-train the same in a few minutes on a CPU: drawn pictures, a LoRA of the embedded Sana, what it does
 python run.py convert    a model's file in another layout or number type, or quantised   (convert --help)
+python run.py hub        models from the Hugging Face Hub to where the loaders look, and yours to the Hub   (hub --help)
 
 The first run makes what is missing: a Python environment in .venv/ and, unless COMFYUI_PATH names a ComfyUI or the pack
 lies in the custom_nodes/ of one, a ComfyUI in .host/. --host 0.3.75 (or COMFYUI_VERSION) takes another than the newest that can
@@ -52,6 +54,9 @@ COMMANDS = {
     "train": (("train",), False),
     "demo-train": (("train",), False),
     "convert": (("train",), False),
+    "hub": (("hub",), False),
+    "app": (("app",), True),
+    "container": (("app",), True),  # what docker/Dockerfile starts; the page is in the image too
     "help-pictures": (("dev",), True),  # for us: the pictures in web/docs
 }
 
@@ -103,6 +108,9 @@ def main(arguments):
         print(__doc__.strip())
         return 0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2
     name, rest = arguments[0], arguments[1:]
+    if "dev" in COMMANDS[name][0] and not (ROOT / "tests").is_dir():
+        print(f"`{name}` is for those who work on the pack: it needs a clone of the repository.", file=sys.stderr)
+        return 2
     extras, needs_host = COMMANDS[name]
     needs_host |= name == "convert" and any(option.startswith("--text") for option in rest)  # it calibrates in ComfyUI
     # The pack is a package; with its folder on the path, ComfyUI's module `nodes` would be looked for in nodes/.

@@ -165,7 +165,7 @@ def main(arguments):
         write_whole(paths[-1], data)
 
     print("Starting ComfyUI ...", flush=True)
-    with Server(installation.host(), arguments=["--disable-api-nodes"]) as server, Client(server.url) as client:
+    with Server(installation.host(), arguments=["--disable-api-nodes"]) as server, Client(server.url, patience_s=0) as client:
         progress = Progress(len(prompts) + len(VIDEO_WORKFLOWS))
 
         def run(workflow, prompt, seed, shown):

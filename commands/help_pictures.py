@@ -236,7 +236,7 @@ def main(names):
         print(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(DRAWN)}")
         return 2
     PICTURES.mkdir(exist_ok=True)
-    with Server(installation.host(), arguments=["--disable-api-nodes"]) as server, Client(server.url) as client:
+    with Server(installation.host(), arguments=["--disable-api-nodes"]) as server, Client(server.url, patience_s=0) as client:
         give_inputs(server.base)
         for name in names or DRAWN:
             drawn, file = DRAWN[name](Studio(server, client)), PICTURES / f"{name}.jpg"

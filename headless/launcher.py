@@ -5,6 +5,7 @@ custom_nodes/ with a link to this pack; the database is in memory; Python writes
 """
 
 import ctypes
+import filecmp
 import json
 import os
 import platform
@@ -47,8 +48,13 @@ def make_base(base):
 
 def give_inputs(base):
     """Copy what the shipped workflows load, pictures, videos and folders to train on, into a base folder's input/."""
-    for folder in ("input", "datasets"):
-        shutil.copytree(ROOT / "workflows" / folder, Path(base) / "input", dirs_exist_ok=True)
+    for folder in (ROOT / "workflows" / "input", ROOT / "workflows" / "datasets"):
+        for source in (path for path in folder.rglob("*") if path.is_file()):
+            target = Path(base, "input", source.relative_to(folder))
+            # The folder may be another user's, who lets everybody write in it: it is not touched itself.
+            if not (target.exists() and filecmp.cmp(source, target, shallow=False)):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
 
 
 def unlink_pack(base):
@@ -82,7 +88,7 @@ def free_port():
 
 def has_accelerator():
     """Whether ComfyUI finds a GPU that this PyTorch can use; PyTorch is only asked where there is a sign of one."""
-    if not (has_nvidia_driver() or Path("/dev/kfd").exists()
+    if not (driver_status() == 0 or Path("/dev/kfd").exists()
             or (sys.platform == "darwin" and platform.machine() == "arm64")):
         return False
     question = "import torch; print(torch.cuda.is_available() or torch.backends.mps.is_available())"
@@ -90,12 +96,12 @@ def has_accelerator():
     return answer.stdout.strip() == b"True"
 
 
-def has_nvidia_driver():
+def driver_status():
+    """What NVIDIA's driver says to its start, 0 for ready; None where there is none."""
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-        return driver.cuInit(0) == 0
+        return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1").cuInit(0)
     except OSError:
-        return False
+        return None
 
 
 class Server:

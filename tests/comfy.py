@@ -16,7 +16,7 @@ class Comfy(Client):
     """base: the server's base folder, with models/, input/ and output/. object_info: all its nodes."""
 
     def __init__(self, server):
-        super().__init__(server.url)
+        super().__init__(server.url, patience_s=0)
         self.server = server
         self.base = Path(server.base)
         self.object_info = self.get("/object_info")

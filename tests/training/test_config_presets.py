@@ -1,4 +1,4 @@
-"""The presets of released models say what the code, the README and the shipped workflows say."""
+"""The presets of released models say what the code, docs/models.md and the shipped workflows say."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from sanacog.training.config_yaml import ROOT, read_file
 from ..unit.sana_releases import RELEASES
 from ..unit.test_cogvideo_config import VARIANTS as COGVIDEO
 
-README = (ROOT / "README.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "models.md").read_text("utf-8")
 WORKFLOWS = sorted((ROOT / "workflows" / "api").glob("*.json"))
 
 
@@ -103,8 +103,8 @@ def test_presets_of_embedded_models_are_what_their_files_say(name):
 
 
 def table(header):
-    """Rows of the README's table that starts with this header, as lists of cells."""
-    lines = README[README.index(header):].split("\n")
+    """Rows of the table in docs/models.md that starts with this header, as lists of cells."""
+    lines = PAGE[PAGE.index(header):].split("\n")
     rows = []
     for line in lines[2:]:
         if not line.startswith("|"):
@@ -112,7 +112,7 @@ def table(header):
         rows.append([cell.strip() for cell in line.strip("|").split("|")])
 
 
-def test_the_readme_says_the_same_of_sana():
+def test_the_page_says_the_same_of_sana():
     rows = table("| model | repository on Hugging Face")
     assert len(rows) == 9
     for model, repositories, size, steps, cfg, shift in rows:
@@ -127,7 +127,7 @@ def test_the_readme_says_the_same_of_sana():
                 assert (sampling["steps"], sampling["guidance"], sampling["shift"]) == (int(steps), float(cfg), float(shift)), model
 
 
-def test_the_readme_says_the_same_of_cogvideox():
+def test_the_page_says_the_same_of_cogvideox():
     names = {"2B": ["cogvideox_2b"], "5B, 5B-I2V": ["cogvideox_5b", "cogvideox_5b_i2v"],
              "1.5-5B, 1.5-5B-I2V, ": ["cogvideox_1_5_5b", "cogvideox_1_5_5b_i2v"],
              "Fun 2B, 5B (InP, Control, Pose)": [name for name in ALL if "fun_2b" in name or "fun_5b" in name],

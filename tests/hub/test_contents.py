@@ -1,0 +1,83 @@
+"""What a file is by its tensors: every embedded model, LoRAs of every size, and what is none of them."""
+
+import pytest
+import safetensors.torch
+import torch
+
+from sanacog.hub import contents
+
+from .running import LORA, MODEL, ROOT
+
+EXPECTED = {"sanacog_tiny_sana": "sana_text_to_image", "sanacog_tiny_sana_sprint": "sana_sprint",
+            "sanacog_tiny_cogvideox": "cogvideox_5b_text_to_video", "sanacog_tiny_cogvideox_i2v": "cogvideox_image_to_video",
+            "sanacog_tiny_sana_controlnet": "sana_controlnet", "sanacog_tiny_sana_outline_lora": "sana_lora",
+            "sanacog_tiny_gemma2": "sana_text_to_image", "sanacog_tiny_dcae": "sana_text_to_image",
+            "sanacog_tiny_t5": "cogvideox_5b_text_to_video", "sanacog_tiny_cogvideox_vae": "cogvideox_5b_text_to_video"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "models").glob("*/*.safetensors")), ids=lambda path: path.stem)
+def test_an_embedded_model(path):
+    found = contents.identify(path)
+    assert found.kind == path.parent.name
+    assert found.family == ("cogvideox" if "cogvideox" in path.stem or "t5" in path.stem else "sana")
+    assert found.workflow == EXPECTED[path.stem]
+
+
+def test_workflows_are_shipped():
+    shipped = {path.stem for path in (ROOT / "workflows").glob("*.json")}
+    assert set(EXPECTED.values()) <= shipped
+
+    class Params:
+        guidance_embeds, sample_size, patch_size_t, conditioning = False, 128, None, "none"
+
+    names = set()
+    for family in ("sana", "cogvideox"):
+        for conditioning in ("none", "image", "inpaint", "control"):
+            for patch_size_t in (None, 2):
+                Params.conditioning, Params.patch_size_t = conditioning, patch_size_t
+                names.add(contents.Contents("diffusion_models", family, "", "diffusers", None, Params).workflow)
+    assert names <= shipped and len(names) == 7
+
+
+def lora(path, **layers):
+    tensors = {}
+    for layer, (out, into) in layers.items():
+        tensors[f"transformer.{layer}.lora_A.weight"] = torch.zeros(2, into)
+        tensors[f"transformer.{layer}.lora_B.weight"] = torch.zeros(out, 2)
+    safetensors.torch.save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("layers, family, variant", [
+    ({"transformer_blocks.27.attn2.to_k": (1152, 1152)}, "sana", "Sana 0.6B"),
+    ({"transformer_blocks.19.ff.conv_point": (2240, 5600)}, "sana", "Sana 1.6B"),
+    ({"transformer_blocks.20.attn1.to_q": (2240, 2240)}, "sana", "Sana 4.8B"),
+    ({"transformer_blocks.0.attn1.to_q": (1920, 1920)}, "cogvideox", "CogVideoX 2B"),
+    ({"transformer_blocks.41.ff.net.0.proj": (12288, 3072)}, "cogvideox", "CogVideoX 5B"),
+])
+def test_a_lora_by_its_widths(tmp_path, layers, family, variant):
+    found = contents.identify(lora(tmp_path / "x.safetensors", **layers))
+    assert (found.kind, found.family, found.variant, found.layout) == ("loras", family, variant, "diffusers")
+
+
+def test_a_lora_of_another_model(tmp_path):
+    with pytest.raises(ValueError, match="of no Sana or CogVideoX transformer: transformer_blocks.0.attn.to_q goes from 3072"):
+        contents.identify(lora(tmp_path / "flux.safetensors", **{"transformer_blocks.0.attn.to_q": (3072, 3072)}))
+    tensors = safetensors.torch.load_file(LORA)
+    del tensors["transformer.transformer_blocks.0.attn1.to_k.lora_B.weight"]
+    safetensors.torch.save_file(tensors, tmp_path / "cut.safetensors")
+    with pytest.raises(ValueError, match="only one of the two matrices"):
+        contents.identify(tmp_path / "cut.safetensors")
+
+
+def test_not_whole(tmp_path):
+    gemma = ROOT / "models" / "text_encoders" / "sanacog_tiny_gemma2.safetensors"
+    for path, lost in ((MODEL, "proj_out.bias"), (gemma, "embed_tokens")):
+        tensors = safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        kept = {key: t for key, t in tensors.items() if lost not in key}
+        assert len(kept) < len(tensors)
+        safetensors.torch.save_file(kept, tmp_path / path.name, metadata)
+        with pytest.raises(ValueError, match="not a whole|without"):
+            contents.identify(tmp_path / path.name)
