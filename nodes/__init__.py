@@ -3,6 +3,7 @@
 from .cogvideox import NODES as _COGVIDEOX
 from .cogvideox_conditioning import NODES as _COGVIDEOX_CONDITIONING
 from .cogvideox_sampling import NODES as _COGVIDEOX_SAMPLING
+from .editing import NODES as _EDITING
 from .lora import NODES as _LORA
 from .sana import NODES as _SANA
 from .sana_control import NODES as _SANA_CONTROL
@@ -13,4 +14,5 @@ from .sana_sprint import NODES as _SANA_SPRINT
 from .weights import NODES as _WEIGHTS
 
 NODES = (_SANA + _SANA_PICTURES + _SANA_SPRINT + _SANA_CONTROL + _SANA_GUIDANCE
-         + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _COGVIDEOX_SAMPLING + _SANA_SAMPLING + _LORA + _WEIGHTS)
+         + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _COGVIDEOX_SAMPLING + _SANA_SAMPLING + _EDITING + _LORA
+         + _WEIGHTS)

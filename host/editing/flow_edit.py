@@ -19,7 +19,7 @@ class FlowEdit(comfy.samplers.CFGGuider):
     """A GUIDER of four conditionings. skip: steps left out at the start, which keeps more of the source. refine: steps at the end
     that are plain sampling of the target. averages: noises a step, whose differences are averaged."""
 
-    def __init__(self, model, source, target, source_cfg=1.5, target_cfg=4.5, skip=0, refine=0, averages=1):
+    def __init__(self, model, source, target, source_cfg=1.0, target_cfg=2.0, skip=0, refine=0, averages=1):
         super().__init__(model)
         sampling = model.get_model_object("model_sampling")
         self.flow = isinstance(sampling, comfy.model_sampling.CONST)
