@@ -1,19 +1,40 @@
 """Inversion and editing on the embedded models, in ComfyUI's own sampling: how near the source comes back, and whether an edit with
-one word replaced keeps the rest. Drawn clips and pictures of held-out scenes, judged from pixels."""
+one word replaced keeps the rest. Drawn clips and pictures of held-out scenes, judged from pixels.
+
+As a script (python bench/editing.py 2: threads) it computes in this very process, in fp32, and prints the figures as JSON.
+"""
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # as a script: import this very file as part of the package, and run that
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import run
+
+    run.import_pack()
+    from sanacog.bench import editing
+
+    sys.exit(editing.main(int(sys.argv[1])))
+
+import functools
+import json
 import math
+import subprocess
+import sys
 import time
 
 import numpy as np
 import torch
 
+from ..headless import installation
 from .accuracy import MODELS
 
 COUNT = 32
 STEPS = {"cogvideox": 25, "sana": 20}
-WANTED = {"cogvideox": {"fixed point": 45.0, "edict": 80.0}, "sana": {"fixed point": 54.0, "edict": 80.0}}
+WANTED = {"cogvideox": {"fixed point": 45.0, "edict": 80.0}, "sana": {"fixed point": 54.0, "edict": 80.0},  # dB
+          "colour": 0.9, "direction": 1.0, "distance": 3.5}  # shares; px of 96
 METHODS = {"cogvideox": ("plain", "fixed point", "edict"), "sana": ("plain", "fixed point", "midpoint", "edict", "rf")}
 
 
@@ -171,8 +192,14 @@ def by_flow_edit(family, latent, i, source, target, **options):
     return guider.sample(fresh(latent, i), latent, euler(), family.sigmas(), seed=i, disable_pbar=True)
 
 
-EDITS = {"fresh noise": by_fresh_noise, "inversion": by_inversion, "structure": by_structure,
-         "inversion, structure": by_inverted_structure, "FlowEdit": by_flow_edit}
+EDITS = {
+    "fresh noise": by_fresh_noise,
+    "inversion": by_inversion,
+    "fresh noise, Keep Structure": by_structure,
+    "inversion, Keep Structure, CFG 2": functools.partial(by_inverted_structure, cfg=2.0),
+    "FlowEdit": by_flow_edit,
+    "FlowEdit, target CFG 1.5, skip 3": functools.partial(by_flow_edit, target_cfg=1.5, skip=3),
+}
 
 
 def edit_figures(family, word, edits=EDITS, count=COUNT):
@@ -200,3 +227,42 @@ def distance(frames, sources):
     centres = [(judge(a).centre, judge(b).centre) for a, b in zip(frames, sources)]
     apart = [math.hypot(a[0] - b[0], a[1] - b[1]) * frames.shape[2] for a, b in centres if a is not None and b is not None]
     return float(np.mean(apart)) if apart else math.nan
+
+
+# --- as figures of the command ---
+
+
+@torch.inference_mode()  # as the host runs its nodes
+def main(threads):
+    from ..host import process
+
+    torch.set_num_threads(threads)
+    process.start(installation.host())
+    import comfy.cli_args
+
+    comfy.cli_args.args.fp32_unet = comfy.cli_args.args.fp32_text_enc = True
+    start, found = time.perf_counter(), {}
+    for name, words in (("cogvideox", ("colour",)), ("sana", ("colour", "background"))):
+        family = Family(name)
+        found[f"{name}, inversion"] = inversion_figures(family)
+        for word in words:
+            found[f"{name}, edits of {word}"] = edit_figures(family, word)
+    print(json.dumps(found | {"wanted": WANTED, "count": COUNT, "steps": STEPS, "seconds": round(time.perf_counter() - start, 1)}))
+
+
+def figures():
+    """{"cogvideox, inversion": {method: {psnr, worst (dB), std}}, "cogvideox, edits of colour": {edit: {attribute: share, distance}},
+    the same of Sana, "wanted": {...}, "seconds": float}. Raises RuntimeError with the process's last line."""
+    done = subprocess.run([sys.executable, __file__, str(torch.get_num_threads())], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no reason given"])[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def lines(found):
+    """The figures as a table to print."""
+    for name, rows in found.items():
+        if isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values()):
+            yield name
+            for row, values in rows.items():
+                yield f"    {row:36s}" + "  ".join(f"{key} {value:g}" for key, value in values.items())
