@@ -23,6 +23,8 @@ run = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(run)
 run.import_pack()
 
+from .chromium import browser  # noqa: E402,F401  a fixture
+
 LOG_AT_START = pytest.StashKey[int]()
 
 

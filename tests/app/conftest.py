@@ -1,11 +1,9 @@
-"""The page in front of the ComfyUI of the tests, and the browser."""
+"""The page in front of the ComfyUI of the tests."""
 
 import pytest
 
 from sanacog.app.offers import Offers
 from sanacog.app.page import build, look
-
-from ..browser.conftest import browser  # noqa: F401
 
 
 @pytest.fixture(scope="session")
