@@ -21,9 +21,10 @@ ALLOWED = {
     "host": {"host", *WINGS, *CORES},
     "nodes": {"nodes", "host", *WINGS},
     "headless": {"headless"},
+    "app": {"app", "headless"},
     "training": {"training", *CORES},
     "bench": {"bench", "training", "headless", "host", *WINGS, *CORES},
-    "commands": {"commands", "bench", "training", "headless", "host", *WINGS, *CORES},
+    "commands": {"commands", "app", "bench", "training", "headless", "host", *WINGS, *CORES},
 }
 OURS = {room.split("/")[0] for room in ALLOWED} | {"tests", "run", "models", "workflows"}
 WITH_HOST = {"host", *WINGS, "nodes", "bench", "commands"}
