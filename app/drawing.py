@@ -29,7 +29,7 @@ class News:
 
 @dataclass
 class Visit:
-    """One person at the page. running: the id of their prompt. results: [(path, caption)], the newest first."""
+    """One person at the page. running: the id of their prompt. results: [(path, caption, settings)], the newest first."""
 
     running: str = ""
     results: list = field(default_factory=list)
@@ -123,7 +123,8 @@ def reason(error):
     if isinstance(error, Failed) and error.result.end == "execution_interrupted":
         return "Stopped."
     if isinstance(error, Failed):
-        return error.result.error.get("exception_message", "").strip() or "ComfyUI gave no reason."
+        said = error.result.error.get("exception_message", "").strip() or "ComfyUI gave no reason."
+        return re.sub(r"\S*[/\\](?=[^/\\\s]+\.\w+)", "", said)  # a file's folders are no visitor's business
     if isinstance(error, Refused):
         return f"ComfyUI does not take this: {str(error).partition(': ')[2]}"
     if isinstance(error, TimeoutError):

@@ -21,7 +21,9 @@ CSS = """
 .state .bar i {display: block; height: 100%; border-radius: 2px; background: var(--color-accent); transition: width .2s}
 .state .trouble {color: var(--error-text-color)}
 #picture img {image-rendering: auto; object-fit: contain; width: 100%; height: 100%}
-#drawn .caption-label {font-size: .72rem}
+#said {padding: 0 !important}
+#drawn .grid-container {grid-template-columns: repeat(4, 1fr) !important}
+#drawn .caption-label {font-size: .68rem; max-width: none; padding: 1px 5px}
 footer {opacity: .6}
 @media (max-width: 900px) {
   #sheet {flex-direction: column; gap: 1rem}

@@ -66,7 +66,7 @@ def preset_of(model):
     return presets()[max(names, key=len)] if names else None
 
 
-# Lists of files: {kind: (node, its input, what it is, words in the names of those that suit a released model)}. The folders also
+# Lists of files: {kind: (node, its input, what it is, words in the names of those that suit)}. The folders also
 # hold other families' files.
 LISTS = {
     "sana": ("SanaCogLoadSanaModel", "model_name", "Sana model", ()),
@@ -125,7 +125,7 @@ class Offers:
 
     def beside(self, model, kind):
         """The first file of a kind that goes with the model; None when there is none."""
-        hints = () if EMBEDDED in model else LISTS[kind][3]
+        hints = LISTS[kind][3]
         return next((file for file in self.lists[kind] if self.goes_with(file, model)
                      and (not hints or any(hint in file.lower() for hint in hints))), None)
 

@@ -18,6 +18,7 @@ MOST_SEEDS = 2**32
 PREVIEW = 512  # px that a preview is enlarged to; the server's has a pixel for each of the latent
 NO_LORA = "none"
 INPUT = WORKFLOWS / "input"
+FAMILIES = {"sana": "Pictures with Sana", "cogvideox": "Videos with CogVideoX"}
 
 
 @dataclass
@@ -36,11 +37,14 @@ def build(studio):
         gr.Markdown("# Sana + CogVideoX\nPictures and videos, drawn by the ComfyUI behind this page.", elem_id="title")
         with gr.Row(elem_id="sheet"):
             with gr.Column(scale=6, min_width=340):
-                with gr.Tabs():
-                    tabs = [_tab(task, studio.offers) for task in TASKS]
+                with gr.Tabs(elem_id="families"):
+                    tabs = {}
+                    for family, title in FAMILIES.items():
+                        with gr.Tab(title, id=family), gr.Tabs():
+                            tabs |= {task: _tab(task, studio.offers) for task in TASKS if task.family == family}
             with gr.Column(scale=5, min_width=340, elem_id="result"):
                 result = _result(visit, studio)
-        for task, tab in zip(TASKS, tabs):
+        for task, tab in tabs.items():
             if tab:
                 _connect(task, tab, visit, result, studio)
     return page.queue(max_size=64, default_concurrency_limit=32)  # ComfyUI serves them in turn
@@ -51,20 +55,20 @@ def build(studio):
 
 def _result(visit, studio):
     """{name: component} of what a drawing shows."""
-    said = gr.HTML(state("Choose a tab, write a prompt, press Draw."))
+    said = gr.HTML(state("Choose a tab, write a prompt, press Draw."), elem_id="said")
     picture = gr.Image(label="Picture", type="filepath", interactive=False, height=440, elem_id="picture",
                        buttons=["fullscreen"], show_label=False)
     video = gr.Video(label="Video", interactive=False, height=440, autoplay=True, loop=True, visible=False, buttons=[],
                      show_label=False)
     with gr.Row():
-        stopping = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", min_width=90)
-        download = gr.DownloadButton("Download, with its workflow", interactive=False, elem_id="download", min_width=160)
+        stopping = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", min_width=90, size="md", scale=1)
+        download = gr.DownloadButton("Download with workflow", interactive=False, elem_id="download", min_width=200, size="md", scale=2)
     drawn = gr.Gallery(label="Drawn by you", columns=4, allow_preview=False, height="auto", object_fit="cover", buttons=[],
                        interactive=False, elem_id="drawn", visible=False)
 
     def chosen(visit, event: gr.SelectData):
-        path, caption = visit.results[event.index]
-        return show(path) | {said: state(caption), download: gr.DownloadButton(value=path, interactive=True)}
+        path, _, about = visit.results[event.index]
+        return show(path) | {said: state(about), download: gr.DownloadButton(value=path, interactive=True)}
 
     def show(path):
         film = path.endswith(".mp4")
@@ -72,8 +76,8 @@ def _result(visit, studio):
 
     drawn.select(chosen, visit, [said, picture, video, download], show_progress="hidden", api_visibility="private")
     # Outside the queue, so that it does not wait for what it is to stop.
-    stopping.click(lambda visit: "Stopping." if stop(studio.client, visit) else "Nothing of yours is being drawn.", visit,
-                   gr.Textbox(visible=False, render=True), queue=False, show_progress="hidden", api_name="stop")
+    stopping.click(lambda visit: state("Stopping." if stop(studio.client, visit) else "Nothing of yours is being drawn."), visit, said,
+                   queue=False, show_progress="hidden", api_name="stop")
     return {"said": said, "picture": picture, "video": video, "stop": stopping, "download": download, "drawn": drawn, "show": show}
 
 
@@ -93,9 +97,9 @@ def _tab(task, offers):
         parts = {"given": _given(task), "prompt": gr.Textbox(
             label="Prompt", lines=1 if task.sprint else 2, value=examples[0], max_length=4000,
             info="Drawn anew while you type." if task.sprint else None)}
+        parts["go"] = gr.Button("Draw", variant="primary", elem_id=f"draw_{task.name}")
         if len(examples) > 1:
             gr.Examples(list(examples), parts["prompt"], label="Examples", api_visibility="private")
-        parts["go"] = gr.Button("Draw", variant="primary", elem_id=f"draw_{task.name}")
         with gr.Accordion("Settings", open=False):
             parts["model"] = gr.Dropdown([model.name for model in models], value=first.name, label="Model")
             with gr.Row():
@@ -156,8 +160,8 @@ def _given(task):
                               sources=["upload", "clipboard"], layers=False, transforms=(), buttons=[],
                               brush=gr.Brush(default_size=40, colors=["#0d9488"], color_mode="fixed"))
     if task.source == "sketch":
-        return gr.ImageEditor(type="pil", label="Draw a shape in black; its edges guide the drawing", height=380, buttons=[],
-                              sources=["upload", "clipboard"], layers=False, transforms=(), canvas_size=(512, 512),
+        return gr.ImageEditor(Image.new("RGB", (512, 512), "white"), type="pil", label="Draw a shape; its edges guide the drawing", height=380, buttons=[],
+                              sources=["upload", "clipboard"], layers=False, transforms=(),
                               brush=gr.Brush(default_size=40, colors=["#000000"], color_mode="fixed"))
     if task.source == "video":
         return gr.Video(str(INPUT / "sanacog_moving_square.mp4"), label="Video", height=260, sources=["upload"])
@@ -197,12 +201,13 @@ def _connect(task, tab, visit, result, studio):
                 yield shown
         if not news.files:
             raise Told("ComfyUI drew nothing; its log says why.")
-        visit.results[:0] = [(str(path), f"{about}, {news.seconds:.1f} s") for path in news.files]
-        path, caption = visit.results[0]
+        about = f"{about}, {news.seconds:.1f} s"
+        visit.results[:0] = [(str(path), f"seed {values['seed']}", about) for path in news.files]
+        path = visit.results[0][0]
         yield result["show"](path) | {
-            result["said"]: state(caption), result["stop"]: gr.Button(interactive=False), tab["seed"]: values["seed"],
+            result["said"]: state(about), result["stop"]: gr.Button(interactive=False), tab["seed"]: values["seed"],
             result["download"]: gr.DownloadButton(value=path, interactive=True),
-            result["drawn"]: gr.Gallery(list(visit.results), visible=True)}
+            result["drawn"]: gr.Gallery([drawn[:2] for drawn in visit.results], visible=True)}
 
     arguments = dict(inputs=[visit, *(tab[name] for name in names)], outputs=outputs, show_progress="hidden")
     tab["go"].click(run, api_name=task.name, **arguments)

@@ -49,10 +49,10 @@ TASKS = (
     Task("sana_inpaint", "Inpaint", "sana", "sana_inpaint", "sana_inpaint", (SHAPES[1:], SCENES[1:]), "mask"),
     Task("sana_controlnet", "Sketch", "sana", "sana_controlnet", "sana_controlnet", (SHAPES[:2], SCENES[:2]), "sketch",
          extra=("controlnet",)),
-    Task("cogvideox_text", "Text to video", "cogvideox", "cogvideox_text_to_video", "cogvideox_text_to_video", (MOVES, SHOTS),
+    Task("cogvideox_text", "Text", "cogvideox", "cogvideox_text_to_video", "cogvideox_text_to_video", (MOVES, SHOTS),
          guided="cogvideox_5b_text_to_video"),
-    Task("cogvideox_image", "Picture to video", "cogvideox", "cogvideox_image_to_video", "cogvideox_1_5_image_to_video",
+    Task("cogvideox_image", "Picture", "cogvideox", "cogvideox_image_to_video", "cogvideox_1_5_image_to_video",
          (("a yellow square moving right on a purple background",), SHOTS[1:]), "picture", conditioning="image"),
-    Task("cogvideox_video", "Video to video", "cogvideox", "cogvideox_video_to_video", "cogvideox_video_to_video",
+    Task("cogvideox_video", "Video", "cogvideox", "cogvideox_video_to_video", "cogvideox_video_to_video",
          (MOVES[:2], SHOTS[:1]), "video", strength=0.8),
 )
