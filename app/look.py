@@ -24,12 +24,13 @@ CSS = """
 #said {padding: 0 !important}
 #drawn .grid-container {grid-template-columns: repeat(4, 1fr) !important}
 #drawn .caption-label {font-size: .68rem; max-width: none; padding: 1px 5px}
-footer {opacity: .6}
+footer {display: none !important}
 @media (max-width: 900px) {
   #sheet {flex-direction: column; gap: 1rem}
   #sheet > * {width: 100%; min-width: 0 !important}
   #result {position: static}
   .gradio-container {padding: 0 .6rem 2rem !important}
+  .tab-container button {padding: .45rem .55rem; font-size: .88rem}
 }
 """
 

@@ -18,7 +18,7 @@ MOST_SEEDS = 2**32
 PREVIEW = 512  # px that a preview is enlarged to; the server's has a pixel for each of the latent
 NO_LORA = "none"
 INPUT = WORKFLOWS / "input"
-FAMILIES = {"sana": "Pictures with Sana", "cogvideox": "Videos with CogVideoX"}
+FAMILIES = {"sana": "Sana", "cogvideox": "CogVideoX"}
 
 
 @dataclass
@@ -64,7 +64,7 @@ def _result(visit, studio):
         stopping = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", min_width=90, size="md", scale=1)
         download = gr.DownloadButton("Download with workflow", interactive=False, elem_id="download", min_width=200, size="md", scale=2)
     drawn = gr.Gallery(label="Drawn by you", columns=4, allow_preview=False, height="auto", object_fit="cover", buttons=[],
-                       interactive=False, elem_id="drawn", visible=False)
+                       interactive=False, elem_id="drawn", visible=False, show_label=False)
 
     def chosen(visit, event: gr.SelectData):
         path, _, about = visit.results[event.index]

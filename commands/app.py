@@ -137,5 +137,5 @@ def show(page, address, port, people, share):
     from ..app.look import CSS, HEAD, theme
 
     page.launch(server_name=address, server_port=port, auth=people, share=share, prevent_thread_lock=True, quiet=True,
-                theme=theme(), css=CSS, head=HEAD, footer_links=["api"], show_error=True, max_file_size="200mb", ssr_mode=False)
+                theme=theme(), css=CSS, head=HEAD, show_error=True, max_file_size="200mb", ssr_mode=False)
     print(f"The page is at {page.local_url}; Ctrl-C ends it." + (f"\nPublic: {page.share_url}" if share else ""), flush=True)
