@@ -1,5 +1,6 @@
 """The page: a tab for each task on one side, what is drawn on the other."""
 
+import inspect
 import io
 import random
 from dataclasses import dataclass
@@ -209,6 +210,9 @@ def _connect(task, tab, visit, result, studio):
             result["download"]: gr.DownloadButton(value=path, interactive=True),
             result["drawn"]: gr.Gallery([drawn[:2] for drawn in visit.results], visible=True)}
 
+    # The page's API names its values by these.
+    run.__signature__ = inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+                                           for name in ("visit", *names)])
     arguments = dict(inputs=[visit, *(tab[name] for name in names)], outputs=outputs, show_progress="hidden")
     tab["go"].click(run, api_name=task.name, **arguments)
     if task.sprint:
