@@ -22,8 +22,9 @@ CSS = """
 .state .trouble {color: var(--error-text-color)}
 #picture img {image-rendering: auto; object-fit: contain; width: 100%; height: 100%}
 #said {padding: 0 !important}
-#drawn .grid-container {grid-template-columns: repeat(4, 1fr) !important}
-#drawn .caption-label {font-size: .68rem; max-width: none; padding: 1px 5px}
+#drawn, #drawn .grid-wrap {min-height: 0 !important; height: auto !important}
+#drawn .grid-container {grid-template-columns: repeat(4, minmax(0, 1fr)) !important}
+#drawn .caption-label {font-size: .64rem; max-width: 100%; left: 0; right: 0; padding: 1px 3px; text-align: center}
 footer {display: none !important}
 @media (max-width: 900px) {
   #sheet {flex-direction: column; gap: 1rem}

@@ -158,8 +158,8 @@ def test_two_at_once_are_served_in_turn_and_see_their_own(address):
     [thread.join(PATIENCE_MS / 1000) for thread in threads]
     for seed, (text, _, _, _, gallery, used) in drawn.items():
         assert f"seed {seed * 10 + 1}, 2 steps" in text and used == seed * 10 + 1
-        assert [item["caption"] for item in gallery] == [f"seed {seed * 10 + 1}", f"seed {seed * 10}"]
-    assert len(drawn) == 2 and drawn[3][3] != drawn[4][3], "the files to download"
+        assert [item["caption"] for item in gallery["value"]] == [f"seed {seed * 10 + 1}", f"seed {seed * 10}"]
+    assert len(drawn) == 2 and drawn[3][3]["value"] != drawn[4][3]["value"], "the files to download"
 
 
 def test_values_out_of_range_are_refused_before_anything_is_sent(address, server):

@@ -28,7 +28,7 @@ OPTIONAL = {
     "comfyui_manager": "ComfyUI: with --enable-manager alone",
 }
 # Need not be listed where another distribution is, which needs it. Module: that one.
-BROUGHT_BY = {"pydantic_core": "pydantic", "packaging": "transformers", "typing_extensions": "torch"}
+BROUGHT_BY = {"pydantic_core": "pydantic", "gradio_client": "gradio", "packaging": "transformers", "typing_extensions": "torch"}
 # Commands that import ComfyUI on some ways only. run.py prepares them for it when it is one of these.
 SOMETIMES_WITH_COMFYUI = {"convert": "--text-encoder calibrates in ComfyUI"}
 # Folders of ComfyUI that do not run when it does, beside hidden ones.
