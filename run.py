@@ -2,7 +2,7 @@
 
 python run.py demo       four pictures and two videos with the embedded models, no window   (demo --help: options)
 python run.py serve      ComfyUI in the browser with this pack in it   (more arguments go to ComfyUI's main.py)
-python run.py app        a web page in front of a ComfyUI: pictures and videos without a canvas   (app --help)
+python run.py app        a web page that draws, with ComfyUI behind it   (app --help: address, password, a Space)
 python run.py test       the whole test suite   (more arguments go to pytest; --slow: the slow tests too)
 python run.py bench      the figures in bench/results   (bench --help)
 python run.py dataset    look through pictures or clips to train on: faults, captions, sizes   (dataset --help)
@@ -48,6 +48,7 @@ def room(name):
 COMMANDS = {
     "demo": ((), True),
     "serve": ((), True),
+    "app": (("app",), True),
     "test": (("dev", "train", "hub", "app"), True),
     "bench": (("dev",), True),
     "dataset": (("train",), False),
@@ -123,7 +124,7 @@ def main(arguments):
     if "--here" in rest:
         rest.remove("--here")
         return command(name).main(rest)
-    if name == "demo":
+    if name in ("demo", "app"):
         command(name).parser().parse_args(rest)  # a mistyped option shows before minutes of setting up
     python, _ = room("headless.installation").prepare(extras, needs_host)
     return rerun(python, [name, "--here", *rest])

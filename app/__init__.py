@@ -1,2 +1,2 @@
-"""A web page in front of a ComfyUI: what there is to offer (offers.py), a shipped workflow filled with what a person chose
-(graph.py), its run with previews (drawing.py), and the page (page.py)."""
+"""A web page in front of a ComfyUI, data from left to right: what can be offered (offers.py), the tabs (tasks.py), what a person
+gave (media.py), the shipped workflow filled with it (graph.py), its run (drawing.py), the page (page.py, look.py)."""

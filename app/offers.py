@@ -1,6 +1,4 @@
-"""What the page can offer: the models that the ComfyUI behind it has, with the settings that suit each."""
-
-from __future__ import annotations
+"""What the ComfyUI behind the page has: models, what goes with them, and the settings that suit each."""
 
 import functools
 import re
@@ -10,125 +8,138 @@ from pathlib import Path
 import yaml
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "models"
-TINY = "sanacog_tiny"
-# Input that lists files of each kind: (node, input).
-LISTS = {
-    "sana": ("SanaCogLoadSanaModel", "model_name"),
-    "gemma": ("SanaCogLoadSanaTextEncoder", "text_encoder_name"),
-    "dcae": ("SanaCogLoadDCAE", "vae_name"),
-    "controlnet": ("SanaCogLoadSanaControlNet", "control_net_name"),
-    "cogvideox": ("SanaCogLoadCogVideoXModel", "model_name"),
-    "t5": ("SanaCogLoadCogVideoXTextEncoder", "text_encoder_name"),
-    "video_vae": ("SanaCogLoadCogVideoXVAE", "vae_name"),
-    "lora": ("SanaCogLoadLoRA", "lora_name"),
-}
-HINTS = {  # words in the names of other models' files that lie in the same folders
-    "gemma": ("gemma",), "dcae": ("dc-ae", "dcae"), "t5": ("t5",), "video_vae": ("cogvideo",),
-}
+EMBEDDED = "sanacog_tiny"  # how the names of the embedded models begin
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of a variant, as configs/models has them. frames: 1 for a picture; fps: 0 then. base: of the nodes for sizes."""
+    """Sampling settings of a variant. frames: 0 for a picture. conditioning: what the model takes beside text."""
 
-    name: str
+    variant: str
     family: str
     width: int
     height: int
     steps: int
     guidance: float
-    frames: int = 1
+    frames: int = 0
+    frame_step: int = 0
+    max_frames: int = 0
     fps: float = 0.0
-    image: bool = False
+    conditioning: str = "none"
+    dynamic_guidance: bool = False
     distilled: bool = False
 
-    @property
-    def base(self):
-        return {512: "512", 1024: "1024", 2048: "2K", 4096: "4K"}.get(self.width)
+
+# For models whose file's name tells nothing.
+USUAL = {"sana": "sana_1600m_1024px", "sprint": "sana_sprint_1600m", "cogvideox": "cogvideox_5b"}
 
 
 @functools.cache
-def presets() -> dict[str, Preset]:
-    """{what a file's name has in it: Preset}, of every variant."""
+def presets():
+    """{what a file's name begins with: Preset}, of every variant, by its names in configs/models."""
     found = {}
     for path in sorted(CONFIGS.glob("*.yaml")):
-        values = yaml.safe_load(path.read_text("utf-8"))
-        model, sampling = values["model"], values["sampling"]
-        preset = Preset(path.stem, model["family"], sampling["width"], sampling["height"], sampling["steps"], sampling["guidance"],
-                        sampling.get("frames", 1), sampling.get("fps", 0.0), model.get("conditioning", "none") != "none",
-                        model.get("distilled", False))
-        names = [name.rpartition("/")[2] for name in model.get("published", {}).values()]
+        config = yaml.safe_load(path.read_text("utf-8"))
+        model, sampling = config["model"], config["sampling"]
+        names = [model["variant"], *(name.rpartition("/")[2] for name in model.get("published", {}).values())]
         if "transformer" in model:
-            names.append(Path(model["transformer"].rstrip("}")).stem)
-        found |= {_plain(name): preset for name in names}
+            names.append(Path(model["transformer"].rstrip("}")).name)
+        preset = Preset(**{key: value for key, value in {**model, **sampling}.items() if key in Preset.__dataclass_fields__})
+        # Several variants share a repository of the authors, whose name then tells nothing of one.
+        found |= {plain(name): preset for name in names if plain(name) not in found}
     return found
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower().removesuffix(".safetensors").removesuffix("_diffusers"))
+def plain(name):
+    """A name without what its writings differ in: letters' case, punctuation, endings."""
+    name = re.sub(r"\.(safetensors|pth|pt)$", "", name.lower()).replace("_diffusers", "")
+    return re.sub(r"[^a-z0-9]", "", name)
 
 
-def preset_of(model: str) -> Preset | None:
-    """Of the variant whose name is in the file's name, the longest that is; None where it tells nothing."""
-    plain = _plain(model.replace("\\", "/").rpartition("/")[2])
-    names = [name for name in presets() if plain.startswith(name)]
+def preset_of(model):
+    """The Preset of the variant with which the model's name begins, the longest that does; None where it tells nothing.
+
+    model: as a loader lists it, a file in folders or a folder, such as "CogVideoX-5b/transformer".
+    """
+    parts = [plain(part) for part in re.split(r"[/\\]", model)]
+    names = [name for name in presets() if any(part.startswith(name) for part in parts)]
     return presets()[max(names, key=len)] if names else None
 
 
-@dataclass(frozen=True)
-class Offer:
-    """A tab's models, or why there are none. models: file names. companions: {kind: its file} for each of them."""
+# Lists of files: {kind: (node, its input, what it is, words in the names of those that suit)}. The folders also
+# hold other families' files.
+LISTS = {
+    "sana": ("SanaCogLoadSanaModel", "model_name", "Sana model", ()),
+    "cogvideox": ("SanaCogLoadCogVideoXModel", "model_name", "CogVideoX model", ()),
+    "gemma": ("SanaCogLoadSanaTextEncoder", "text_encoder_name", "text encoder Gemma-2-2B", ("gemma",)),
+    "dcae": ("SanaCogLoadDCAE", "vae_name", "DC-AE", ("dc-ae", "dcae", "dc_ae")),
+    "controlnet": ("SanaCogLoadSanaControlNet", "control_net_name", "Sana ControlNet", ("sana",)),
+    "t5": ("SanaCogLoadCogVideoXTextEncoder", "text_encoder_name", "text encoder T5-XXL", ("t5",)),
+    "video_vae": ("SanaCogLoadCogVideoXVAE", "vae_name", "CogVideoX VAE", ("cogvideo",)),
+    "lora": ("SanaCogLoadLoRA", "lora_name", "LoRA", ()),
+    "ratio": ("SanaCogSanaResolution", "aspect_ratio", "aspect ratio", ()),
+    "base": ("SanaCogSanaResolution", "base", "size", ()),
+}
+NEEDS = {"sana": ("gemma", "dcae"), "cogvideox": ("t5", "video_vae")}
 
-    models: tuple[str, ...]
-    companions: dict[str, dict[str, str]]
-    missing: str = ""
+
+@dataclass(frozen=True)
+class Model:
+    """A model that can run. files: {input of a loader: file}, itself among them. loras: those that may fit."""
+
+    name: str
+    preset: Preset
+    files: dict
+    loras: tuple
+
+    @property
+    def embedded(self):
+        return EMBEDDED in self.name
 
 
 class Offers:
-    """What a ComfyUI has. object_info: its answer to /object_info, or the part of it about our loaders."""
+    """ask(path): the server's answer to a GET, as `Client.get`. Raises ValueError when it does not have this pack."""
 
-    def __init__(self, object_info: dict):
-        if "SanaCogLoadSanaModel" not in object_info:
-            raise ValueError("The ComfyUI behind the page does not have this pack: put it into its custom_nodes and restart it.")
-        self.lists = {kind: _choices(object_info[node], name) for kind, (node, name) in LISTS.items()}
+    def __init__(self, ask):
+        self.lists = {kind: options(ask(f"/object_info/{node}"), node, name) for kind, (node, name, _, _) in LISTS.items()}
 
-    def sana(self, sprint=False, controlnet=False) -> Offer:
-        models = [name for name in self.of_family("sana") if bool(preset_of(name) and preset_of(name).distilled) == sprint]
-        kinds = {"gemma": "text encoder (Gemma-2-2B-it)", "dcae": "DC-AE"} | ({"controlnet": "Sana ControlNet"} if controlnet else {})
-        return self._with("Sana Sprint model" if sprint else "Sana model", models, kinds)
+    def models(self, family, sprint=False, conditioning="none", extra=()):
+        """([Model], why there is none): those with all that they need beside them, released ones first.
 
-    def cogvideox(self, image=False) -> Offer:
-        models = [name for name in self.of_family("cogvideox") if bool(preset_of(name) and preset_of(name).image) == image]
-        return self._with("CogVideoX I2V model" if image else "CogVideoX model", models,
-                          {"t5": "text encoder (T5-XXL)", "video_vae": "CogVideoX VAE"})
+        extra: kinds of files that are needed too.
+        """
+        found, lacking = [], f"There is no {'Sana Sprint' if sprint else LISTS[family][2].removesuffix(' model')} model" + \
+            (" for pictures" if conditioning == "image" else "")
+        for name in sorted(self.lists[family], key=lambda name: (EMBEDDED in name, name.lower())):
+            preset = preset_of(name) or presets()[plain(USUAL["sprint" if "sprint" in name.lower() else family])]
+            if (preset.family, preset.distilled, preset.conditioning) != (family, sprint, conditioning):
+                continue
+            files = {kind: self.beside(name, kind) for kind in (*NEEDS[family], *extra)}
+            missing = [LISTS[kind][2] for kind, file in files.items() if not file]
+            if missing:
+                lacking = f"{name} needs a {' and a '.join(missing)}"
+                continue
+            loras = tuple(lora for lora in self.lists["lora"] if self.goes_with(lora, name))
+            found.append(Model(name, preset, {"model_name": name, **{LISTS[kind][1]: file for kind, file in files.items()}}, loras))
+        return found, "" if found else f"{lacking}; docs/models.md says where to get it."
 
-    def of_family(self, family) -> list[str]:
-        """The files that are of a family by their names: the folder has other models too. Which are, the loader knows for sure."""
-        return [name for name in self.lists[family]
-                if (preset_of(name).family if preset_of(name) else "cogvideox" if "cogvideo" in name.lower() else
-                    "sana" if "sana" in name.lower() else None) == family]
+    def beside(self, model, kind):
+        """The first file of a kind that goes with the model; None when there is none."""
+        hints = LISTS[kind][3]
+        return next((file for file in self.lists[kind] if self.goes_with(file, model)
+                     and (not hints or any(hint in file.lower() for hint in hints))), None)
 
-    def _with(self, what, models, kinds) -> Offer:
-        """The models that have all their companions, the embedded ones last."""
-        companions, lacking = {}, ""
-        for model in sorted(models, key=lambda name: (TINY in name, name.lower())):
-            found = {kind: self.companion(kind, TINY in model) for kind in kinds}
-            without = [kinds[kind] for kind, name in found.items() if name is None]
-            if without:
-                lacking = f"{model} is there, but no {' and no '.join(without)}"
-            else:
-                companions[model] = found
-        missing = "" if companions else (lacking or f"there is no {what}") + "; docs/models.md says where it is had."
-        return Offer(tuple(companions), companions, missing)
-
-    def companion(self, kind: str, tiny: bool) -> str | None:
-        """The file of a kind that goes with an embedded model, or with a released one."""
-        names = [name for name in self.lists[kind] if (TINY in name) == tiny]
-        likely = [name for name in names if any(hint in name.lower() for hint in HINTS.get(kind, ("",)))]
-        return next(iter(likely), None)
+    @staticmethod
+    def goes_with(file, model):
+        """Embedded files go with embedded models of their family, released ones with released ones."""
+        return (EMBEDDED in file) == (EMBEDDED in model) and not (
+            EMBEDDED in file and "lora" in file and ("cogvideo" in file) != ("cogvideo" in model))
 
 
-def _choices(node: dict, name: str) -> list[str]:
-    spec = {**node["input"].get("required", {}), **node["input"].get("optional", {})}[name]
-    options = spec[0] if isinstance(spec[0], list) else spec[1].get("options", [])
-    return [option for option in options if isinstance(option, str)]
+def options(info, node, name):
+    """The choices of a node's input, from the server's /object_info in both of its forms."""
+    if node not in info:
+        raise ValueError("This ComfyUI does not have the pack's nodes: put the pack into its custom_nodes and restart it.")
+    kind, *more = {**info[node]["input"].get("required", {}), **info[node]["input"].get("optional", {})}[name]
+    found = kind if isinstance(kind, list) else more[0].get("options", [])
+    return [option for option in found if isinstance(option, str)]

@@ -1,172 +1,268 @@
-"""The page: tabs of widgets, each with its picture or clip, what it says meanwhile, and what was drawn before."""
+"""The page: a tab for each task on one side, what is drawn on the other."""
 
-from __future__ import annotations
-
+import inspect
 import io
 import random
-import uuid
+from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
+from PIL import Image
 
-from .drawing import Session, Told, draw, stop
-from .offers import Offers, preset_of
-from .tabs import ASPECTS, TABS, Choices, has_sizes, is_embedded, source_of, workflow_of
+from .drawing import Visit, draw, stop
+from .graph import WORKFLOWS, canvas, filled, shipped, with_lora
+from .look import state
+from .media import Told, mask_file, picture_file, sketch_file, video_file
+from .tasks import TASKS
 
+MOST_SEEDS = 2**32
+PREVIEW = 512  # px that a preview is enlarged to; the server's has a pixel for each of the latent
 NO_LORA = "none"
-AT_ONCE = 8  # drawings that may wait at ComfyUI at a time, which computes one after the other
-CSS = """
-.gradio-container { max-width: min(1180px, 100vw) !important; min-width: 0 !important; margin: auto; }
-.sanacog-said { min-height: 1.6em; }
-footer { display: none !important; }
-@media (max-width: 640px) { .gradio-container { padding: 8px !important; } }
-"""
-INTRO = """# Sana and CogVideoX
-Pictures by NVIDIA's Sana, videos by CogVideoX, drawn by a ComfyUI behind this page. Every result carries its workflow: drop it onto
-ComfyUI's canvas."""
-EMBEDDED = "The embedded model knows prompts like *{example}*: a colour, a shape, a background."
-
-SPRINT = "It draws while you type."
+INPUT = WORKFLOWS / "input"
+FAMILIES = {"sana": "Sana", "cogvideox": "CogVideoX"}
 
 
-def look():
-    """Arguments of launch() for how it looks."""
-    return {"theme": gr.themes.Soft(primary_hue="emerald", neutral_hue="slate", font=["system-ui", "sans-serif"]), "css": CSS}
+@dataclass
+class Studio:
+    """What all visitors share. folder: where results go."""
+
+    client: object
+    offers: object
+    folder: Path
 
 
-def build(client, offers: Offers) -> gr.Blocks:
-    """The page in front of the ComfyUI of a client. `.launch(**look())` shows it."""
-    with gr.Blocks(title="Sana and CogVideoX", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        gr.Markdown(INTRO)
-        with gr.Tabs():
-            for tab in TABS:
-                with gr.Tab(tab.title, id=tab.name, elem_id=tab.name):
-                    offer = tab.offer(offers)
-                    if offer.models:
-                        add_tab(tab, offer, client, offers)
-                    else:
-                        gr.Markdown(f"Not offered here: {offer.missing}")
-    return page.queue(default_concurrency_limit=AT_ONCE)
+def build(studio):
+    """The page, a gr.Blocks."""
+    with gr.Blocks(title="Sana + CogVideoX", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
+        visit = gr.State(Visit(), time_to_live=24 * 3600)
+        gr.Markdown("# Sana + CogVideoX\nPictures and videos, drawn by the ComfyUI behind this page.", elem_id="title")
+        with gr.Row(elem_id="sheet"):
+            with gr.Column(scale=6, min_width=340):
+                with gr.Tabs(elem_id="families"):
+                    tabs = {}
+                    for family, title in FAMILIES.items():
+                        with gr.Tab(title, id=family), gr.Tabs():
+                            tabs |= {task: _tab(task, studio.offers) for task in TASKS if task.family == family}
+            with gr.Column(scale=5, min_width=340, elem_id="result"):
+                result = _result(visit, studio)
+        for task, tab in tabs.items():
+            if tab:
+                _connect(task, tab, visit, result, studio)
+    return page.queue(max_size=64, default_concurrency_limit=32)  # ComfyUI serves them in turn
 
 
-def add_tab(tab, offer, client, offers):
-    first = preset_of(offer.models[0])
-    session = gr.State(Session())
-    with gr.Row(equal_height=False):
-        with gr.Column(min_width=300):
-            prompt = gr.Textbox(label="Prompt", value=tab.example if is_embedded(offer.models[0]) else "", lines=2,
-                                placeholder="What to draw")
-            source = source_widget(tab, first)
+# --- the side with the result ---
+
+
+def _result(visit, studio):
+    """{name: component} of what a drawing shows."""
+    said = gr.HTML(state("Choose a tab, write a prompt, press Draw."), elem_id="said")
+    picture = gr.Image(label="Picture", type="filepath", interactive=False, height=440, elem_id="picture",
+                       buttons=["fullscreen"], show_label=False)
+    video = gr.Video(label="Video", interactive=False, height=440, autoplay=True, loop=True, visible=False, buttons=[],
+                     show_label=False)
+    with gr.Row():
+        stopping = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop", min_width=90, size="md", scale=1)
+        download = gr.DownloadButton("Download with workflow", interactive=False, elem_id="download", min_width=200, size="md", scale=2)
+    drawn = gr.Gallery(label="Drawn by you", columns=4, allow_preview=False, height="auto", object_fit="cover", buttons=[],
+                       interactive=False, elem_id="drawn", visible=False, show_label=False)
+
+    def chosen(visit, event: gr.SelectData):
+        path, _, about = visit.results[event.index]
+        return show(path) | {said: state(about), download: gr.DownloadButton(value=path, interactive=True)}
+
+    def show(path):
+        film = path.endswith(".mp4")
+        return {picture: gr.Image(None if film else path, visible=not film), video: gr.Video(path if film else None, visible=film)}
+
+    drawn.select(chosen, visit, [said, picture, video, download], show_progress="hidden", api_visibility="private")
+    # Outside the queue, so that it does not wait for what it is to stop.
+    stopping.click(lambda visit: state("Stopping." if stop(studio.client, visit) else "Nothing of yours is being drawn."), visit, said,
+                   queue=False, show_progress="hidden", api_name="stop")
+    return {"said": said, "picture": picture, "video": video, "stop": stopping, "download": download, "drawn": drawn, "show": show}
+
+
+# --- a tab ---
+
+
+def _tab(task, offers):
+    """{name: component} of a tab's inputs; None where the task has no model."""
+    with gr.Tab(task.title, id=task.name):
+        models, why_not = offers.models(task.family, task.sprint, task.conditioning, task.extra)
+        if not models:
+            gr.Markdown(why_not, elem_classes="note")
+            return None
+        first = models[0]
+        preset = first.preset
+        examples = task.examples[0 if first.embedded else 1]
+        parts = {"given": _given(task), "prompt": gr.Textbox(
+            label="Prompt", lines=1 if task.sprint else 2, value=examples[0], max_length=4000,
+            info="Drawn anew while you type." if task.sprint else None)}
+        parts["go"] = gr.Button("Draw", variant="primary", elem_id=f"draw_{task.name}")
+        if len(examples) > 1:
+            gr.Examples(list(examples), parts["prompt"], label="Examples", api_visibility="private")
+        with gr.Accordion("Settings", open=False):
+            parts["model"] = gr.Dropdown([model.name for model in models], value=first.name, label="Model")
             with gr.Row():
-                go = gr.Button("Draw", variant="primary", elem_id=f"{tab.name}_go")
-                halt = gr.Button("Stop", elem_id=f"{tab.name}_stop")
-            hint = gr.Markdown(hint_of(tab, offer.models[0]))
-            with gr.Accordion("Settings", open=False):
-                model = gr.Dropdown(list(offer.models), value=offer.models[0], label="Model")
-                steps = gr.Slider(1, 4 if tab.sprint else 100, value=first.steps if first else 20, step=1, label="Steps")
-                guidance = gr.Slider(0.0, 15.0, value=first.guidance if first else 4.5, step=0.1, label="Guidance")
-                strength = gr.Slider(0.05, 1.0, value=tab.strength or 1.0, step=0.05, label="Strength: how much is redrawn",
-                                     visible=tab.strength is not None)
-                aspect = gr.Dropdown(list(ASPECTS), value="1:1", label="Width to height", visible=has_sizes(tab, first))
-                with gr.Row():
-                    seed = gr.Number(value=0, precision=0, minimum=0, label="Seed")
-                    anew = gr.Checkbox(value=not tab.sprint, label="A new seed each time")
-                negative = gr.Textbox(label="Negative prompt", visible=not tab.sprint)
-                lora = gr.Dropdown([NO_LORA, *offers.lists["lora"]], value=NO_LORA, label="LoRA")
-                lora_strength = gr.Slider(-2.0, 2.0, value=1.0, step=0.05, label="LoRA's strength")
-        with gr.Column(min_width=300):
-            said = gr.Markdown("", elem_id=f"{tab.name}_said", elem_classes="sanacog-said")
-            picture = gr.Image(label="Picture", type="filepath", format="png", interactive=False, height=420,
-                               elem_id=f"{tab.name}_picture", visible=True, show_label=False, buttons=["download", "fullscreen"])
-            clip = gr.Video(label="Clip", interactive=False, autoplay=True, loop=True, height=420, visible=False,
-                            elem_id=f"{tab.name}_clip")
-            files = gr.File(label="With its workflow in it", visible=False, interactive=False, file_count="multiple")
-            drawn = gr.Gallery(label="Drawn before", columns=4, height=180, visible=False, elem_id=f"{tab.name}_drawn",
-                               type="filepath", format="png", object_fit="contain", preview=False) if not tab.video else gr.State(None)
-    before = gr.State([])
-    inputs = [session, before, prompt, negative, model, steps, guidance, seed, anew, aspect, strength, lora, lora_strength]
-    outputs = [said, picture, clip, files, drawn, before, seed]
+                parts["steps"] = gr.Slider(1, 4 if task.sprint else 100, preset.steps, step=1, label="Steps")
+                parts["guidance"] = gr.Slider(1, 15, preset.guidance, step=0.1, label="Guidance")
+            with gr.Row():
+                parts["seed"] = gr.Number(1, label="Seed", precision=0, minimum=0, maximum=MOST_SEEDS - 1)
+                parts["random"] = gr.Checkbox(not task.sprint, label="A new seed each time")
+            if task.source in ("picture", "video", "sketch"):
+                label = "Strength of the sketch" if task.source == "sketch" else "How much to change"
+                shown = task.conditioning == "none"
+                parts["strength"] = gr.Slider(0.05, 1, task.strength, step=0.05, label=label, visible=shown)
+            if task.family == "cogvideox":
+                parts["frames"] = gr.Slider(label="Frames", **_frames(preset))
+            if not task.source and task.family == "sana":
+                parts["ratio"] = gr.Dropdown(offers.lists["ratio"], value="1:1", label="Width to height",
+                                             visible=not first.embedded)
+            if not task.sprint:
+                parts["negative"] = gr.Textbox("", label="Negative prompt", max_length=4000)
+            with gr.Row():
+                parts["lora"] = gr.Dropdown([NO_LORA, *first.loras], value=NO_LORA, label="LoRA", visible=any(
+                    model.loras for model in models))
+                parts["lora_strength"] = gr.Slider(-2, 2, 1, step=0.05, label="Strength of the LoRA", visible=any(
+                    model.loras for model in models))
+        parts = {name: part for name, part in parts.items() if part is not None}
+        parts["models"] = {model.name: model for model in models}
 
-    def run(session, before, prompt, negative, model, steps, guidance, seed, anew, aspect, strength, lora, lora_strength,
-            source=None):
-        seed = random.randrange(2**32) if anew else int(seed or 0)
-        choices = Choices(model or "", prompt or "", negative or "", int(steps), float(guidance), seed, aspect, float(strength),
-                          "" if lora == NO_LORA else lora, float(lora_strength))
-        yield from show(tab, client, offers, session, before, choices, source)
+        changing = [parts[name] for name in ("steps", "guidance", "lora", "frames", "ratio") if name in parts]
 
-    event = {"fn": run, "inputs": [*inputs, *([source] if source else [])], "outputs": outputs, "show_progress": "hidden",
-             "concurrency_limit": AT_ONCE, "concurrency_id": "draw"}
-    gr.on([go.click, prompt.submit], api_name=tab.name, trigger_mode="once", **event)
-    if tab.sprint:
-        prompt.input(trigger_mode="always_last", api_visibility="undocumented", **event)
-    halt.click(lambda session: stop(client, session), [session], [said], api_name=f"{tab.name}_stop", concurrency_limit=None,
-               show_progress="hidden")
-    model.change(lambda model: settings_of(tab, model), [model], [hint, steps, guidance, aspect], api_visibility="undocumented",
-                 show_progress="hidden")
+        def suited(name):
+            """The settings of the model that was chosen."""
+            model = parts["models"][name]
+            values = [gr.Slider(value=model.preset.steps), gr.Slider(value=model.preset.guidance),
+                      gr.Dropdown([NO_LORA, *model.loras], value=NO_LORA)]
+            if "frames" in parts:
+                values.append(gr.Slider(**_frames(model.preset)))
+            if "ratio" in parts:
+                values.append(gr.Dropdown(value="1:1", visible=not model.embedded))
+            return values
+
+        parts["model"].change(suited, parts["model"], changing, show_progress="hidden", api_visibility="private")
+    return parts
 
 
-def source_widget(tab, preset):
-    """The widget for what is given beside words, or None."""
-    if tab.source == "image":
-        return gr.Image(label="Picture", type="pil", height=260, elem_id=f"{tab.name}_source")
-    if tab.source == "video":
-        return gr.Video(label="Video", height=260, elem_id=f"{tab.name}_source")
-    if tab.source == "mask":
-        return gr.ImageEditor(label="Paint over what is to change", type="pil", height=380, layers=False,
-                              brush=gr.Brush(default_size=24, colors=["#10b981"], color_mode="fixed"), transforms=(),
-                              elem_id=f"{tab.name}_source")
-    if tab.source == "sketch":
-        side = min(preset.width if preset else 512, 512)
-        return gr.Sketchpad(label="Draw the outline", type="pil", height=380, canvas_size=(side, side), layers=False,
-                            brush=gr.Brush(default_size=6, colors=["#000000"], color_mode="fixed"), elem_id=f"{tab.name}_source")
+def _frames(preset):
+    several = preset.max_frames > preset.frame_step + 1
+    return {"minimum": preset.frame_step + 1 if several else 1, "maximum": preset.max_frames, "value": preset.frames,
+            "step": preset.frame_step, "visible": several}
+
+
+def _given(task):
+    """The component for what is given beside the prompt; None where that is nothing."""
+    if task.source == "picture":
+        example = "sanacog_first_frame.png" if task.family == "cogvideox" else "sanacog_circle.png"
+        return gr.Image(str(INPUT / example), type="pil", label="Picture", height=260, sources=["upload", "clipboard"])
+    if task.source == "mask":
+        return gr.ImageEditor(str(INPUT / "sanacog_circle.png"), type="pil", label="Paint over what is to be drawn anew", height=380,
+                              sources=["upload", "clipboard"], layers=False, transforms=(), buttons=[],
+                              brush=gr.Brush(default_size=40, colors=["#0d9488"], color_mode="fixed"))
+    if task.source == "sketch":
+        return gr.ImageEditor(Image.new("RGB", (512, 512), "white"), type="pil", label="Draw a shape; its edges guide the drawing", height=380, buttons=[],
+                              sources=["upload", "clipboard"], layers=False, transforms=(),
+                              brush=gr.Brush(default_size=40, colors=["#000000"], color_mode="fixed"))
+    if task.source == "video":
+        return gr.Video(str(INPUT / "sanacog_moving_square.mp4"), label="Video", height=260, sources=["upload"])
     return None
 
 
-def hint_of(tab, model):
-    return " ".join([SPRINT] * tab.sprint + [EMBEDDED.format(example=tab.example)] * is_embedded(model))
+# --- from a tab to the result ---
 
 
-def settings_of(tab, model):
-    """What follows another model: its hint and its usual settings."""
-    preset = preset_of(model or "")
-    return (hint_of(tab, model or ""), *((gr.update(value=preset.steps), gr.update(value=preset.guidance)) if preset
-                                         else (gr.update(), gr.update())), gr.update(visible=has_sizes(tab, preset)))
+INPUTS = ("prompt", "given", "model", "steps", "guidance", "seed", "random", "strength", "frames", "ratio", "negative", "lora",
+          "lora_strength")
 
 
-def show(tab, client, offers, session, before, choices, given):
-    """What the widgets show, from the click to the result."""
-    unchanged = gr.update()
+def _connect(task, tab, visit, result, studio):
+    names = [name for name in INPUTS if name in tab]
+    outputs = [*(result[name] for name in ("said", "picture", "video", "stop", "download", "drawn")), tab["seed"]]
 
-    def now(said, picture=unchanged, clip=unchanged, files=unchanged, drawn=unchanged, before=before):
-        return said, picture, clip, files, drawn if not tab.video else None, before, choices.seed
+    def run(visit, *values):
+        values = dict(zip(names, values))
+        if values["random"]:
+            values["seed"] = random.randrange(MOST_SEEDS)
+        try:
+            yield from told(visit, values)
+        except Told as error:
+            if str(error) != "Stopped.":
+                gr.Warning(str(error))
+            yield {result["said"]: state(str(error), trouble=str(error) != "Stopped."), result["stop"]: gr.Button(interactive=False)}
 
-    try:
-        uploaded = ""
-        if tab.source:
-            data, ending = source_of(tab, given, preset_of(choices.model))
-            uploaded = client.upload(data, f"page_{uuid.uuid4().hex}{ending}")
-        workflow = workflow_of(tab, offers, choices, uploaded)
-        for news in draw(client, session, workflow):
-            if news.files:
-                paths = [str(path) for path in news.files]
-                text = f"Seed {choices.seed}, {choices.steps} steps, guidance {choices.guidance:g}, {news.text}"
-                shown = gr.update(value=paths, visible=True)
-                if tab.video:
-                    yield now(text, gr.update(visible=False), gr.update(value=paths[0], visible=True), shown)
-                else:
-                    before = [(path, text) for path in paths] + before
-                    yield now(text, gr.update(value=paths[0], visible=True), files=shown,
-                              drawn=gr.update(value=before, visible=True), before=before)
-            elif news.picture:
-                yield now(unchanged, gr.update(value=opened(news.picture), visible=True), gr.update(visible=False))
-            else:
-                yield now(news.text)
-    except (Told, ValueError) as error:
-        yield now(str(error))
-    except OSError as error:
-        yield now(f"ComfyUI did not take it: {error}")
+    def told(visit, values):
+        model = tab["models"][values["model"]]
+        workflow, carried, about = prepared(task, model, values, studio.client)
+        for news in draw(studio.client, visit, workflow, studio.folder, carried):
+            if not news.files:
+                shown = {result["said"]: state(news.text, news.part), result["stop"]: gr.Button(interactive=True)}
+                if news.picture:
+                    shown |= {result["picture"]: gr.Image(enlarged(news.picture), visible=True), result["video"]: gr.Video(visible=False)}
+                yield shown
+        if not news.files:
+            raise Told("ComfyUI drew nothing; its log says why.")
+        about = f"{about}, {news.seconds:.1f} s"
+        visit.results[:0] = [(str(path), f"seed {values['seed']}", about) for path in news.files]
+        path = visit.results[0][0]
+        yield result["show"](path) | {
+            result["said"]: state(about), result["stop"]: gr.Button(interactive=False), tab["seed"]: values["seed"],
+            result["download"]: gr.DownloadButton(value=path, interactive=True),
+            result["drawn"]: gr.Gallery([drawn[:2] for drawn in visit.results], visible=True)}
+
+    # The page's API names its values by these.
+    run.__signature__ = inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+                                           for name in ("visit", *names)])
+    arguments = dict(inputs=[visit, *(tab[name] for name in names)], outputs=outputs, show_progress="hidden")
+    tab["go"].click(run, api_name=task.name, **arguments)
+    if task.sprint:
+        tab["prompt"].input(run, trigger_mode="always_last", api_visibility="private", **arguments)
+    else:
+        tab["prompt"].submit(run, api_visibility="private", **arguments)
 
 
-def opened(data: bytes):
-    from PIL import Image
+def prepared(task, model, values, client):
+    """(the workflow to run, the canvas' workflow that goes with it or None, a line about the settings). Uploads what was given.
 
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    Raises Told.
+    """
+    if not values["prompt"].strip():
+        raise Told("Write a prompt first.")
+    name, preset = task.workflow(model), model.preset
+    chosen = {**model.files, "steps": values["steps"], "guidance": values["guidance"], "seed": values["seed"]}
+    size = preset.width, preset.height
+    if task.source in ("picture", "mask", "sketch"):
+        data, size = {"picture": picture_file, "mask": mask_file, "sketch": sketch_file}[task.source](values["given"], preset)
+        chosen["image"] = client.upload(data, f"sanacog_page_{task.source}.png")
+    if task.source == "video":
+        data, values["frames"] = video_file(values["given"], preset, values["frames"])
+        chosen["file"] = client.upload(data, "sanacog_page.mp4")
+    elif task.family == "cogvideox":
+        chosen |= {"frames": values["frames"], "fps": preset.fps, "width": size[0], "height": size[1]}
+    elif task.source == "sketch" or not task.source and model.embedded:
+        chosen |= {"width": size[0], "height": size[1]}
+    elif not task.source:
+        chosen |= {"base": SIZES.get(preset.width, "1024"), "aspect_ratio": values["ratio"]}
+    if task.source in ("picture", "video") and task.conditioning == "none":
+        chosen["denoise"] = values["strength"]
+    if task.source == "sketch":
+        chosen["strength"] = values["strength"]
+    workflow = filled(shipped(name), chosen, values["prompt"], values.get("negative"))
+    if lora := values.get("lora", NO_LORA) != NO_LORA:
+        if values["lora"] not in model.loras:
+            raise Told(f"{values['lora']} is not for {model.name}.")
+        workflow = with_lora(workflow, values["lora"], values["lora_strength"])
+    about = [f"seed {values['seed']}", f"{values['steps']} steps", f"guidance {values['guidance']:g}"]
+    about += [f"{values['frames']} frames"] if preset.frames else []
+    about += [f"{values['lora']} at {values['lora_strength']:g}"] if lora else []
+    return workflow, canvas(name, workflow), ", ".join(about)
+
+
+SIZES = {512: "512", 1024: "1024", 2048: "2K", 4096: "4K"}  # of the node Sana Resolution
+
+
+def enlarged(data):
+    """A preview as a picture that is shown smoothly."""
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    scale = PREVIEW / max(picture.size)
+    return picture.resize([round(side * scale) for side in picture.size], Image.Resampling.BICUBIC)

@@ -3,7 +3,6 @@ embedded tiny CogVideoX: from the text, and from a picture that Sana draws. Runs
 """
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -11,13 +10,13 @@ import tempfile
 from io import BytesIO
 from pathlib import Path
 
+from ..app.graph import filled, shipped
 from ..headless import installation
 from ..headless.client import Client
 from ..headless.launcher import Server
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKFLOWS = ROOT / "workflows" / "api"
-WORKFLOW = WORKFLOWS / "sana_quickstart.json"
+WORKFLOW = "sana_quickstart"
 PROMPTS = ["a large red circle on a blue background", "a large yellow square on a purple background",
            "a large green triangle on a white background", "a large orange ring on a black background"]
 VIDEO_WORKFLOWS = ("cogvideox_text_to_video", "sana_to_cogvideox")
@@ -43,23 +42,6 @@ def positive(text):
     if int(text) < 1:
         raise argparse.ArgumentTypeError("at least 1")
     return int(text)
-
-
-def filled(workflow, prompt, seed, steps):
-    """The workflow (API form) with these in its samplers, and the text where their positive prompt comes from."""
-    workflow = json.loads(json.dumps(workflow))
-    for sampler in [node["inputs"] for node in workflow.values() if node["class_type"] == "KSampler"]:
-        sampler["seed"] = seed
-        if steps:
-            sampler["steps"] = steps
-        encoder = sampler
-        while "text" not in encoder:  # past nodes that add a picture to the prompt
-            encoder = workflow[encoder["positive"][0]]["inputs"]
-        if isinstance(encoder["text"], list):  # one text for several encoders
-            workflow[encoder["text"][0]]["inputs"]["value"] = prompt
-        else:
-            encoder["text"] = prompt
-    return workflow
 
 
 def write_whole(path, data):
@@ -170,7 +152,7 @@ def main(arguments):
 
         def run(workflow, prompt, seed, shown):
             progress.next(shown)
-            result = client.run(filled(json.loads(workflow.read_text("utf-8")), prompt, seed, options.steps),
+            result = client.run(filled(shipped(workflow), {"seed": seed, "steps": options.steps}, prompt),
                                 timeout_s=3600, on_event=progress.event)
             progress.show(f"{result.seconds:.1f} s", end="\n")
             return result.files()
@@ -179,7 +161,7 @@ def main(arguments):
             pictures.append(client.file(run(WORKFLOW, prompt, options.seed + i, prompt)[0]))
             save(file_name(i + 1, prompt), pictures[-1])
         for i, name in enumerate(VIDEO_WORKFLOWS):
-            files = run(WORKFLOWS / f"{name}.json", options.video_prompt, options.seed, f"{name}, {options.video_prompt}")
+            files = run(name, options.video_prompt, options.seed, f"{name}, {options.video_prompt}")
             video, clip = (next(entry for entry in files if entry["filename"].endswith(ending))
                            for ending in (".mp4", ".webp"))
             save(file_name(i + 1, options.video_prompt, name, "mp4"), client.file(video))

@@ -6,10 +6,10 @@ Give names to draw only these. They come from shipped workflows with few changes
 from __future__ import annotations
 
 import io
-import json
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageSequence
 
+from ..app.graph import shipped
 from ..cogvideo_core import schedule
 from ..headless import installation
 from ..headless.client import Client
@@ -40,7 +40,7 @@ class Studio:
 
 def changed(name, **inputs):
     """A shipped workflow. inputs: "class.input" -> value; a text is the prompt's, not the negative's."""
-    workflow = json.loads((demo.WORKFLOWS / f"{name}.json").read_text("utf-8"))
+    workflow = shipped(name)
     for node in workflow.values():
         for key, old in node["inputs"].items():
             if old != "":

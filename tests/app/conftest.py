@@ -1,15 +1,19 @@
-"""The page in front of the ComfyUI of the tests."""
+"""The page in front of the ComfyUI of the tests, and a browser."""
 
 import pytest
 
+from sanacog.app.look import CSS, HEAD, theme
 from sanacog.app.offers import Offers
-from sanacog.app.page import build, look
+from sanacog.app.page import Studio, build
+from sanacog.headless.launcher import give_inputs
 
 
 @pytest.fixture(scope="session")
-def address(server):
+def address(server, tmp_path_factory):
     """Where the page answers."""
-    page = build(server, Offers(server.object_info))
-    _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, ssr_mode=False, **look())
+    give_inputs(server.base)
+    page = build(Studio(server, Offers(server.get), tmp_path_factory.mktemp("results")))
+    _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, ssr_mode=False, theme=theme(), css=CSS,
+                                head=HEAD)
     yield address
     page.close(verbose=False)

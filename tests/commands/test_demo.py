@@ -1,45 +1,9 @@
-"""What the demo does around the server: filling in the workflow, files, captions."""
-
-import json
+"""What the demo does around the server: files, captions."""
 
 import pytest
 from PIL import Image, ImageFont
 
 from sanacog.commands import demo
-
-
-@pytest.fixture
-def workflow():
-    return json.loads(demo.WORKFLOW.read_text("utf-8"))
-
-
-def test_prompt_goes_to_the_positive_text(workflow):
-    before = json.dumps(workflow)
-    filled = demo.filled(workflow, "a small blue ring on a red background", 7, 12)
-    sampler, = (node["inputs"] for node in filled.values() if node["class_type"] == "KSampler")
-    assert (sampler["seed"], sampler["steps"]) == (7, 12)
-    assert filled[sampler["positive"][0]]["inputs"]["text"] == "a small blue ring on a red background"
-    assert filled[sampler["negative"][0]]["inputs"]["text"] == ""
-    assert json.dumps(workflow) == before
-
-
-def test_steps_of_the_workflow_unless_given(workflow):
-    steps = [node["inputs"]["steps"] for node in demo.filled(workflow, "x", 1, None).values()
-             if node["class_type"] == "KSampler"]
-    assert steps == [20]
-
-
-@pytest.mark.parametrize("name", demo.VIDEO_WORKFLOWS)
-def test_video_workflows_are_filled(name):
-    """The prompt reaches every text encoder that is not for the negative, through whatever stands between."""
-    workflow = json.loads((demo.WORKFLOWS / f"{name}.json").read_text("utf-8"))
-    filled = demo.filled(workflow, "a blue ring moving up on a red background", 7, 3)
-    samplers = [node["inputs"] for node in filled.values() if node["class_type"] == "KSampler"]
-    assert samplers and all((sampler["seed"], sampler["steps"]) == (7, 3) for sampler in samplers)
-    before, after = ([value for node in graph.values() for key, value in node["inputs"].items()
-                      if key in ("text", "value") and isinstance(value, str)] for graph in (workflow, filled))
-    assert sorted(after) == sorted(["a blue ring moving up on a red background", *[""] * before.count("")])
-    assert len(before) == len(after)
 
 
 def test_files_are_whole_or_not_there(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sanacog.app.graph import filled, shipped
 from sanacog.commands import demo
 from sanacog.training.embedded.judge import judge
 
@@ -46,7 +47,7 @@ def graph(workflow):
 def test_workflow_is_embedded(drawn):
     for i, prompt in enumerate(demo.PROMPTS):
         embedded = Image.open(drawn[0] / demo.file_name(i + 1, prompt)).info["prompt"]
-        sent = demo.filled(json.loads(demo.WORKFLOW.read_text("utf-8")), prompt, 1 + i, None)
+        sent = filled(shipped(demo.WORKFLOW), {"seed": 1 + i}, prompt)
         assert graph(json.loads(embedded)) == graph(sent)
         assert str(demo.ROOT) not in embedded, "the picture tells where its maker keeps the pack"
 

@@ -1,13 +1,11 @@
 """The embedded tiny CogVideoX through the shipped workflows: as obedient as models/README.md says it is."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sanacog.commands import demo
+from sanacog.app.graph import filled, shipped
 from sanacog.training.embedded import clip_judge, clips
 
 from ..figures import at_least, measured
@@ -15,13 +13,9 @@ from ..figures import at_least, measured
 COUNT = 8
 
 
-def shipped(name):
-    return json.loads((demo.WORKFLOWS / f"{name}.json").read_text("utf-8"))
-
-
 def made(server, name, prompt, seed, **inputs):
     """Frames (9, 96, 96, 3) in [0, 1] of a shipped workflow. inputs: "class.input" -> value."""
-    workflow = demo.filled(shipped(name), prompt, seed, None)
+    workflow = filled(shipped(name), {"seed": seed}, prompt)
     for node in workflow.values():
         for key in node["inputs"]:
             node["inputs"][key] = inputs.get(f"{node['class_type']}.{key}", node["inputs"][key])
