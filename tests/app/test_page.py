@@ -129,6 +129,7 @@ def test_a_fault_is_told(visitor):
 def test_on_a_phone(browser, address):
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
     page.goto(address)
     page.wait_for_selector("#draw_sana_text")
     box = page.locator("#draw_sana_text").bounding_box()
