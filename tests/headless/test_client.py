@@ -292,11 +292,12 @@ def test_closing_ends_the_waiting(stand_in, client, aside, monkeypatch):
 
 
 def test_no_server_and_no_address(aside):
+    before = set(threading.enumerate())
     with pytest.raises(ConnectionError, match="^No ComfyUI answers at http://127.0.0.1:.*"):
         aside(Client, f"http://{ADDRESS}:{free_port()}", patience_s=20).result(10)
     with pytest.raises(ValueError, match="write it as http://127.0.0.1:8188"):
         Client("127.0.0.1:8188")
-    until(lambda: not [thread for thread in threading.enumerate() if "_listen" in thread.name])
+    until(lambda: not [thread for thread in set(threading.enumerate()) - before if "_listen" in thread.name])
 
 
 def test_the_file_works_alone(stand_in, tmp_path):

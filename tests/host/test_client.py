@@ -99,7 +99,9 @@ def test_interrupt_stops_one_prompt(server):
     with Client(server.url) as client, Client(server.url) as other:
         long, waiting, last = client.queue(quickstart(502, 5000)), other.queue(quickstart(503, 1)), client.queue(
             quickstart(504, 1))
-        assert [client.position(one) for one in (waiting, last)] == [1, 2]
+        while client.position(long):  # it has not begun yet
+            time.sleep(0.01)
+        assert [client.position(one) for one in (long, waiting, last)] == [0, 1, 2]
         assert client.interrupt(last) and client.position(last) is None
         assert client.wait(last, 60).end == "execution_interrupted"
         stopped = client.wait(long, 120, at_step(2, lambda: client.interrupt(long)))
