@@ -153,7 +153,7 @@ class Lora(Section):
         ["attention+out"], "layers, by names, patterns (attn1.to_*) or one of attention, attention+out, all-linear",
         "train.kind=lora", min_length=1)
     dropout: Share = setting(0.0, "share of an adapter's inputs that are left out in training", "train.kind=lora")
-    dora: bool = setting(False, "DoRA: also learn the magnitude of each output", "train.kind=lora")
+    dora: bool = setting(False, "DoRA: also learn the magnitude of each output, which ComfyUI's own LoRA loader leaves out", "train.kind=lora")
 
 
 FLOW = "model.family=sana train.kind=lora|full|controlnet"
