@@ -97,15 +97,15 @@ def test_tolerance_ends_the_repetitions(host, models, monkeypatch):
 
 
 def test_midpoint_is_of_second_order_and_for_flows(host, models):
-    """Twice the steps, a quarter of the error, and half of it by the plain one."""
+    """With twice the steps its error falls by more than half, and the plain one's by less."""
     case, found = models("Sana"), {}
     for method, back in (("midpoint", host.inversion.way_back("midpoint")), ("plain", euler(host))):
         for steps in (16, 32):
             sigmas = host.sampling.sana_sigmas(case[0], steps)
             noise = run(host, case, host.inversion.inversion(method, 1, 0.0), sigmas=sigmas)
             found[method, steps] = apart(run(host, case, back, noise, sigmas=sigmas), case[1])
-    assert found["midpoint", 32] < 0.4 * found["midpoint", 16] and found["midpoint", 32] < 0.5 * found["plain", 32]
-    assert found["plain", 32] > 0.4 * found["plain", 16]
+    assert found["midpoint", 32] < 0.5 * found["midpoint", 16] and found["midpoint", 32] < 0.5 * found["plain", 32]
+    assert found["plain", 32] > 0.5 * found["plain", 16]
     with pytest.raises(ValueError, match="for flow models"):
         run(host, models("5B"), host.inversion.inversion("midpoint", 1, 0.0))
 
