@@ -154,6 +154,7 @@ FILES = {"Sana_1600M_1024px_BF16": "sana_1600m_1024px_bf16", "Sana_1600M_4Kpx_BF
          "sanacog_tiny_sana": "tiny_sana", "sanacog_tiny_cogvideox": "tiny_cogvideox",
          "sanacog_tiny_cogvideox_i2v": "tiny_cogvideox_i2v"}
 # Where a workflow shows something else than the preset, and what.
+EDITS = {"cogvideox_edit", "sana_inversion", "sana_rf_inversion"}  # guided less, to keep more of the source
 OTHERWISE = {("cogvideox_dynamic_guidance", "guidance"): 6.0,  # dynamic guidance begins at 1, so that its end is higher
              ("cogvideox_fun_control", "frames"): 9}           # of the embedded clip
 
@@ -175,6 +176,8 @@ def test_the_workflows_sample_as_the_presets_say(path):
             (values for values in of_model.values() if values["model"]["family"] == family), next(iter(of_model.values())))
         sampling = values["sampling"]
         names = {"steps": "steps", "cfg": "guidance", "guidance": "guidance", "length": "frames", "fps": "fps"}
+        if path.stem in EDITS:
+            del names["cfg"]
         if node["class_type"] in ("SanaCogEmptySanaLatent", "SanaCogEmptyCogVideoXLatent", "SanaCogCogVideoXImageToVideo"):
             names |= {"width": "width", "height": "height"}
         if node["class_type"] in ("SanaCogQuantize", "CreateVideo", "SaveAnimatedWEBP"):

@@ -74,10 +74,10 @@ def test_a_lost_state_is_said(host, model_of, caplog):  # noqa: F811
 
 
 def test_few_states_are_kept(host):  # noqa: F811
-    from sanacog.host.cogvideox.stages import LIMIT, Fronts
+    from sanacog.host.kept import Kept
 
-    fronts = Fronts()
-    clips = torch.arange(LIMIT + 1.0)[:, None, None, None, None].expand(-1, 16, 3, 4, 6)
+    fronts = Kept(3)
+    clips = torch.arange(4.0)[:, None, None, None, None].expand(-1, 16, 3, 4, 6)
     fronts.keep(clips, clips[:, :, :1])
     assert fronts.of(clips[:1]) is None and torch.equal(fronts.of(clips[1:]), clips[1:, :, :1])
     assert fronts.of(clips[1:, :, :, :2]) is None
