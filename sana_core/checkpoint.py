@@ -16,7 +16,7 @@ from .lookalikes import strip_prefix
 from .transformer import SanaTransformer
 
 # NVlabs name -> canonical names, of which more than one are stacked along dim 0 there.
-_BLOCK = {
+BLOCK = {
     "scale_shift_table": ("scale_shift_table",),
     "attn.qkv": ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
     "attn.proj": ("attn1.to_out.0",),
@@ -31,7 +31,7 @@ _BLOCK = {
     "mlp.depth_conv.conv": ("ff.conv_depth",),
     "mlp.point_conv.conv": ("ff.conv_point",),
 }
-_OUTSIDE = {
+OUTSIDE = {
     "x_embedder.proj": ("patch_embed.proj",),
     "y_embedder.y_proj.fc1": ("caption_projection.linear_1",),
     "y_embedder.y_proj.fc2": ("caption_projection.linear_2",),
@@ -42,7 +42,7 @@ _OUTSIDE = {
     "final_layer.scale_shift_table": ("scale_shift_table",),
     "final_layer.linear": ("proj_out",),
 }
-_OUTSIDE_SPRINT = _OUTSIDE | {
+_OUTSIDE_SPRINT = OUTSIDE | {
     "t_embedder.mlp.0": ("time_embed.timestep_embedder.linear_1",),
     "t_embedder.mlp.2": ("time_embed.timestep_embedder.linear_2",),
     "cfg_embedder.mlp.0": ("time_embed.guidance_embedder.linear_1",),
@@ -63,7 +63,8 @@ def to_canonical(state_dict: dict, layout: str) -> dict:
     """
     state_dict = {key: t for key, t in strip_prefix(state_dict).items() if not _LEFT_OVER.fullmatch(key)}
     if layout == "nvlabs":
-        state_dict = _split(state_dict)
+        outside = _OUTSIDE_SPRINT if "cfg_embedder.mlp.0.weight" in state_dict else OUTSIDE
+        state_dict = split(state_dict, BLOCK, outside)
     elif layout != "diffusers":
         raise ValueError(f'unknown layout "{layout}" of a Sana transformer, expected "diffusers" or "nvlabs"')
     # Some savers write matrices already; four dimensions are what the released files have.
@@ -77,7 +78,8 @@ def from_canonical(state_dict: dict, layout: str) -> dict:
         return state_dict
     if layout != "nvlabs":
         raise ValueError(f'unknown layout "{layout}" of a Sana transformer, expected "diffusers" or "nvlabs"')
-    return _fuse(state_dict)
+    sprint = "time_embed.guidance_embedder.linear_1.weight" in state_dict
+    return fuse(state_dict, BLOCK, _OUTSIDE_SPRINT if sprint else OUTSIDE)
 
 
 def check_shapes(shapes: dict[str, tuple], identity: Identity, filename: str = "") -> None:
@@ -92,12 +94,12 @@ def check_shapes(shapes: dict[str, tuple], identity: Identity, filename: str = "
 def canonical_modules(name: str) -> tuple[str, ...]:
     """Canonical names of a layer that NVlabs calls `name`: several, stacked along the rows there, for a fused projection;
     () when it has no such layer. The embedders, which Sprint names otherwise, are those of the other models."""
-    number, module, _ = _split_key(name + ".", "blocks")
-    names = _BLOCK.get(module, ()) if number else _OUTSIDE.get(module, ()) or _OUTSIDE_SPRINT.get(module, ())
+    number, module, _ = split_key(name + ".", "blocks")
+    names = BLOCK.get(module, ()) if number else OUTSIDE.get(module, ()) or _OUTSIDE_SPRINT.get(module, ())
     return tuple(f"transformer_blocks.{number}{part}" if number else part for part in names)
 
 
-def _split_key(key, blocks):
+def split_key(key, blocks):
     """"blocks.3.attn.qkv.weight" -> ("3.", "attn.qkv", ".weight"); the first is empty outside the blocks."""
     match = re.match(rf"{blocks}\.(\d+\.)", key)
     number, rest = (match[1], key[match.end():]) if match else ("", key)
@@ -107,13 +109,13 @@ def _split_key(key, blocks):
     return number, module, dot + leaf
 
 
-def _split(state_dict):
-    """NVlabs' names -> canonical ones, stacked projections cut."""
-    outside = _OUTSIDE_SPRINT if "cfg_embedder.mlp.0.weight" in state_dict else _OUTSIDE
+def split(state_dict, block, outside):
+    """NVlabs' names -> canonical ones, stacked projections cut. block, outside: tables as BLOCK and OUTSIDE. Raises ValueError
+    naming the keys that have no place in them."""
     out, unknown = {}, []
     for key, t in state_dict.items():
-        number, module, leaf = _split_key(key, "blocks")
-        names = (_BLOCK if number else outside).get(module, ())
+        number, module, leaf = split_key(key, "blocks")
+        names = (block if number else outside).get(module, ())
         if not names or (len(names) > 1 and t.shape[0] % len(names)):
             unknown.append(key)
             continue
@@ -130,13 +132,12 @@ def _inverse(table):
     return {name: (stacked, place, len(names)) for stacked, names in table.items() for place, name in enumerate(names)}
 
 
-def _fuse(state_dict):
-    """Canonical names -> NVlabs', projections stacked."""
-    sprint = "time_embed.guidance_embedder.linear_1.weight" in state_dict
-    block, outside = _inverse(_BLOCK), _inverse(_OUTSIDE_SPRINT if sprint else _OUTSIDE)
+def fuse(state_dict, block, outside):
+    """Canonical names -> NVlabs', projections stacked: the inverse of split."""
+    block, outside = _inverse(block), _inverse(outside)
     stacks, unknown = {}, []
     for key, t in state_dict.items():
-        number, module, leaf = _split_key(key, "transformer_blocks")
+        number, module, leaf = split_key(key, "transformer_blocks")
         target = (block if number else outside).get(module)
         if target is None:
             unknown.append(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..kernels.key_names import AUTOENCODER, DIFFUSION_MODEL, unwrapped
 
 # A name that every transformer and ControlNet has, in diffusers' and in NVlabs' layout; and every DC-AE, in each of its own.
-_TRANSFORMER = ("patch_embed.proj.weight", "x_embedder.proj.weight")
+_TRANSFORMER = ("patch_embed.proj.weight", "patch_embedding.weight", "x_embedder.proj.weight")
 _AUTOENCODER = ("decoder.conv_in.weight", "decoder.project_in.main.conv.weight")
 
 INSTEAD_OF_SVDQUANT = ("take Sana_1600M_1024px_BF16, which it was made from, and for less memory make an int8 or "
@@ -21,9 +21,10 @@ TABLE = (
      ("controlnet_blocks.", "ff.conv_inverted."), ("controlnet.0.copied_block.", "mlp.inverted_conv.")),
     ("a ControlNet of another model family", ("controlnet_blocks.",), ("controlnet_x_embedder.",), ("control_model.",),
      ("controlnet_cond_embedding.",), ("zero_convs.0.",)),
-    ("a SANA-Video, SANA-WM or SANA-Streaming transformer, and this pack runs only Sana's image models",
-     ("ff.conv_temp.",), ("mlp.t_conv.",), ("attn_res.attn_proj.", "attention_y_norm."),
-     (".attn.A_log", "attention_y_norm.")),
+    ("a SANA-WM or SANA-Streaming transformer, which this pack does not run",
+     (".attn.A_log", "attention_y_norm."), (".attn1.A_log", "caption_norm."), ("cam_embed", "caption_norm.")),
+    ("a SANA-Video transformer: use Load SANA-Video Model",
+     ("ff.conv_temp.",), ("mlp.t_conv.",), ("attn_res.attn_proj.", "attention_y_norm."), ("attn_res.attn_proj.", "caption_norm.")),
     (f"a Sana transformer quantised by Nunchaku (SVDQuant), which is not supported yet: {INSTEAD_OF_SVDQUANT}",
      ("ff.inverted_conv.qweight",), (".cross_attn.kv_linear.", ".attn.qkv_proj.qweight")),
     ("a Sana transformer: use Load Sana Model",

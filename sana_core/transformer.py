@@ -267,24 +267,8 @@ class SanaBlock(nn.Module):
         return torch.addcmul(x, gate_f, self.ff(modulate(x, shift_f, scale_f), height, width))
 
 
-class SanaInputs(nn.Module):
-    """What the transformer and its ControlNet have before their blocks: the embeddings of latent, time and text."""
-
-    def __init__(self, params: SanaParams, *, device=None, dtype=None, operations=torch.nn):
-        super().__init__()
-        self.params = params
-        kw = dict(device=device, dtype=dtype, operations=fastest(operations))
-        self.patch_embed = PatchEmbed(params, **kw)
-        self.time_embed = TimeEmbed(params, **kw)
-        self.caption_projection = MLPEmbedder(params.caption_channels, params.width, gelu_tanh, **kw)
-        self.caption_norm = operations.RMSNorm(params.width, eps=1e-5, device=device, dtype=dtype)
-
-    def embed(self, x, timestep, guidance=None):
-        """SanaTransformer.forward's arguments -> x (B, N, D), modulation (B, 6, D), embedding of the time (B, D)."""
-        x = self.patch_embed(x)
-        if self.params.timestep_multiplier == 1000:  # Sprint and its teachers were trained on fractions
-            timestep = whole(timestep)
-        return x, *self.time_embed(timestep, guidance, x.dtype)
+class ReadsText(nn.Module):
+    """What every network of Sana's does with a text, by its caption_projection, caption_norm and transformer_blocks."""
 
     def embed_text(self, context, attention_mask=None, trim=None) -> Text:
         """SanaTransformer.forward's arguments, context in the dtype to compute in -> Text without pairs.
@@ -302,6 +286,26 @@ class SanaInputs(nn.Module):
     def with_pairs(self, text: Text) -> Text:
         """The same text with all blocks' keys and values, for the steps of one sampling to share."""
         return text._replace(pairs=tuple(block.attn2.keys_values(text.context, text.mask) for block in self.transformer_blocks))
+
+
+class SanaInputs(ReadsText):
+    """What the transformer and its ControlNet have before their blocks: the embeddings of latent, time and text."""
+
+    def __init__(self, params: SanaParams, *, device=None, dtype=None, operations=torch.nn):
+        super().__init__()
+        self.params = params
+        kw = dict(device=device, dtype=dtype, operations=fastest(operations))
+        self.patch_embed = PatchEmbed(params, **kw)
+        self.time_embed = TimeEmbed(params, **kw)
+        self.caption_projection = MLPEmbedder(params.caption_channels, params.width, gelu_tanh, **kw)
+        self.caption_norm = operations.RMSNorm(params.width, eps=1e-5, device=device, dtype=dtype)
+
+    def embed(self, x, timestep, guidance=None):
+        """SanaTransformer.forward's arguments -> x (B, N, D), modulation (B, 6, D), embedding of the time (B, D)."""
+        x = self.patch_embed(x)
+        if self.params.timestep_multiplier == 1000:  # Sprint and its teachers were trained on fractions
+            timestep = whole(timestep)
+        return x, *self.time_embed(timestep, guidance, x.dtype)
 
 
 class SanaTransformer(SanaInputs):
