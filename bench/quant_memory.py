@@ -57,7 +57,7 @@ def main(path, threads):
 
     from ..host import compat
     from ..host.sana import model as host
-    from ..host.sana.companions import TEXT_MARK
+    from ..host.sana_checks import TEXT_MARK
 
     bare = resident("VmRSS")
     model = host.load_sana(path)

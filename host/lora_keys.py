@@ -26,6 +26,7 @@ import torch
 
 from ..cogvideo_core import checkpoint as cogvideo
 from ..sana_core import checkpoint as sana
+from ..sana_core import video_checkpoint as sana_video
 from .lora_alpha import PeftConfig
 
 # What follows a layer's name, with the name of PEFT's adapter that may stand in it.
@@ -150,7 +151,7 @@ class _Names:
         for prefix in _FLAT_PREFIXES:
             if stem.startswith(prefix) and (name := self.flat.get(stem[len(prefix):].lstrip("_"))):
                 return (name,)
-        for names in (sana.canonical_modules(stem), cogvideo.canonical_modules(stem)):
+        for names in (sana.canonical_modules(stem), sana_video.canonical_modules(stem), cogvideo.canonical_modules(stem)):
             if names and all(name in self.layers for name in names):
                 return names
         for prefix in _PREFIXES:

@@ -6,6 +6,7 @@ holds several, the file's own name says more.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import types
@@ -64,7 +65,7 @@ def believed(config: dict | None, place: str, rules: Rules, contradiction, named
 def checked(config: dict, rules: Rules, place: str = INSIDE, where: str = "") -> dict:
     """The fields of rules.params that a config has. Raises ValueError, naming field, value and what is allowed."""
     hints, out = typing.get_type_hints(rules.params), {}
-    for field in [name for name in hints if name in config]:
+    for field in [field.name for field in dataclasses.fields(rules.params) if field.name in config]:
         value, limit = config[field], rules.limits.get(field)
         if not _fits(value, hints[field], limit):
             text = repr(value)

@@ -11,8 +11,9 @@ from .sana_guidance import NODES as _SANA_GUIDANCE
 from .sana_pictures import NODES as _SANA_PICTURES
 from .sana_sampling import NODES as _SANA_SAMPLING
 from .sana_sprint import NODES as _SANA_SPRINT
+from .sana_video import NODES as _SANA_VIDEO
 from .weights import NODES as _WEIGHTS
 
 NODES = (_SANA + _SANA_PICTURES + _SANA_SPRINT + _SANA_CONTROL + _SANA_GUIDANCE
-         + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _COGVIDEOX_SAMPLING + _SANA_SAMPLING + _EDITING + _LORA
+         + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _COGVIDEOX_SAMPLING + _SANA_SAMPLING + _SANA_VIDEO + _EDITING + _LORA
          + _WEIGHTS)

@@ -20,7 +20,7 @@ def numbers_a_token(params: SanaParams, itemsize: int, fused: bool) -> int:
     q, k and v in fp32 (2 D each), the product and the quotient in fp32 (2 D each) and the result: 16 D; in fp32 q and k
     after ReLU, a copy of q for the product, the product and the quotient: 10 D.
     The text, and what the libraries keep, does not grow with the picture and is left out: 2 to 22 MiB were measured. What a
-    run keeps of the text (host/sana/text_cache.py, which limits it) is left to the reserve that hosts add.
+    run keeps of the text (host/text_cache.py, which limits it) is left to the reserve that hosts add.
     """
     D, h = params.width, params.hidden
     if fused:

@@ -28,11 +28,38 @@ INSTRUCTION = "\n".join([
     "User Prompt: ",
 ])
 
+# What diffusers' SANA-Video pipelines put there. The models themselves were trained behind INSTRUCTION, as their released
+# configurations have it.
+VIDEO_INSTRUCTION = "\n".join([
+    "Given a user prompt, generate an 'Enhanced prompt' that provides detailed visual descriptions suitable for video "
+    "generation. Evaluate the level of detail in the user prompt:",
+    "- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, motion, and temporal "
+    "relationships to create vivid and dynamic scenes.",
+    "- If the prompt is already detailed, refine and enhance the existing details slightly without overcomplicating.",
+    "Here are examples of how to transform or refine prompts:",
+    "- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat slowly settling into a curled position, "
+    "peacefully falling asleep on a warm sunny windowsill, with gentle sunlight filtering through surrounding pots of "
+    "blooming red flowers.",
+    "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing street lamps "
+    "gradually lighting up, a diverse crowd of people in colorful clothing walking past, and a double-decker bus smoothly "
+    "passing by towering glass skyscrapers.",
+    "Please generate only the enhanced description for the prompt below and avoid including any additional commentary or "
+    "evaluations:",
+    "User Prompt: ",
+])
+VIDEO = "video"
+INSTRUCTIONS = {False: "", True: INSTRUCTION, VIDEO: VIDEO_INSTRUCTION}
 
-def tokens_of(tokenize: Callable[[str], list[int]], text: str, instruction: bool) -> list[int]:
+
+def with_motion_score(text: str, score: int) -> str:
+    """A prompt for SANA-Video that says how much is to move: 10 to 30 as a rule, 0 says nothing."""
+    return f"{text.strip()} motion score: {score}." if score else text
+
+
+def tokens_of(tokenize: Callable[[str], list[int]], text: str, instruction: bool | str) -> list[int]:
     """Prompt -> token ids, padded on the right to a length that tells what to keep of their states.
 
-    tokenize(text) returns ids that begin with BOS. With the instruction (n tokens, BOS counted) the length is
+    tokenize(text) returns ids that begin with BOS. instruction: a key of INSTRUCTIONS. With one (n tokens, BOS counted) the length is
     n + 298: two fewer than n + 300, because BOS is shared and the instruction's last token, a blank, fuses with the
     first word. Without it the length is 300. Of an empty prompt the instruction leaves two tokens, BOS and that blank. Longer
     prompts are cut, and the log says so.
@@ -40,9 +67,9 @@ def tokens_of(tokenize: Callable[[str], list[int]], text: str, instruction: bool
     """
     text = text.strip()
     length = MAX_TOKENS
-    if instruction:
-        length += len(tokenize(INSTRUCTION)) - 2
-        text = INSTRUCTION + text
+    if instruction := INSTRUCTIONS[instruction]:
+        length += len(tokenize(instruction)) - 2
+        text = instruction + text
     ids = tokenize(text)
     if len(ids) > length:
         logging.info("Sana reads %d tokens: the last %d of this prompt are cut off.", MAX_TOKENS, len(ids) - length)

@@ -106,7 +106,7 @@ _LONG = re.compile(r"long[-_ ]?(sana|live)|self[-_ ]?forcing|sana[-_ ]?video.*[-
 _FOUR_STEPS = re.compile(r"4[-_ ]?steps?|dmd")
 CLASSES = ("SanaVideoTransformer3DModel", "SanaVideoCausalTransformer3DModel")  # diffusers' names; the second never came out
 _RULES = Rules(SanaVideoParams, {"latents": LATENTS}, CLASSES)
-_RULES_2 = Rules(SanaVideo2Params, {"latents": LATENTS}, ("SanaVideo2",))
+_RULES_2 = Rules(SanaVideo2Params, {"latents": LATENTS, "softmax_layers": range(1000)}, ("SanaVideo2",))
 
 
 def identify(shapes: dict[str, tuple], config: dict | None = None, filename: str = "", config_place: str = INSIDE) -> Identity:

@@ -15,10 +15,10 @@ from ...sana_core.config import CONFIG_KEY, SanaParams
 from ...sana_core.controlnet import WIRINGS, SanaControlNet
 from ...sana_core.controlnet_checkpoint import check_shapes, identify_controlnet, to_canonical
 from ...sana_core.lookalikes import strip_prefix
+from .. import text_cache
 from ..blocks import fastest_attention
 from ..compat import assign_keywords
 from ..loading import ModelFile, report, storage_and_compute, weight_dtype_of
-from . import text_cache
 from .model import SanaLatent, SanaModel, inference_dtypes
 from .vae import has_sanas_scale
 

@@ -21,12 +21,13 @@ from ...sana_core.lookalikes import strip_prefix
 from ...sana_core.memory import numbers_a_token
 from ...sana_core.text import token_mask
 from ...sana_core.transformer import SanaTransformer
+from .. import sana_checks, text_cache
 from ..blocks import host_hooks
 from ..compat import layers_for_saving
 from ..loading import ModelFile, diffusion_model, report, weight_dtype_of
 from ..lora import ReadsDiffusersLoras
 from ..previews import rgb_factors
-from . import areas, companions, text_cache
+from . import areas, companions
 from .companions import PIXELS
 from .guidance import replaced_self_attention
 
@@ -93,11 +94,11 @@ class SanaModel(ReadsDiffusersLoras):
     def extra_conds(self, **kwargs):
         params = self.model_config.params
         if kwargs.get("prompt_type") != "negative":  # once is enough
-            companions.check_sampling(self.model_sampling)
-            companions.check_compute(self)
+            sana_checks.check_sampling(self.model_sampling)
+            sana_checks.check_compute(self)
             companions.check_latent(kwargs.get("noise"), kwargs.get("latent_image"), params)
         context = kwargs.get("cross_attn")
-        companions.check_context(context, params, kwargs.get(companions.TEXT_MARK, False))
+        sana_checks.check_context(context, params.caption_channels, kwargs.get(sana_checks.TEXT_MARK, False))
         out = super().extra_conds(**kwargs)
         # CONDCrossAttn would repeat tokens up to a common length, which is wrong under a mask.
         out["c_crossattn"] = comfy.conds.CONDRegular(context)

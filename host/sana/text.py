@@ -14,7 +14,7 @@ from comfy.text_encoders import llama
 
 from ...kernels.key_names import several_models
 from ...sana_core.lookalikes import looks_like
-from ...sana_core.text import MAX_TOKENS, PAD, kept_states, token_mask, tokens_of
+from ...sana_core.text import MAX_TOKENS, PAD, VIDEO, kept_states, token_mask, tokens_of, with_motion_score
 from ..clip import (
     TOKENIZER_KEYS,
     Pieces,
@@ -29,7 +29,7 @@ from ..compat import set_dtype
 from ..encoder_file import EncoderFile
 from ..loading import weight_dtype_of
 from ..processor import multiply_in_bf16
-from .companions import TEXT_MARK
+from ..sana_checks import TEXT_MARK
 
 NAME = "gemma2_2b"            # the host's name of this encoder, in token dictionaries and saved files
 INSTRUCTION_OPTION = "sana_instruction"
@@ -42,6 +42,7 @@ VOCABULARY = 256000           # rows of the released embedding, each the piece o
 ANCHORS = ("layers.0.pre_feedforward_layernorm.weight", "layers.0.self_attn.q_proj.weight", "embed_tokens.weight")
 EMBEDDINGS = ("embed_tokens",)
 CAP_OPTION = "sana_attention_cap"  # among the host's model options: what attention's logits are capped at
+VIDEO_INSTRUCTIONS = {"as trained": True, "diffusers": VIDEO, "none": False}
 RELEASED_CAP = 50.0           # of gemma-2-2b-it, for files without a config
 
 
@@ -179,9 +180,16 @@ def load_text_encoder(path, tokenizer: Path | None = None, weight_dtype: str = "
     return clip
 
 
-def encode_prompt(clip, text: str, instruction: bool) -> list:
-    """CONDITIONING of a prompt, with Sana's instruction before it or without. Raises ValueError for another CLIP."""
+def encode_prompt(clip, text: str, instruction: bool | str) -> list:
+    """CONDITIONING of a prompt. instruction: before it, a key of sana_core.text.INSTRUCTIONS. Raises ValueError for another
+    CLIP."""
     return _encode(clip, text, {INSTRUCTION_OPTION: instruction})
+
+
+def encode_video_prompt(clip, text: str, motion_score: int, instruction: str) -> list:
+    """CONDITIONING of a prompt for SANA-Video. motion_score: as in with_motion_score. instruction: a name of
+    VIDEO_INSTRUCTIONS. Raises ValueError for another CLIP."""
+    return encode_prompt(clip, with_motion_score(text, motion_score), VIDEO_INSTRUCTIONS[instruction])
 
 
 def encode_nvlabs_negative(clip, positive: list, text: str = "") -> list:

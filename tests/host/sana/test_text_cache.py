@@ -15,7 +15,7 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def texts(host):
-    from sanacog.host.sana import text_cache as texts
+    from sanacog.host import text_cache as texts
 
     return texts
 

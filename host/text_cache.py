@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from comfy.patcher_extension import WrappersMP, get_all_wrappers
 
-from ...sana_core.transformer import SanaInputs, Text
+from ..sana_core.transformer import ReadsText, Text
 
 KEY = "sanacog_texts"  # of a run's Texts in transformer_options
 LIMIT = 256 * 1024**2  # bytes: Sana 1.6B's guided batch with full prompts takes 103 MiB in 16 bits
@@ -20,7 +20,7 @@ LIMIT = 256 * 1024**2  # bytes: Sana 1.6B's guided batch with full prompts takes
 class Read(NamedTuple):
     """What a network has read."""
 
-    network: SanaInputs
+    network: ReadsText
     states: torch.Tensor       # (B, T, C)
     mask: torch.Tensor | None  # (B, T)
     text: Text
@@ -35,7 +35,7 @@ class Texts:
     def __init__(self):
         self.kept = []  # Read, the last used at the end
 
-    def read(self, network: SanaInputs, states, mask) -> Text:
+    def read(self, network: ReadsText, states, mask) -> Text:
         """The network's Text of states (B, T, C), in the type that it computes in, and mask (B, T)."""
         for read in self.kept:
             if read.network is network and _same(read.states, states) and _same(read.mask, mask):
