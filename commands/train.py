@@ -9,7 +9,7 @@ from . import train_embedded
 
 EPILOG = """CONFIG is a YAML file, a shipped one by name (train/sana_lora; configs/train/ has them all), or a run's own config.yaml.
 The same command goes on where a run stopped. Several GPUs: accelerate launch run.py train --here CONFIG ...
-tiny-sana, tiny-cogvideox, tiny-sprint, tiny-controlnet, tiny-lora in CONFIG's place train the embedded models anew."""
+tiny-sana, tiny-cogvideox, tiny-sprint, tiny-controlnet, tiny-lora, tiny-sana-video in CONFIG's place train the embedded models anew."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,10 +10,11 @@ from ..training.embedded.cogvideox import CogVideoX
 from ..training.embedded.controlnet import ControlNet
 from ..training.embedded.lora import Lora
 from ..training.embedded.sana import Sana
+from ..training.embedded.sana_video import SanaVideo
 from ..training.embedded.sprint import Sprint
 
 FAMILIES = {"tiny-sana": Sana, "tiny-cogvideox": CogVideoX, "tiny-sprint": Sprint,
-            "tiny-controlnet": ControlNet, "tiny-lora": Lora}
+            "tiny-controlnet": ControlNet, "tiny-lora": Lora, "tiny-sana-video": SanaVideo}
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
 
@@ -38,7 +39,7 @@ def arguments(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs; without it, training goes on where it stopped")
     parser.add_argument("--resume", action="store_true", help="go on where training stopped; this is what happens anyway")
     parser.add_argument("--work", type=Path, help="folder of checkpoints, curves and sheets; output/train/FAMILY unless given")
-    parser.add_argument("--source", type=Path, default=MODELS, help="folder of the tiny Sana that Sprint, ControlNet and LoRA start from")
+    parser.add_argument("--source", type=Path, default=MODELS, help="folder of the tiny models that Sprint, ControlNet, LoRA and SANA-Video start from")
     parser.add_argument("--output", type=Path, default=MODELS, help="folder that gets the trained files")
     options = parser.parse_args(args)
     if options.stage not in (*stages[options.model], "all", "export"):
