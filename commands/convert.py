@@ -1,4 +1,4 @@
-"""python run.py convert: a Sana or CogVideoX transformer's file in another naming or number type, or quantised; or a LoRA's."""
+"""python run.py convert: a Sana, SANA-Video or CogVideoX transformer's file in another naming or number type, or quantised; or a LoRA's."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ from ..sana_core import checkpoint as sana_checkpoint
 from ..sana_core import config as sana_config
 from ..sana_core import lookalikes as sana_names
 from ..sana_core import precision as sana_precision
+from ..sana_core import video_checkpoint as sana_video_checkpoint
+from ..sana_core import video_config as sana_video_config
+from ..sana_core import video_precision as sana_video_precision
 from ..storage.checkpoints import check_finite, open_checkpoint, write_converted
 from .convert_adapter import changes_inside, convert_adapter, is_adapter, merged, without_adapter
 
@@ -40,23 +43,25 @@ class Family(NamedTuple):
     names: ModuleType
     precision: ModuleType
     layouts: dict[str, str]
+    word: str
 
 
-SANA = Family(sana_config, sana_checkpoint, sana_names, sana_precision, {"diffusers": "diffusers", "native": "nvlabs"})
+SANA = Family(sana_config, sana_checkpoint, sana_names, sana_precision, {"diffusers": "diffusers", "native": "nvlabs"}, "sana")
+SANA_VIDEO = Family(sana_video_config, sana_video_checkpoint, sana_names, sana_video_precision, SANA.layouts, "sana_video")
 COGVIDEOX = Family(cogvideo_config, cogvideo_checkpoint, cogvideo_names, cogvideo_precision,
-                   {"diffusers": "diffusers", "native": "sat", "comfy": "comfy"})
+                   {"diffusers": "diffusers", "native": "sat", "comfy": "comfy"}, "cogvideox")
 
 
 def parser():
     parser = argparse.ArgumentParser(
-        prog="run.py convert", description="A Sana or CogVideoX transformer's file in another naming or number type, or "
+        prog="run.py convert", description="A Sana, SANA-Video or CogVideoX transformer's file in another naming or number type, or "
         "quantised; or a LoRA's file in another naming or number type. The input stays as it is; the output is one file that Load "
-        "Sana Model, Load CogVideoX Model or Load LoRA reads.")
+        "Sana Model, Load SANA-Video Model, Load CogVideoX Model or Load LoRA reads.")
     parser.add_argument("input", type=Path, help="a file, a sharded folder, or a diffusers pipeline folder")
     parser.add_argument("--output", type=Path, required=True,
                         help="the file to write, *.safetensors (a LoRA for SAT: or *.pt); never overwritten")
     parser.add_argument("--layout", choices=("diffusers", "native", "comfy", "kohya"), default="diffusers",
-                        help="names of the tensors: diffusers' (default), native (NVlabs' for Sana, SAT's for CogVideoX), "
+                        help="names of the tensors: diffusers' (default), native (NVlabs' for Sana and SANA-Video, SAT's for CogVideoX), "
                              "comfy (ComfyUI's own CogVideoX); of a LoRA diffusers', native (SAT's) or kohya")
     parser.add_argument("--alpha", type=float, default=0.0,
                         help="of a LoRA whose file states none; its rank (scale 1) unless given")
@@ -97,8 +102,7 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
         raise FileExistsError(f"{output} is there already, and nothing is overwritten: give another name.")
     pipeline = (path / "model_index.json").is_file()
     checkpoint = open_checkpoint(path, **({"subfolder": "transformer"} if pipeline else {}))
-    sana = any(part in key for key in checkpoint.shapes for part in ("ff.conv_inverted.", "mlp.inverted_conv."))
-    family = SANA if sana else COGVIDEOX
+    family = family_of(checkpoint.shapes)
     if layout not in family.layouts:
         raise ValueError(f"there is no layout {layout} of this model, only {', '.join(family.layouts)}.")
 
@@ -149,6 +153,12 @@ def convert(path: Path, output: Path, layout: str = "diffusers", dtype: torch.dt
     return lines + [f"{output}: {output.stat().st_size / 1e6:,.1f} MB, of {before / 1e6:,.1f}"]
 
 
+def family_of(shapes) -> Family:
+    """Whose file this looks like."""
+    what = sana_names.looks_like(shapes)
+    return SANA_VIDEO if "SANA-Video transformer" in what else SANA if "Sana transformer" in what else COGVIDEOX
+
+
 def adapter_shapes(path):
     """Shapes by key of a file, or of a folder that is no pipeline: a LoRA is never one."""
     return {} if (path / "model_index.json").is_file() else open_checkpoint(path).shapes
@@ -168,7 +178,7 @@ def calibrated(path, family, text_encoder, prompts):
     process.start(installation.host())
     from ..host.calibration import largest_inputs_of_file
 
-    return largest_inputs_of_file(path, "sana" if family is SANA else "cogvideox", text_encoder, **given)
+    return largest_inputs_of_file(path, family.word, text_encoder, **given)
 
 
 def blocks(canonical: dict) -> list[dict]:

@@ -19,13 +19,16 @@ from ..kernels.calibration import LargestInputs
 from ..kernels.quant import FORMATS, fits
 from ..kernels.quant_layers import quantised, reason_to_keep, summary, to_metadata
 from ..sana_core import precision as sana_precision
+from ..sana_core import video_precision as sana_video_precision
 from ..storage.checkpoints import write_converted
 from .cogvideox.model import CogVideoXModel
 from .compat import fixed_empty_samples, has_quantised_layers
 from .sana.model import SanaModel
+from .sana_video.model import SanaVideoModel
 
 FOLDER = "diffusion_models"  # in the output folder, where the host's loaders look too
 PREFIX = "diffusion_model."
+PRECISION = {SanaModel: sana_precision, SanaVideoModel: sana_video_precision, CogVideoXModel: cogvideo_precision}
 
 
 def save_quantised(model, kind: str, filename_prefix: str, positive=None, negative=None, latent=None, steps: int = 4,
@@ -66,13 +69,14 @@ def save_quantised(model, kind: str, filename_prefix: str, positive=None, negati
 
 def kept_layers(model) -> tuple:
     """The table of what stays in 16 bits in a MODEL. Raises ValueError."""
-    if not isinstance(model.model, (SanaModel, CogVideoXModel)):
-        raise ValueError(f"This is a {type(model.model).__name__} model: only Sana and CogVideoX models from Load Sana Model and "
-                         "Load CogVideoX Model are quantised here.")
+    kept = next((module.KEPT for kind, module in PRECISION.items() if isinstance(model.model, kind)), None)
+    if kept is None:
+        raise ValueError(f"This is a {type(model.model).__name__} model: only Sana and CogVideoX models from Load Sana Model, Load "
+                         "SANA-Video Model and Load CogVideoX Model are quantised here.")
     if has_quantised_layers(model.model.model_config):
         raise ValueError("This model is quantised already: load the file that it was made from, or choose weight_dtype bf16 in "
                          "its loader.")
-    return sana_precision.KEPT if isinstance(model.model, SanaModel) else cogvideo_precision.KEPT
+    return kept
 
 
 def shapes_of(model) -> dict[str, tuple]:

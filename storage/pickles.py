@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-# Under these names training programs put the weights, beside optimizer state and step counts. First found, first taken:
+# Under these names training programs put the weights, beside optimizer state, step counts and critics. First found, first taken:
 # trained weights before their moving average (EMA), as NVlabs' own code does unless told otherwise.
-WRAPPERS = ("state_dict", "module", "model", "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
+WRAPPERS = ("state_dict", "generator", "module", "model", "state_dict_ema", "generator_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
 # NumPy's arrays and scalars (random states, losses), command lines, paths, and Lightning's notes on its best files.
 _DATA = (
     *(f"{core}.multiarray.{name}" for core in ("numpy._core", "numpy.core") for name in ("_reconstruct", "scalar")),

@@ -164,6 +164,12 @@ class SanaVideo2DiT(HostNetwork, SanaVideo2Transformer):
     pass
 
 
+def empty_latent(model, size: tuple[int, int, int], batch_size: int = 1) -> dict:
+    """LATENT of zeros of a SANA-Video MODEL. size: frames, height and width, in latent pixels."""
+    params = model.model.model_config.params
+    return {"samples": torch.zeros(batch_size, params.in_channels, *size, device=mm.intermediate_device())}
+
+
 def load_sana_video(path, weight_dtype: str = "default", disable_dynamic: bool = False):
     """File, sharded folder or diffusers pipeline -> ModelPatcher. Raises ValueError, naming what the file is instead.
 
