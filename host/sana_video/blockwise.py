@@ -8,6 +8,7 @@ leave its state behind.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import comfy.conds
@@ -15,7 +16,9 @@ import comfy.samplers
 import torch
 from tqdm.auto import tqdm
 
+from ...kernels.rotary_attention import State
 from ...sana_core.video_config import SanaVideoParams
+from ...sana_core.video_transformer import Past
 
 KEY = "sanacog_block"              # of a Block in transformer_options
 FROM_FRAME = "sanacog_from_frame"  # in a conditioning: the latent frame that it holds from
@@ -28,21 +31,45 @@ FEW_STEPS = {"LongSANA": tuple(t / 1000 for t in TIMESTEPS), "SANA-Video 2.0 4-s
 
 @dataclass
 class Block:
-    """What a network call has to know of the frames before the ones at hand."""
+    """What a network call has to know of the frames before the ones at hand, and where it leaves what follows them has to know.
+
+    past: {kind of condition: a Past for each of the network's blocks}, kinds being the host's 0 for the prompt and 1 for the
+    negative one, each of which has seen the frames in its own way; None at the beginning. keep: the same of these frames.
+    """
 
     first_frame: int
-    past: list | None          # a Past for each of the network's blocks
-    keep: list | None = None   # where the Past of these frames goes
+    past: dict | None
+    keep: dict | None = None
 
 
-def arguments(transformer_options: dict) -> dict:
-    """past=, keep= and first_frame= for the network's forward. Raises ValueError under CFG, as one state serves one prompt."""
+@contextmanager
+def of_run(transformer_options: dict):
+    """past=, keep= and first_frame= for the network's forward, whose batch holds one part for each kind of condition. Raises
+    ValueError for several prompts of a kind, as a state is of one."""
     block = transformer_options.get(KEY)
     if block is None:
-        return {}
-    if len(set(transformer_options.get("cond_or_uncond", [0]))) > 1:
-        raise ValueError("The LongSANA sampler draws with the positive prompt alone, as the model was distilled: set CFG to 1.")
-    return {"past": block.past, "keep": block.keep, "first_frame": block.first_frame}
+        yield {}
+        return
+    kinds, own = transformer_options.get("cond_or_uncond", [0]), []
+    if len({*kinds}) < len(kinds):
+        raise ValueError("The LongSANA sampler draws by one prompt at a time: take out what combines several, or parts of the "
+                         "picture (ConditioningCombine, ConditioningSetArea).")
+    past = None if block.past is None else [joined(parts) for parts in zip(*(block.past[kind] for kind in kinds))]
+    yield {"past": past, "keep": own, "first_frame": block.first_frame}
+    if block.keep is not None:
+        parts = [split(one, len(kinds)) for one in own]
+        block.keep |= {kind: [part[i] for part in parts] for i, kind in enumerate(kinds)}
+
+
+def joined(pasts) -> Past:
+    """Of several batches as one."""
+    return Past(State(*map(torch.cat, zip(*(past.state for past in pasts)))), torch.cat([past.frame for past in pasts]))
+
+
+def split(past: Past, count: int) -> list[Past]:
+    """The inverse of joined."""
+    values, keys, frames = (t.chunk(count) for t in (*past.state, past.frame))
+    return [Past(State(v, k), f) for v, k, f in zip(values, keys, frames)]
 
 
 class LongSana(comfy.samplers.KSAMPLER):
@@ -104,7 +131,7 @@ def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, frame
         return guider(part, sigma * part.new_ones(len(part)), model_options={**options, "transformer_options": block}, seed=seed)
 
     def leave_state(start, end, prompt_from):
-        keep = []
+        keep = {}
         guider.conds = conditions_of(whole, prompt_from)
         predict(out[:, :, start:end], sigmas[-1], start, keep)
         pasts.append(keep)
@@ -149,12 +176,12 @@ def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, frame
 
 
 def added(pasts: list):
-    """The Past of several stretches of frames as one, for each of the network's blocks; None of none."""
+    """What several stretches of frames, one behind the other, left behind, as of one; None of none."""
     if not pasts:
         return None
     total, *rest = pasts
     for later in rest:
-        total = [before.then(own) for before, own in zip(total, later)]
+        total = {kind: [before.then(own) for before, own in zip(total[kind], later[kind])] for kind in total}
     return total
 
 

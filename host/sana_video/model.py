@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import comfy.conds
@@ -149,15 +150,16 @@ class HostNetwork:
 
     def _forward(self, x, timestep, context, attention_mask=None, control=None, transformer_options={}, text=None, **kwargs):
         hooks = host_hooks(len(self.transformer_blocks), control, transformer_options)
-        return super().forward(x, timestep, context, attention_mask, text=text, **hooks, **self.of_run(transformer_options))
+        with self.of_run(transformer_options) as more:
+            return super().forward(x, timestep, context, attention_mask, text=text, **hooks, **more)
 
-    def of_run(self, transformer_options) -> dict:
-        """What else a run has for the network."""
-        return {}
+    def of_run(self, transformer_options):
+        """Context with what else a run has for the network."""
+        return nullcontext({})
 
 
 class SanaVideoDiT(HostNetwork, SanaVideoTransformer):
-    of_run = staticmethod(blockwise.arguments)
+    of_run = staticmethod(blockwise.of_run)
 
 
 class SanaVideo2DiT(HostNetwork, SanaVideo2Transformer):

@@ -25,7 +25,9 @@ def by_hand(net, x, blocks, texts, given=None):
         return net(part, t, states, values["attention_mask"], past=past, keep=keep, first_frame=start)
 
     def then(keep):
-        return keep if past is None else [a.then(b) for a, b in zip(past, keep)]
+        def of(a, b):
+            return [of(*pair) for pair in zip(a, b)] if isinstance(a, list) else a.then(b)
+        return keep if past is None else of(past, keep)
 
     for i, (start, end) in enumerate(blocks):
         text = texts[max(first for first in texts if first <= i)]
@@ -65,6 +67,26 @@ def test_blocks(host, weights, frames, blocks):
     if len(blocks) > 1:  # and not as if the last block were alone
         alone = by_hand(core(), start[:, :, blocks[-1][0]:], [(0, blocks[-1][1] - blocks[-1][0])], {0: conditioning(9)})
         assert apart(expected[:, :, blocks[-1][0]:], alone) > 1e-2
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_guidance(host, weights, monkeypatch, at_once):
+    """With CFG each of the two prompts has a state of its own, whether they are computed together or not."""
+    start, net, negative = noise(frames=6), core(), conditioning(1, seed=1)
+
+    def guided(x, t, states, mask, past, keep, first_frame):
+        pasts, keeps = past or (None, None), ([], [])
+        said, null = (net(x, t, text[0][0], text[0][1]["attention_mask"], past=one, keep=own, first_frame=first_frame)
+                      for text, one, own in zip((conditioning(9), negative), pasts, keeps))
+        if keep is not None:
+            keep += keeps
+        return null + 3.0 * (said - null)
+
+    expected = by_hand(guided, start, [(0, 3), (3, 6)], {0: conditioning(9)})
+    if not at_once:
+        monkeypatch.setattr(host.comfy.model_management, "get_free_memory", lambda *args, **kwargs: 0)
+    found = draw(host, host.video.load_sana_video(weights()), start, cfg=3.0)
+    assert apart(found, out_latent(host, FIRST, expected)) < 1e-5
 
 
 def test_prompt_switch(host, weights):
@@ -121,8 +143,8 @@ def test_memory_is_constant(host, weights):
         def watch(module, args, values):
             nonlocal largest
             past = args[-1].get(host.blockwise.KEY) if isinstance(args[-1], dict) else values["transformer_options"][host.blockwise.KEY]
-            kept = past.past or []
-            largest = max(largest, sum(t.numel() for own in kept for t in (*own.state, own.frame)))
+            kept = past.past or {}
+            largest = max(largest, sum(t.numel() for several in kept.values() for own in several for t in (*own.state, own.frame)))
         handle = inner.register_forward_pre_hook(watch, with_kwargs=True)
         draw(host, model, noise(frames=frames))
         handle.remove()
@@ -132,8 +154,8 @@ def test_memory_is_constant(host, weights):
 
 def test_what_is_refused(host, weights):
     model = host.video.load_sana_video(weights())
-    with pytest.raises(ValueError, match="set CFG to 1"):
-        draw(host, model, noise(frames=6), cfg=3.0)
+    with pytest.raises(ValueError, match="one prompt at a time"):
+        draw(host, model, noise(frames=6), conditioning(9) + conditioning(5))
     with pytest.raises(ValueError, match="end in 0"):
         draw(host, model, noise(frames=6), sigmas=LEVELS)
     with pytest.raises(ValueError, match="first generation"):
