@@ -4,15 +4,23 @@ import pytest
 
 from sanacog.headless.launcher import give_inputs
 
+from ..host import tiny_video_vaes
+from ..host.tiny import import_host
 from ..host.tiny_cogvideox import save_fun_models
+from ..host.tiny_sana_video import save_second_generation
 from .canvas import Canvas
 
 
 @pytest.fixture(scope="session")
-def files(server):
+def files(server, comfyui_path):
     """What workflows load: the pictures and videos, and random models of the kinds that the pack does not carry."""
     give_inputs(server.base)
-    save_fun_models(server.base / "models" / "diffusion_models")
+    models = server.base / "models"
+    save_fun_models(models / "diffusion_models")
+    save_second_generation(models / "diffusion_models" / "random_sana_video_2.safetensors")
+    import_host(comfyui_path)
+    tiny_video_vaes.save_wan_vae(models / "vae" / "random_wan_vae.safetensors")
+    tiny_video_vaes.save_ltx2_vae(models / "vae" / "random_ltx2_vae.safetensors")
 
 
 @pytest.fixture(scope="session")

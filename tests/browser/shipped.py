@@ -13,6 +13,7 @@ EMBEDDED = {
     "SanaCogLoadDCAE": "sanacog_tiny_dcae.safetensors",
     "SanaCogSanaResolution": "512",  # the least; the embedded model is made for 256
     "SanaCogLoadSanaControlNet": "sanacog_tiny_sana_controlnet.safetensors",
+    "SanaCogLoadSanaVideoModel": "sanacog_tiny_sana_video.safetensors",
     "SanaCogLoadCogVideoXModel": "sanacog_tiny_cogvideox.safetensors",
     "SanaCogLoadCogVideoXTextEncoder": "sanacog_tiny_t5.safetensors",
     "SanaCogLoadCogVideoXVAE": "sanacog_tiny_cogvideox_vae.safetensors",
@@ -25,7 +26,13 @@ CONDITIONED = {
     "SanaCogCogVideoXFunInpaint": "random_fun_inpaint.safetensors",
     "SanaCogCogVideoXFunControl": "random_fun_control.safetensors",
 }
+# What takes the place of the stock autoencoders: random ones; and of what goes with them.
+AUTOENCODERS = {
+    "wan_2.1_vae.safetensors": ("random_wan_vae.safetensors", "sanacog_tiny_sana_video.safetensors"),
+    "LTX23_video_vae_bf16.safetensors": ("random_ltx2_vae.safetensors", "random_sana_video_2.safetensors"),
+}
 FRAMES, SIDE = 9, 96  # of all videos that are made with them
+LONGER = {"sana_video_text_to_video": 17, "sana_video_image_to_video": 17, "sana_video_long": 81, "sana_video_2b_text_to_video": 17}
 
 
 def shipped(name: str) -> dict:
@@ -44,6 +51,7 @@ def graph(api: dict) -> dict:
 
 def with_embedded_models(workflow: dict) -> dict:
     """The canvas workflow with the embedded models in its loaders, and with what makes it quick."""
+    autoencoders = [AUTOENCODERS[node["widgets_values"][0]] for node in workflow["nodes"] if node["type"] == "VAELoader"]
     conditioned = [CONDITIONED[node["type"]] for node in workflow["nodes"] if node["type"] in CONDITIONED]
     loader = "SanaCogLoadSanaModel" if conditioned == ["sanacog_tiny_sana_sprint.safetensors"] else "SanaCogLoadCogVideoXModel"
     for node in workflow["nodes"]:
@@ -53,6 +61,13 @@ def with_embedded_models(workflow: dict) -> dict:
             node["properties"].pop("models", None)
         if node["type"] == loader and conditioned:
             values[0], = conditioned
+        if autoencoders and node["type"] in ("VAELoader", "SanaCogLoadSanaVideoModel"):
+            values[0] = autoencoders[0][node["type"] != "VAELoader"]
+            node["properties"].pop("models", None)
+        if node["type"] in ("EmptyHunyuanLatentVideo", "EmptyLTXVLatentVideo") and autoencoders:
+            values[:3] = SIDE, SIDE, 17 if node["type"] == "EmptyHunyuanLatentVideo" else 9
+        if node["type"] == "SanaCogSanaSigmas" and autoencoders:
+            values[0] = 4
         if node["type"] == "SanaCogEmptySanaLatent":
             values[:2] = 256, 256
         if node["type"] == "SanaCogSanaCropToSize":

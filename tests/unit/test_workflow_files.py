@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 EMBEDDED = {path.name for path in (ROOT / "models").glob("*/*.safetensors")}
 DIRECTORIES = {
-    "SanaCogLoadSanaModel": "diffusion_models", "SanaCogLoadCogVideoXModel": "diffusion_models",
+    "SanaCogLoadSanaModel": "diffusion_models", "SanaCogLoadSanaVideoModel": "diffusion_models",
+    "SanaCogLoadCogVideoXModel": "diffusion_models",
     "SanaCogLoadSanaTextEncoder": "text_encoders", "SanaCogLoadCogVideoXTextEncoder": "text_encoders",
     "SanaCogLoadDCAE": "vae", "SanaCogLoadCogVideoXVAE": "vae",
     "SanaCogLoadSanaControlNet": "controlnet", "SanaCogLoadLoRA": "loras",

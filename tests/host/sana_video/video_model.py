@@ -1,26 +1,14 @@
 """SANA-Video in the real host on random tiny weights: fixtures and runs that several test files share."""
 
-import json
-from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from sanacog.sana_core.video_checkpoint import from_canonical, network
-from sanacog.sana_core.video_config import SanaVideo2Params, SanaVideoParams
 
 from .. import tiny
 from ..sana.sana_model import apart, conditioning  # noqa: F401
-
-FIRST = SanaVideoParams(3, 2, 2, 32, attention_head_dim=32, caption_channels=tiny.CAPTION)
-WIDE = SanaVideoParams(2, 2, 2, 32, attention_head_dim=32, in_channels=128, out_channels=128, patch_size=1,
-                       caption_channels=tiny.CAPTION, latents="ltx2")
-SECOND = SanaVideo2Params(4, 96, 3, (1, 3), linear_head_dim=24, softmax_head_dim=48, caption_channels=tiny.CAPTION,
-                          mlp_ratio=2.0, depth_group=2)
-EMBEDDED = SanaVideoParams(2, 2, 2, 32, attention_head_dim=32, patch_size=1, caption_channels=tiny.CAPTION, latents="cogvideox")
-KINDS = {"480p": FIRST, "720p": WIDE, "2.0": SECOND, "embedded": EMBEDDED}
+from ..tiny_sana_video import EMBEDDED, FIRST, KINDS, SECOND, WIDE, core, save  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +25,6 @@ def host(comfyui_path):
     with torch.inference_mode():  # as the host runs its nodes
         yield SimpleNamespace(comfy=comfy, loading=loading, blockwise=blockwise, conditioning=conditioning, latents=latents,
                               video=model)
-
-
-def core(params=FIRST):
-    return tiny.randomise(network(params)).eval()
-
-
-def save(path, params=FIRST, layout="diffusers", **changes):
-    """A file of such a model. changes: key -> tensor, or None to leave it out."""
-    state_dict = from_canonical(core(params).state_dict(), layout) | changes
-    save_file({key: t.contiguous() for key, t in state_dict.items() if t is not None}, path,
-              metadata={"config": json.dumps(asdict(params))})
-    return path
 
 
 @pytest.fixture(scope="module")
