@@ -35,7 +35,8 @@ from ..cogvideo_core.transformer import CogVideoTransformer
 from ..sana_core import memory as sana_memory
 from ..sana_core.autoencoder import AutoencoderDC, DCAEParams
 from ..sana_core.transformer import SanaTransformer
-from . import cogvideox, record, sana
+from ..sana_core.video_memory import numbers_a_latent_pixel as numbers_of_sana_video
+from . import cogvideox, record, sana, sana_video
 from .harness import peak_memory
 
 DCAE, VAE = DCAEParams(), cogvideox.VAE
@@ -74,6 +75,25 @@ def cogvideo_step_bytes(variant, shape, itemsize):
     return int(batch * frames * height * width * numbers * itemsize)
 
 
+def sana_video_step(variant, size, layers, dtype):
+    """size: latent frames, height, width."""
+    params = replace(sana_video.VARIANTS[variant], num_layers=layers)
+    model = sana_video.random_transformer(params, dtype=dtype)
+    (x, context, mask), (small, *_) = (sana_video.inputs(params, shape, "cpu", dtype) for shape in (size, (1, 4, 4)))
+    predicted = 2 * size[0] * size[1] * size[2] * numbers_of_sana_video(params, dtype.itemsize) * dtype.itemsize
+    time = torch.full((2,), 714.0)
+    return (f"SANA-Video {variant} step, {size[0]} x {size[1]} x {size[2]} latents, batch 2", predicted,
+            partial(model, x, time, context, mask), partial(model, small, time, context, mask))
+
+
+def long_sana(blocks, dtype):
+    """The prediction is that of one block, whatever their number."""
+    size = (10, 16, 26)
+    predicted = size[0] * size[1] * size[2] * numbers_of_sana_video(sana_video.SMALL, dtype.itemsize) * dtype.itemsize
+    return (f"LongSANA, {blocks} blocks of {size[0]} x {size[1]} x {size[2]} latents", predicted,
+            sana_video.long_clip(blocks, dtype), sana_video.long_clip(1, dtype, 1, (4, 4)))
+
+
 def dcae(way, pixels, dtype):
     model = AutoencoderDC(DCAE, dtype=dtype).to(memory_format=torch.channels_last)
     side = pixels // 32 if way == "decode" else pixels
@@ -102,6 +122,9 @@ FP32 = {
     "cogvideo-5B-short": partial(cogvideo_step, "5B", 5, 320, 320),
     "cogvideo-5B": partial(cogvideo_step, "5B", 9, 320, 320),
     "cogvideo-1.5-5B": partial(cogvideo_step, "1.5-5B", 18, 320, 320),
+    **{f"sana-video-{variant}": partial(sana_video_step, variant, size, layers) for variant, size, layers in (
+        ("2B 480p", (9, 30, 52), 1), ("2B 720p", (5, 22, 40), 1), ("2.0 5B", (5, 22, 40), 8))},
+    **{f"long-sana-{blocks}": partial(long_sana, blocks) for blocks in (2, 20)},
     **{f"dcae-{way}-{pixels}": partial(dcae, way, pixels) for way in ("decode", "encode") for pixels in (256, 512)},
     **{f"vae-{way}-{frames}": partial(video_vae, way, frames, *size) for way in ("decode", "encode")
        for frames, *size in ((1, 480, 720), (5, 96, 128), (9, 96, 128), (17, 96, 128))},

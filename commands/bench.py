@@ -24,6 +24,7 @@ from ..bench import (
     roofline,
     sana,
     sana_image,
+    sana_video,
     training,
 )
 from .convert import convert
@@ -46,8 +47,14 @@ COGVIDEOX_CASES = {
     "video-encode": (lambda _: cogvideox.encode(17, 160, 240), 4, False),
     "still-encode": (lambda _: cogvideox.encode(1, 480, 720), 4, False),
 }
+SANA_VIDEO_CASES = {
+    "sana-video-step": (lambda dtype: sana_video.step("2B 480p", (5, 30, 52), layers=2, dtype=dtype), 3, True),
+    "sana-video-720p-step": (lambda dtype: sana_video.step("2B 720p", (3, 22, 40), layers=2, dtype=dtype), 3, True),
+    "sana-video-clip": (lambda dtype: sana_video.clip((5, 16, 26), dtype=dtype), 3, True),
+}
 TRAINING_CASES = {"train-step": (lambda _: training.step("0.6B", 512), 3, False)}
 CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASES), ("cogvideox_cpu.json", COGVIDEOX_CASES),
+                                                     ("sana_video_cpu.json", SANA_VIDEO_CASES),
                                                      ("training_cpu.json", TRAINING_CASES)) for name, case in cases.items()}
 ACCURACY = {"accuracy": accuracy.accuracy, "video-accuracy": accuracy.video_accuracy,
             "sprint-accuracy": accuracy.sprint_accuracy, "guidance-accuracy": guidance.guidance_accuracy, "quant": lambda: quant.figures(convert),

@@ -48,8 +48,8 @@ class GatedLinearAttention(GatedAttention):
     def forward(self, x, cos, sin, attention):
         q, k, v = self.split(x)
         beta = torch.sigmoid(self.beta_proj(x))[..., None]
-        state = state_of(rotate_pairs(k.clone(), cos, sin) * beta, F.relu(k), v)
-        out = self.norm_out(read_state(rotate_pairs(q.clone(), cos, sin), F.relu(q), state, LINEAR_EPS))
+        state = state_of(k, v * beta, cos, sin, relu_first=False)  # beta weighs a key in the sum of values alone
+        out = self.norm_out(read_state(q, state, cos, sin, LINEAR_EPS, relu_first=False))
         return self.out(x, out.flatten(2))
 
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..kernels.products import fastest
-from ..kernels.rope import rotate_pairs
 from ..kernels.rotary_attention import State, read_state, state_of
 from .transformer import LINEAR_EPS, SELF_NORM_EPS, Attention, CrossAttention, GLUMBConv, sdpa
 from .video_config import SanaVideoParams
@@ -40,11 +38,9 @@ class RotaryLinearAttention(Attention):
 
     def forward(self, x, cos, sin, past: State | None = None):
         """-> (B, N, D), and the State of x alone."""
-        q, (k, v) = self.queries(x), self.keys_values(x)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (F.relu(q), F.relu(k), v))
-        # The position comes after the ReLU. rotate_pairs may overwrite what it is given.
-        state = state_of(rotate_pairs(k.clone(), cos, sin), k, v)
-        out = read_state(rotate_pairs(q.clone(), cos, sin), q, state if past is None else past + state, LINEAR_EPS)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (self.queries(x), *self.keys_values(x)))
+        state = state_of(k, v, cos, sin)
+        out = read_state(q, state if past is None else past + state, cos, sin, LINEAR_EPS)
         return self.to_out[0](out.flatten(2)), state
 
 

@@ -13,7 +13,7 @@ import torch
 from . import kernel_cases as cases
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "started by test_kernels_interpreted.py"
-from sanacog.kernels.fused import glumbconv, linear_attention, rms_norm, rope, spatial_norm  # noqa: E402
+from sanacog.kernels.fused import glumbconv, linear_attention, rms_norm, rope, rotary_attention, spatial_norm  # noqa: E402
 
 LIMITS = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 6e-3}
 HALVES = [torch.float32, torch.float16]
@@ -74,6 +74,28 @@ def test_linear_attention_hides_no_nan(poisoned):
     q, k, v = cases.attention_inputs(1, 4, 4, 1, 16)
     k[0, 2, 0, 3] = float("nan")
     assert linear_attention.launch(q, k, v, 1e-15).isnan().any()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("relu_first", [True, False])
+@pytest.mark.parametrize("batch, tokens, heads, dim", [(2, 70, 3, 24), (1, 9, 2, 112), (1, 133, 1, 16)])
+def test_rotary_attention(poisoned, batch, tokens, heads, dim, relu_first, dtype):
+    q, k, v, cos, sin = cases.rotary_inputs(batch, tokens, heads, dim, dtype)
+    values, keys = cases.rotary_state(k, v, cos, sin, relu_first)
+    got = rotary_attention.launch_state(k, v, cos, sin, relu_first)
+    check(got[0], values, torch.float32)
+    check(got[1], keys, torch.float32)
+    out = rotary_attention.launch_read(q, *got, cos, sin, 1e-8, relu_first)
+    check(out, cases.rotary_read(q, values, keys, cos, sin, relu_first), dtype)
+    assert out.is_contiguous()
+
+
+def test_rotary_attention_with_parts_to_add_up(poisoned, monkeypatch):
+    q, k, v, cos, sin = cases.rotary_inputs(1, 300, 2, 16)
+    for programs in (1, 8, 256):
+        monkeypatch.setattr(linear_attention, "PROGRAMS", programs)
+        got = rotary_attention.launch_state(k, v, cos, sin, True)
+        check(got[0], cases.rotary_state(k, v, cos, sin, True)[0], torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [*HALVES, torch.bfloat16])

@@ -91,6 +91,29 @@ def rope(x, cos, sin):
     return out
 
 
+# --- linear attention with a rotary position code ---
+
+
+def rotary_inputs(batch, tokens, heads, dim, dtype=torch.float32, device="cpu"):
+    q, k, v = (t[..., :dim] for t in attention_inputs(batch, tokens, tokens, heads, dim, dtype, device))
+    return q + 0.3, k + 0.3, v, *rope_inputs(1, tokens, 1, dim, device=device)[1:]
+
+
+def rotary_state(k, v, cos, sin, relu_first):
+    """A token at a time."""
+    positive = k.double().relu()
+    turned = rope(positive if relu_first else k, cos, sin)
+    values = sum(turned[:, n, :, :, None] * v.double()[:, n, :, None] for n in range(k.shape[1]))
+    return values, positive.sum(1)
+
+
+def rotary_read(q, values, keys, cos, sin, relu_first):
+    positive = q.double().relu()
+    turned = rope(positive if relu_first else q, cos, sin)
+    above = torch.einsum("bnhd,bhdv->bnhv", turned, values)
+    return above / (torch.einsum("bnhd,bhd->bnh", positive, keys)[..., None] + 1e-8)
+
+
 # --- scale and shift from the latent, SiLU ---
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sanacog.kernels import rotary_attention
 from sanacog.kernels.dcae import add_channels_to_space, add_space_to_channels
 from sanacog.kernels.glumbconv import gated_depthwise, gating
 from sanacog.kernels.rms_norm import rms_norm
@@ -68,3 +69,20 @@ def test_shortcuts(large, small):
         back[:, channel * small // (4 * large)] += up[:, channel // 4, i::2, j::2].double() * small / (4 * large)
     for add, out, x, expected in ((add_channels_to_space, up, down, want), (add_space_to_channels, down, up, back)):
         assert cases.relative(add(out.clone(), x), out.double() + expected) < 1e-6
+
+
+@pytest.mark.parametrize("relu_first", [True, False])
+@pytest.mark.parametrize("batch, tokens, heads, dim, dtype", [(2, 33, 3, 24, torch.float32), (1, 9, 2, 112, torch.bfloat16)])
+def test_rotary_attention(batch, tokens, heads, dim, dtype, relu_first):
+    """And of two parts of the tokens the states add up to that of all."""
+    q, k, v, cos, sin = cases.rotary_inputs(batch, tokens, heads, dim, dtype)
+    kept = [t.clone() for t in (q, k, v)]
+    values, keys = cases.rotary_state(k, v, cos, sin, relu_first)
+    state = rotary_attention.state_of(k, v, cos, sin, relu_first)
+    out = rotary_attention.read_state(q, state, cos, sin, 1e-8, relu_first)
+    assert all(torch.equal(a, b) for a, b in zip((q, k, v), kept))  # nothing that was given is written into
+    limit = 2e-6 if dtype == torch.float32 else 1e-2
+    assert cases.relative(state.values, values) < limit and cases.relative(state.keys, keys) < limit
+    assert out.dtype == dtype and cases.relative(out, cases.rotary_read(q, values, keys, cos, sin, relu_first)) < limit
+    parts = [rotary_attention.state_of(k[:, part], v[:, part], cos[part], sin[part], relu_first) for part in (slice(4), slice(4, None))]
+    assert cases.relative((parts[0] + parts[1]).values, values) < limit
