@@ -10,7 +10,7 @@ import comfy.model_management as mm
 import comfy.utils
 import torch
 
-from ..kernels.quant import READABLE
+from ..kernels.quant import READ_ONLY, READABLE
 from ..kernels.quant_layers import float_shapes, from_metadata, read_layers, unscaled_layers, without_layers
 from ..kernels.stated_config import INSIDE, read_config_tensor
 from ..storage.checkpoints import open_checkpoint
@@ -75,14 +75,19 @@ class ModelFile:
         """(canonical tensors, {layer: entry} of those that stay quantised).
 
         dtype: what the weights shall be kept as; None for what they are in the file, anything else turns quantised ones
-        back. Raises ValueError for a format that this host does not know, or that cannot be turned back.
+        back, as are those that no host computes with in any case. Raises ValueError for a format that this host does not
+        know, or that cannot be turned back.
         """
         try:
             tensors, layers = self._layers()
-            if layers and (dtype is not None or layout in STACKED):
+            every = dtype is not None or layout in STACKED
+            back = {layer: entry for layer, entry in layers.items() if every or entry["format"] in READ_ONLY}
+            if back:
                 plain = torch.bfloat16 if dtype is None or dtype.itemsize == 1 else dtype
-                logging.info("%s: quantised weights of %d layers turned back to %s", self.path.name, len(layers), plain)
-                tensors, layers = without_layers(tensors, layers, plain), {}
+                logging.info("%s: quantised weights of %d layers turned back to %s%s", self.path.name, len(back), plain,
+                             "" if every else ", which takes the memory of unquantised ones; weight_dtype fp8_e4m3fn takes half")
+                tensors = without_layers(tensors, back, plain)
+                layers = {layer: entry for layer, entry in layers.items() if layer not in back}
         except ValueError as error:
             raise ValueError(f"{self.path.name}: {error}") from None
         self._check_formats(layers)
