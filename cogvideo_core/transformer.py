@@ -248,7 +248,7 @@ class CogVideoTransformer(nn.Module):
             ofs = torch.full_like(timestep, OFS, dtype=torch.float32) if ofs is None else ofs
             embedding = embedding + self.ofs_embedding(sinusoid(ofs, p.ofs_embed_dim).to(dtype))
         x, context = self.patch_embed(x, context.to(dtype))
-        rope = self.rope(grid, context.shape[1], x.device)
+        rope = joint_rope(p, grid, context.shape[1], x.device) if p.use_rotary_positional_embeddings else None
 
         for i, block in enumerate(self.transformer_blocks):
             def call(x, context, embedding, block=block):
@@ -260,19 +260,19 @@ class CogVideoTransformer(nn.Module):
         x = x.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
         return x[:, :, front:, :H, :W]
 
-    def rope(self, grid, length, device):
-        """(cos, sin) of the joint sequence, (L + N, head_dim / 2) each, in fp32; None for the sine-cosine models.
 
-        Text tokens get angle 0, so that one pass turns the whole sequence.
-        """
-        p, (frames, height, width) = self.params, grid
-        if not p.use_rotary_positional_embeddings:
-            return None
-        def indices(n):
-            return torch.arange(n, dtype=torch.float32, device=device)
-        if p.patch_size_t is None:
-            rows, columns = cropped_positions(height, width, *p.base_grid, device)
-        else:
-            rows, columns = indices(height), indices(width)
-        cos, sin = rope_table(indices(frames), rows, columns, p.attention_head_dim)
-        return F.pad(cos, (0, 0, length, 0), value=1.0), F.pad(sin, (0, 0, length, 0))
+def joint_rope(params: CogVideoParams, grid, length: int, device):
+    """(cos, sin) of the joint sequence, (L + N, head_dim / 2) each, in fp32. grid: patches along time, height and width.
+
+    Text tokens get angle 0, so that one pass turns the whole sequence.
+    """
+    frames, height, width = grid
+
+    def indices(n):
+        return torch.arange(n, dtype=torch.float32, device=device)
+    if params.patch_size_t is None:
+        rows, columns = cropped_positions(height, width, *params.base_grid, device)
+    else:
+        rows, columns = indices(height), indices(width)
+    cos, sin = rope_table(indices(frames), rows, columns, params.attention_head_dim)
+    return F.pad(cos, (0, 0, length, 0), value=1.0), F.pad(sin, (0, 0, length, 0))

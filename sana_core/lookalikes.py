@@ -35,6 +35,7 @@ TABLE = (
      ("decoder.up_blocks.", "conv_out.conv_depth."), ("decoder.stages.", "context_module."),
      ("encoder.down_blocks.", "to_qkv_multiscale.")),
 
+    ("a CogVideoX ControlNet: use Load CogVideoX ControlNet", ("controlnet_encode_first.",)),
     ("a CogVideoX transformer",
      ("patch_embed.text_proj.",), ("mixins.", "attention.query_key_value."), ("mixins.patch_embed.",)),
     ("a CogVideoX VAE", ("conv_y.conv.", "decoder."),),

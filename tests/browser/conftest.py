@@ -6,9 +6,10 @@ from sanacog.headless.launcher import give_inputs
 
 from ..host import tiny_video_vaes
 from ..host.tiny import import_host
-from ..host.tiny_cogvideox import save_fun_models
+from ..host.tiny_cogvideox import save_controlnet_of_the_embedded, save_fun_models
 from ..host.tiny_sana_video import save_second_generation
 from .canvas import Canvas
+from .shipped import EMBEDDED
 
 
 @pytest.fixture(scope="session")

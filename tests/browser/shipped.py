@@ -14,6 +14,7 @@ EMBEDDED = {
     "SanaCogSanaResolution": "512",  # the least; the embedded model is made for 256
     "SanaCogLoadSanaControlNet": "sanacog_tiny_sana_controlnet.safetensors",
     "SanaCogLoadSanaVideoModel": "sanacog_tiny_sana_video.safetensors",
+    "SanaCogLoadCogVideoXControlNet": "random_cogvideox_controlnet.safetensors",  # which the tests make
     "SanaCogLoadCogVideoXModel": "sanacog_tiny_cogvideox.safetensors",
     "SanaCogLoadCogVideoXTextEncoder": "sanacog_tiny_t5.safetensors",
     "SanaCogLoadCogVideoXVAE": "sanacog_tiny_cogvideox_vae.safetensors",

@@ -106,6 +106,7 @@ KEYS = [  # files in layouts of their authors or of ComfyUI
     ("SANA-Video", "blocks.0.mlp.t_conv.weight blocks.0.mlp.inverted_conv.conv.weight attention_y_norm.weight"),
     ("Sana ControlNet: use Load Sana ControlNet", "controlnet.0.copied_block.mlp.inverted_conv.conv.weight "
                                                   "controlnet.0.before_proj.weight"),
+    ("CogVideoX ControlNet: use Load CogVideoX ControlNet", "controlnet_encode_first.0.weight patch_embed.text_proj.weight"),
     ("ControlNet of another model family", "controlnet_x_embedder.weight double_blocks.0.img_attn.qkv.weight"),
     ("SANA-Video", "x_embedder.proj.weight t_block.1.weight y_embedder.y_proj.fc1.weight attention_y_norm.weight "
                    "blocks.0.attn.qkv.weight blocks.0.attn.beta_proj.weight blocks.0.cross_attn.q_linear.weight "
