@@ -83,6 +83,7 @@ def test_shapes_are_those_of_diffusers():
 @pytest.mark.parametrize("variant, filename, config, conditioning", [
     ("CogVideoX-Fun 5B Control", "CogVideoX-Fun-V1.1-5b-Pose/transformer/model.safetensors", None, "control"),
     ("CogVideoX-Fun 5B Control", "some-i2v-finetune.safetensors", None, "image"),
+    ("CogVideoX-Fun 5B Control", "CogVideoX_5b_Interpolation_GGUF_Q4_0.safetensors", None, "image"),
     ("CogVideoX-Fun 5B Control", "some-i2v-finetune.safetensors", {"conditioning": "control"}, "control"),
     ("CogVideoX-Fun 2B Control", "NimVideo/cogvideox-2b-img2vid/x.safetensors", None, "repeated_image"),
     ("CogVideoX 5B I2V", "CogVideoX-Fun-Control.safetensors", None, "image"),
