@@ -49,18 +49,24 @@ class ModelFile:
 
     shapes: {key: shape} of its tensors in its own layout, without a saver's prefix and as if none were quantised.
     config: the model's config, or what a model saved from here keeps under `config_key`, or None. from_here: whether it
-    is the latter. config_place: as in storage.Checkpoint. subfolder: where the model lies in a pipeline. Raises what
-    storage.open_checkpoint does, and ValueError for a saved config that cannot be read.
+    is the latter. config_place: as in storage.Checkpoint. subfolder: where the model lies in a pipeline. packed: a module of a
+    core that turns files of some quantiser back, as sana_core.nunchaku. Raises what storage.open_checkpoint does, and
+    ValueError for a saved config that cannot be read.
     """
 
-    def __init__(self, path, config_key: str, strip_prefix, subfolder: str = "transformer"):
+    def __init__(self, path, config_key: str, strip_prefix, subfolder: str = "transformer", packed=None):
         self.path = Path(path)
-        self.again = functools.partial(ModelFile, path, config_key, strip_prefix, subfolder)
+        self.again = functools.partial(ModelFile, path, config_key, strip_prefix, subfolder, packed)
         self.checkpoint = open_checkpoint(self.path, **({"subfolder": subfolder} if is_pipeline(self.path) else {}))
         self.names = strip_prefix({key: key for key in self.checkpoint.shapes})  # the model's own -> the file's
         self.from_here = config_key in self.names
         saved_config = self.names.pop(config_key, None)
-        self.shapes = float_shapes(self._of(self.checkpoint.shapes), self._of(self.checkpoint.dtypes))
+        self.packed = packed if packed and packed.is_packed(self.names) else None
+        as_float = self.packed.diffusers_shapes if self.packed else float_shapes
+        try:
+            self.shapes = as_float(self._of(self.checkpoint.shapes), self._of(self.checkpoint.dtypes))
+        except ValueError as error:
+            raise ValueError(f"{self.path.name}: {error}") from None
         self.config, self.config_place, self.tensors = self.checkpoint.config, self.checkpoint.config_place, None
         if self.from_here:
             everything = self.checkpoint.load()
@@ -106,6 +112,9 @@ class ModelFile:
 
     def _layers(self):
         tensors = self._of(self.checkpoint.load()) if self.tensors is None else self.tensors
+        if self.packed:
+            logging.info("%s: turned back to bf16, which takes the memory of unquantised weights", self.path.name)
+            tensors = self.packed.to_diffusers(tensors)
         told = {f"{layer}.weight": entry for layer, entry in from_metadata(self.checkpoint.metadata).items()}
         return read_layers(tensors, {name.removesuffix(".weight"): entry for name, entry in self._of(told).items()})
 

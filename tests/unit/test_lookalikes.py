@@ -115,7 +115,7 @@ KEYS = [  # files in layouts of their authors or of ComfyUI
                 "blocks.0.attn.A_log blocks.0.attn.dt_bias blocks.0.cross_attn.q_linear.weight"),
     ("quantised by Nunchaku .SVDQuant., .*: take Sana_1600M_1024px_BF16.*with Quantize Sana / CogVideoX", NUNCHAKU_WHOLE),
     ("quantised by Nunchaku .SVDQuant., .*: take Sana_1600M_1024px_BF16.*with Quantize Sana / CogVideoX", NUNCHAKU_BLOCKS),
-    ("unquantised half of one by Nunchaku .SVDQuant., which is not supported yet: take Sana_1600M_1024px_BF16",
+    ("unquantised half of one by Nunchaku .SVDQuant.: put .* into one folder and choose that, or take Sana_1600M_1024px_BF16",
      NUNCHAKU_REST),
     ("other than Gemma 2", "model.layers.0.self_attn.qkv_proj.qweight model.layers.0.mlp.gate_up_proj.qweight"),
     ("a LoRA", "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight "
