@@ -54,9 +54,11 @@ _MODULATIONS = (
 # Layers that DiffSynth-Studio, whose LoRAs are about (ExVideo), calls otherwise than all of these.
 _DIFFSYNTH = {
     "blocks.{}.attn1.to_q": "transformer_blocks.{}.attn1.to_q", "blocks.{}.attn1.to_k": "transformer_blocks.{}.attn1.to_k",
-    "blocks.{}.attn1.to_v": "transformer_blocks.{}.attn1.to_v", "blocks.{}.attn1.to_out": "transformer_blocks.{}.attn1.to_out.0",
+    "blocks.{}.attn1.to_v": "transformer_blocks.{}.attn1.to_v",
+    "blocks.{}.attn1.to_out": "transformer_blocks.{}.attn1.to_out.0",
     "blocks.{}.ff.0": "transformer_blocks.{}.ff.net.0.proj", "blocks.{}.ff.2": "transformer_blocks.{}.ff.net.2",
-    "time_embedder.timestep_embedder.0": "time_embedding.linear_1", "time_embedder.timestep_embedder.2": "time_embedding.linear_2",
+    "time_embedder.timestep_embedder.0": "time_embedding.linear_1",
+    "time_embedder.timestep_embedder.2": "time_embedding.linear_2",
     "context_embedder": "patch_embed.text_proj",
 }
 _QKV = "transformer.layers.{}.attention.query_key_value"
@@ -151,8 +153,8 @@ def check_autoencoder_shapes(shapes: dict[str, tuple], identity: Identity, filen
 
 
 def canonical_modules(name: str) -> tuple[str, ...]:
-    """Canonical names of a layer that SAT, ComfyUI core or DiffSynth calls `name`: three for SAT's query, key and value, stacked
-    along the rows there; () when neither has such a layer. (SAT's modulation is left out: its rows are not stacked.)"""
+    """Canonical names of a layer that SAT, ComfyUI core or DiffSynth calls `name`: three for SAT's query, key and value,
+    stacked along the rows there; () when neither has such a layer. (SAT's modulation is left out: its rows are not stacked.)"""
     module, number, _ = _split(name + ".")
     names = {sat: (canonical,) for canonical, sat, _ in _TRANSFORMER} | {comfy: (canonical,) for canonical, _, comfy in _TRANSFORMER}
     names |= {comfy: (canonical,) for canonical, comfy in _PROJECTIONS + _MODULATIONS}

@@ -27,7 +27,8 @@ class CogVideoControlNet(nn.Module):
     CogVideoTransformer.
     """
 
-    def __init__(self, params: CogVideoParams, out_width: int | None = None, *, device=None, dtype=None, operations=torch.nn):
+    def __init__(self, params: CogVideoParams, out_width: int | None = None, *, device=None, dtype=None,
+                 operations=torch.nn):
         super().__init__()
         self.params = params
         operations = fastest(operations)
@@ -50,8 +51,8 @@ class CogVideoControlNet(nn.Module):
     def encode(self, frames):
         """Control video (B, 3, 4 n + 1, H, W) in [-1, 1], H and W multiples of 8 -> (B, HINT_CHANNELS, n + 1, H / 8, W / 8).
 
-        Each frame by itself, then twice pairs of frames are averaged, the first one left alone. Raises ValueError for another
-        number of frames.
+        Each frame by itself, then twice pairs of frames are averaged, the first one left alone. Raises ValueError for
+        another number of frames.
         """
         B, _, count = frames.shape[:3]
         if count % FRAMES != 1:

@@ -52,8 +52,8 @@ def identify_controlnet(shapes: dict[str, tuple], config: dict | None = None, fi
     """Find out which CogVideoX ControlNet a file holds; arguments as for config.identify.
 
     No tensor shows whether a sine-cosine code is added, as the authors' training script has it for 2B and 5B: the config
-    says, and without one it is. Raises ValueError when it is no such ControlNet, saying what it looks like, for contradicting
-    shapes, and for a config with values that no model has.
+    says, and without one it is. Raises ValueError when it is no such ControlNet, saying what it looks like, for
+    contradicting shapes, and for a config with values that no model has.
     """
     shapes, where = strip_prefix(shapes), f"{filename}: " if filename else ""
     if "CogVideoX ControlNet:" not in (what := looks_like(shapes)):
@@ -61,16 +61,17 @@ def identify_controlnet(shapes: dict[str, tuple], config: dict | None = None, fi
     refuse_foreign(shapes, "a CogVideoX ControlNet", _REMEDY, where)
     refuse_hollow(shapes, "CogVideoX ControlNet", where)
     if missing := [name for name in _NAMES.values() if name not in shapes]:
-        raise ValueError(f"{where}a CogVideoX ControlNet by its names, but {', '.join(missing)} missing. The file is incomplete or "
-                         "altered: get it again.")
+        raise ValueError(f"{where}a CogVideoX ControlNet by its names, but {', '.join(missing)} missing. The file is "
+                         "incomplete or altered: get it again.")
     found = {fact: tuple(shapes[name]) for fact, name in _NAMES.items()}
     odd = [f"{_NAMES[fact]} {shape}" for fact, shape in found.items() if len(shape) != _DIMENSIONS[fact]]
     patch, head, colours = found["patch"], found["head"][0], found["first"][1:2]
     if not odd and (colours != (COLOURS,) or patch[1] <= HINT_CHANNELS or patch[0] % head or patch[2] != patch[3]):
         odd = [f"{_NAMES['first']} {found['first']}", f"{_NAMES['patch']} {patch}", f"heads of {head}"]
     if odd:
-        raise ValueError(f"{where}a CogVideoX ControlNet by its names, but of another kind: {', '.join(odd)}. Known are those that "
-                         f"read a control video of 3 colours in squares of 8 px, for the 1.0 models (patches of one latent frame).")
+        raise ValueError(f"{where}a CogVideoX ControlNet by its names, but of another kind: {', '.join(odd)}. Known are those "
+                         "that read a control video of 3 colours in squares of 8 px, for the 1.0 models (patches of one latent "
+                         "frame).")
     out = shapes.get("out_projectors.0.weight", (None,))[0]
     facts = dict(
         num_layers=len({match[1] for key in shapes if (match := re.match(r"transformer_blocks\.(\d+)\.", key))}),
@@ -84,10 +85,10 @@ def identify_controlnet(shapes: dict[str, tuple], config: dict | None = None, fi
                             use_learned_positional_embeddings=_TABLE in shapes)
     width = out or params.width
     size = {1920: "2B", 3072: "5B"}.get(width, f"width {width}")
-    evidence = (f"{params.num_layers} blocks of width {params.width} (tensors); {'no' if rotary else 'a sine-cosine'} code added "
-                f"({'as the authors trained it' if rotary is None else 'its config'})")
-    return ControlIdentity(params, f"ControlNet of CogVideoX {size}, {params.num_layers} blocks", "diffusers", evidence, warnings,
-                           out)
+    evidence = (f"{params.num_layers} blocks of width {params.width} (tensors); {'no' if rotary else 'a sine-cosine'} code "
+                f"added ({'as the authors trained it' if rotary is None else 'its config'})")
+    variant = f"ControlNet of CogVideoX {size}, {params.num_layers} blocks"
+    return ControlIdentity(params, variant, "diffusers", evidence, warnings, out)
 
 
 def to_canonical(state_dict: dict, layout: str) -> dict:
@@ -98,4 +99,5 @@ def to_canonical(state_dict: dict, layout: str) -> dict:
 def check_shapes(shapes: dict[str, tuple], identity: ControlIdentity, filename: str = "") -> None:
     """Raise ValueError, naming the keys, unless a file has exactly the tensors of the ControlNet it was identified as."""
     check_state_dict(shapes, lambda tensors: to_canonical(tensors, identity.layout),
-                     lambda: CogVideoControlNet(identity.params, identity.out_width, device="meta"), identity.variant, filename)
+                     lambda: CogVideoControlNet(identity.params, identity.out_width, device="meta"), identity.variant,
+                     filename)

@@ -49,8 +49,8 @@ class ModelFile:
 
     shapes: {key: shape} of its tensors in its own layout, without a saver's prefix and as if none were quantised.
     config: the model's config, or what a model saved from here keeps under `config_key`, or None. from_here: whether it
-    is the latter. config_place: as in storage.Checkpoint. subfolder: where the model lies in a pipeline. packed: a module of a
-    core that turns files of some quantiser back, as sana_core.nunchaku. Raises what storage.open_checkpoint does, and
+    is the latter. config_place: as in storage.Checkpoint. subfolder: where the model lies in a pipeline. packed: a module of
+    a core that turns files of some quantiser back, as sana_core.nunchaku. Raises what storage.open_checkpoint does, and
     ValueError for a saved config that cannot be read.
     """
 
@@ -91,7 +91,7 @@ class ModelFile:
             if back:
                 plain = torch.bfloat16 if dtype is None or dtype.itemsize == 1 else dtype
                 logging.info("%s: quantised weights of %d layers turned back to %s%s", self.path.name, len(back), plain,
-                             "" if every else ", which takes the memory of unquantised ones; weight_dtype fp8_e4m3fn takes half")
+                             "" if every else ", the memory of unquantised ones; weight_dtype fp8_e4m3fn takes half")
                 tensors = without_layers(tensors, back, plain)
                 layers = {layer: entry for layer, entry in layers.items() if layer not in back}
         except ValueError as error:

@@ -7,8 +7,8 @@ Of each layer (N, K), both sides filled up to multiples of 128, a file holds
     lora_down, lora_up      a branch of low rank beside it, on the inputs as they are
     bias
 
-so that the matrix is  qweight * wscales / smooth + lora_up lora_down^T.  All of these lie in the order in which a GPU's tensor
-cores read them. The rows of attn.qkv_proj are the queries, then for each head of 32 its keys and its values; those of
+so that the matrix is  qweight * wscales / smooth + lora_up lora_down^T.  All of these lie in the order in which a GPU's
+tensor cores read them. The rows of attn.qkv_proj are the queries, then for each head of 32 its keys and its values; those of
 ff.inverted_conv, and the channels of ff.depth_conv, are value and gate by turns. In memory the result is as large as bf16.
 Source: nunchaku's SanaModel.cpp and kernels/zgemm, which read it; deepcompressor's backend/nunchaku, which writes it.
 """
@@ -45,7 +45,8 @@ def diffusers_shapes(shapes: dict[str, tuple], dtypes: dict) -> dict[str, tuple]
 
     Raises ValueError for the other number format (fp4), for the blocks without the rest, and for shapes that are none.
     """
-    if any(key.endswith((".wtscale", ".wcscales")) or (key.endswith(".wscales") and dtypes[key].itemsize == 1) for key in shapes):
+    if any(key.endswith((".wtscale", ".wcscales")) or (key.endswith(".wscales") and dtypes[key].itemsize == 1)
+           for key in shapes):
         raise ValueError("a Sana transformer in Nunchaku's fp4, of which this pack reads int4 alone. Take the int4 file "
                          "(svdq-int4-...), or the one that it was made from.")
     if "patch_embed.proj.weight" not in shapes:
@@ -124,8 +125,8 @@ def unpacked_weight(parts: dict) -> torch.Tensor:
     """The matrix (N, K) of a layer in fp32, filled up as in the file. parts: {leaf: tensor}, without the bias."""
     packed = parts["qweight"]
     N, K = packed.shape[0], 2 * packed.shape[1]
-    # In tiles of 128 rows and 64 columns, eight numbers of 4 bits in an int32, the lowest first. By rows: 8 packs, 2, 8 lanes;
-    # by columns: 2, 4 lanes, 8 numbers. They lie as pack, lane of rows, lane of columns, row's 2, column's 2, number.
+    # In tiles of 128 rows and 64 columns, eight numbers of 4 bits in an int32, the lowest first. By rows: 8 packs, 2, 8
+    # lanes; by columns: 2, 4 lanes, 8 numbers. They lie as pack, lane of rows, lane of columns, row's 2, column's 2, number.
     codes = packed.contiguous().view(torch.uint8).flatten()
     codes = torch.stack([codes & 15, codes >> 4], dim=-1)
     codes = codes.reshape(N // TILE, K // GROUP, 8, 8, 4, 2, 2, 8).permute(0, 2, 5, 3, 1, 6, 4, 7)
@@ -147,6 +148,7 @@ def unpacked_vector(packed: torch.Tensor) -> torch.Tensor:
 def _branch(packed: torch.Tensor, down: bool = False) -> torch.Tensor:
     """A low-rank matrix (C, R) in fp32. Its tiles are 16 rows of its own by 16 columns; those of `down` are transposed."""
     C, R = packed.shape
-    tiles = packed.float().reshape(C // 16, R // 16, 8, 4, 2, 2, 2).permute(0, 1, 4, 2, 5, 3, 6).reshape(C // 16, R // 16, 16, 16)
+    tiles = packed.float().reshape(C // 16, R // 16, 8, 4, 2, 2, 2).permute(0, 1, 4, 2, 5, 3, 6)
+    tiles = tiles.reshape(C // 16, R // 16, 16, 16)
     tiles = tiles.transpose(2, 3) if down else tiles
     return tiles.transpose(1, 2).reshape(C, R)

@@ -18,11 +18,13 @@ _T5 = {
     "attn_norm": "layer.0.layer_norm", "attn_q": "layer.0.SelfAttention.q", "attn_k": "layer.0.SelfAttention.k",
     "attn_v": "layer.0.SelfAttention.v", "attn_o": "layer.0.SelfAttention.o",
     "attn_rel_b": "layer.0.SelfAttention.relative_attention_bias", "ffn_norm": "layer.1.layer_norm",
-    "ffn_gate": "layer.1.DenseReluDense.wi_0", "ffn_up": "layer.1.DenseReluDense.wi_1", "ffn_down": "layer.1.DenseReluDense.wo",
+    "ffn_gate": "layer.1.DenseReluDense.wi_0", "ffn_up": "layer.1.DenseReluDense.wi_1",
+    "ffn_down": "layer.1.DenseReluDense.wo",
 }
 _GEMMA = {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm",
-    "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
+    "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
@@ -41,8 +43,8 @@ def open_gguf(path: Path):
     try:
         import gguf
     except ImportError:
-        raise ValueError(f"{path}: a GGUF file, which the package gguf reads, and that is not installed. Install it in ComfyUI's "
-                         "Python (pip install gguf), or take the model in safetensors.") from None
+        raise ValueError(f"{path}: a GGUF file, which the package gguf reads, and that is not installed. Install it in "
+                         "ComfyUI's Python (pip install gguf), or take the model in safetensors.") from None
 
     def opened():
         try:
@@ -54,11 +56,11 @@ def open_gguf(path: Path):
 
     kind, tensors = opened()
     if kind not in _ENCODERS:
-        raise ValueError(f"{path}: a GGUF file of {kind!r}. Of GGUF files this pack reads the text encoders T5 (t5, t5encoder) and "
-                         "Gemma-2 (gemma2): take the model in safetensors.")
+        raise ValueError(f"{path}: a GGUF file of {kind!r}. Of GGUF files this pack reads the text encoders T5 (t5, t5encoder) "
+                         "and Gemma-2 (gemma2): take the model in safetensors.")
     if strange := [name for name in tensors if canonical_name(name, kind) is None]:
-        raise ValueError(f"{path}: a GGUF file of {kind!r} with {strange[0]}, which no such text encoder has. T5 is read without "
-                         "its decoder; take a file of the encoder alone.")
+        raise ValueError(f"{path}: a GGUF file of {kind!r} with {strange[0]}, which no such text encoder has. T5 is read "
+                         "without its decoder; take a file of the encoder alone.")
     most = max(tensors.values(), key=lambda tensor: tensor.n_elements, default=None)
     dtype = {"F32": torch.float32, "F16": torch.float16}.get(most and most.tensor_type.name, torch.bfloat16)
 

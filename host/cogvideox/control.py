@@ -68,8 +68,8 @@ class CogVideoXControl(comfy.controlnet.ControlNet):
         length = (getattr(window, "total_frames", 0) or 1 + max(window.index_list)) if windowed else x.shape[2]
         size = length, *x.shape[3:]
         if self.encoded is None or self.encoded.shape[3:] != x.shape[3:] or self.encoded.shape[2] < length:
-            frames = control_frames(self.cond_hint_original, *size).to(x.device, self.manual_cast_dtype or self.control_model.dtype)
-            self.encoded = self.control_model.encode(frames)
+            frames, dtype = control_frames(self.cond_hint_original, *size), self.manual_cast_dtype or self.control_model.dtype
+            self.encoded = self.control_model.encode(frames.to(x.device, dtype))
         return window.get_tensor(self.encoded, x.device, dim=2) if windowed else self.encoded[:, :, :length]
 
     def inference_memory_requirements(self, dtype):
@@ -97,38 +97,39 @@ def check_base(model, control: CogVideoParams, out_width: int) -> None:
                          "CogVideoX Model, or this model's own ControlNet.")
     base = model.model_config.params
     if base.patch_size_t:
-        raise ValueError("This ControlNet was made for CogVideoX 1.0 (2B, 5B), and the model is a 1.5, whose tokens are of two "
-                         "latent frames each. Load a 1.0 model.")
+        raise ValueError("This ControlNet was made for CogVideoX 1.0 (2B, 5B), and the model is a 1.5, whose tokens are of "
+                         "two latent frames each. Load a 1.0 model.")
     sizes = {1920: " (2B)", 3072: " (5B)"}
     if out_width != base.width:
         raise ValueError(f"This ControlNet was made for another CogVideoX: what it adds has the width {out_width}"
-                         f"{sizes.get(out_width, '')}, the model's is {base.width}{sizes.get(base.width, '')}. Take a ControlNet "
-                         "that was made for this model.")
+                         f"{sizes.get(out_width, '')}, the model's is {base.width}{sizes.get(base.width, '')}. Take a "
+                         "ControlNet that was made for this model.")
     for name in ("text_embed_dim", "out_channels", "patch_size"):
         if getattr(control, name) != getattr(base, name):
-            raise ValueError(f"This ControlNet was made for another CogVideoX: its {name} is {getattr(control, name)}, the model's "
-                             f"is {getattr(base, name)}. Take a ControlNet that was made for this model.")
+            raise ValueError(f"This ControlNet was made for another CogVideoX: its {name} is {getattr(control, name)}, the "
+                             f"model's is {getattr(base, name)}. Take a ControlNet that was made for this model.")
     if control.num_layers > base.num_layers:
-        raise ValueError(f"This ControlNet guides {control.num_layers} blocks, and the model has only {base.num_layers}. Take a "
-                         "ControlNet that was made for this model.")
+        raise ValueError(f"This ControlNet guides {control.num_layers} blocks, and the model has only {base.num_layers}. Take "
+                         "a ControlNet that was made for this model.")
 
 
 def check_control_video(video) -> None:
     """Raise ValueError unless `video` (frames, C, H, W) is one."""
     if video is None or video.ndim != 4 or video.shape[1] < 3:
-        raise ValueError(f"The control video is {'missing' if video is None else ' x '.join(map(str, video.shape))}: expected "
-                         "frames x 3 colours x height x width. Connect the frames, an IMAGE, to Apply ControlNet.")
+        found = "missing" if video is None else " x ".join(map(str, video.shape))
+        raise ValueError(f"The control video is {found}: expected frames x 3 colours x height x width. Connect the frames, an "
+                         "IMAGE, to Apply ControlNet.")
     check_frames(video.movedim(1, -1), "The control video")
 
 
 def control_frames(video, length: int, height: int, width: int):
-    """Control video (F, C, H, W) in [0, 1] -> (1, 3, 4 length - 3, 8 height, 8 width) in [-1, 1], scaled until it covers that and
-    cropped; a single picture stands for every frame. Raises ValueError for one with too few frames."""
+    """Control video (F, C, H, W) in [0, 1] -> (1, 3, 4 length - 3, 8 height, 8 width) in [-1, 1], scaled until it covers that
+    and cropped; a single picture stands for every frame. Raises ValueError for one with too few frames."""
     wanted = FRAMES * (length - 1) + 1
     if 1 < len(video) < wanted:
-        raise ValueError(f"The control video has {len(video)} frames, and the video that is sampled {wanted}: make that one shorter "
-                         f"({1 + (len(video) - 1) // FRAMES * FRAMES} frames), or give a longer control video, or a single picture "
-                         "for all frames.")
+        raise ValueError(f"The control video has {len(video)} frames, and the video that is sampled {wanted}: make that one "
+                         f"shorter ({1 + (len(video) - 1) // FRAMES * FRAMES} frames), or give a longer control video, or a "
+                         "single picture for all frames.")
     frames = fitted(video[:wanted].movedim(1, -1), PIXELS * width, PIXELS * height, "The control video")
     return (2.0 * frames - 1.0).movedim(-1, 0)[None].expand(-1, -1, wanted, -1, -1)
 
