@@ -74,10 +74,11 @@ class CogVideoXControl(comfy.controlnet.ControlNet):
 
     def inference_memory_requirements(self, dtype):
         """Bytes of what is added to the base's tokens for both halves of CFG, for a video of the control video's size."""
-        frames, height, width = (self.cond_hint_original.shape[i] for i in (0, 2, 3))
-        tokens = (1 + frames // FRAMES) * height * width // (PIXELS * self.params.patch_size) ** 2
-        own = 2 * tokens * (self.out_width or self.params.width) * self.params.num_layers * dtype.itemsize
-        return own + super().inference_memory_requirements(dtype)
+        other, video = super().inference_memory_requirements(dtype), self.cond_hint_original
+        if video is None or video.ndim != 4:  # pre_run says so
+            return other
+        tokens = (1 + len(video) // FRAMES) * video.shape[2] * video.shape[3] // (PIXELS * self.params.patch_size) ** 2
+        return other + 2 * tokens * (self.out_width or self.params.width) * self.params.num_layers * dtype.itemsize
 
     def cleanup(self):
         self.encoded = None

@@ -158,3 +158,14 @@ def test_small_autoencoder_takes_its_groups_from_the_config():
         identify_autoencoder(state)
     with pytest.raises(ValueError, match="no CogVideoX VAE, it looks like a Wan VAE"):
         identify_autoencoder({"decoder.middle.0.residual.0.gamma": (1,)})
+
+
+@pytest.mark.parametrize("keys, what", [
+    ("local_facial_extractor.latents perceiver_cross_attention.0.to_q.weight patch_embed.text_proj.weight", "ConsisID, a CogVideoX"),
+    ("transformer_blocks_copy.0.attn1.to_q.weight combine_linears.0.weight patch_embed.text_proj.weight", "Diffusion as Shader"),
+    ("0.flow_gamma_spatial.weight 0.flow_gamma_temporal.weight 0.flow_beta_spatial.weight 0.flow_cond_norm.weight", "Tora's motion fuser"),
+    ("conv_in.weight body.0.block1.weight body.0.block2.weight body.0.bn1.running_mean", "Tora's trajectory extractor")])
+def test_models_of_the_community_that_are_not_run(keys, what):
+    """Keys of ConsisID (diffusers), Diffusion as Shader, and Tora's two parts as ComfyUI-CogVideoXWrapper's files have them."""
+    with pytest.raises(ValueError, match=f"x.safetensors: .*looks like {what}.*does not run"):
+        identify(dict.fromkeys(keys.split(), (4, 4)), None, "x.safetensors")

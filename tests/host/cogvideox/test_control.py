@@ -202,6 +202,8 @@ def test_refused_before_sampling(host, model, control, net, weights, tmp_path):
 
     refuses("control video has 8 frames, and the video that is sampled 9.*5 frames", frames=video(8))
     refuses("control video is empty: 0 x", frames=video(0))
+    from comfy.controlnet import ControlBase
+    assert ControlBase.inference_memory_requirements(net, torch.float16) == net.inference_memory_requirements(torch.float16) == 0
     refuses("made for CogVideoX 1.0.*the model is a 1.5", host.cogvideox.load_cogvideox(weights(params_of(version="1.5"))),
             start=noise(4))
     wider = replace(PARAMS, num_attention_heads=4)
