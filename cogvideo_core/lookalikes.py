@@ -21,6 +21,8 @@ TABLE = (
      ("local_facial_extractor.",), ("perceiver_cross_attention.",)),
     ("Diffusion as Shader, a CogVideoX with parts for a tracking video, which this pack does not run",
      ("transformer_blocks_copy.", "combine_linears.")),
+    ("Tora with its parts for trajectories inside, which this pack does not run: the transformer without them loads",
+     ("traj_extractor.", "fuser.0.flow_gamma_spatial.")),
     ("Tora's motion fuser, which this pack does not run: Tora's transformer loads without it, and follows no trajectory",
      ("flow_gamma_spatial.", "flow_cond_norm.")),
     ("Tora's trajectory extractor, which this pack does not run: Tora's transformer loads without it, and follows no trajectory",
