@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from sanacog.cogvideo_core.autoencoder import CogVideoVAE
 from sanacog.cogvideo_core.config import CONDITIONING, CogVideoParams, CogVideoVAEParams
 from sanacog.cogvideo_core.controlnet import HINT_CHANNELS, CogVideoControlNet
+from sanacog.cogvideo_core.tora import MotionFuser, TrajectoryExtractor
 from sanacog.cogvideo_core.transformer import CogVideoTransformer
 
 from .tiny import randomise, sentencepiece_model
@@ -59,6 +60,26 @@ def save_controlnet(path, params=PARAMS, layers=1, out=None, seed=4):
     names = ("num_layers", "num_attention_heads", "attention_head_dim", "time_embed_dim", "max_text_seq_length", "sample_height",
              "sample_width", "patch_size", "use_rotary_positional_embeddings")
     return save(net.state_dict(), path, config | {name: getattr(net.params, name) for name in names})
+
+
+def tora(params=PARAMS, seed=6):
+    """Tora's two parts for a transformer with these params: (fusers, extractor)."""
+    fusers = torch.nn.ModuleList([MotionFuser(params.width) for _ in range(params.num_layers)])
+    extractor = TrajectoryExtractor(params.num_layers)
+    for module in (fusers, extractor):
+        randomise(module, seed=seed).eval()
+    for name, t in extractor.state_dict().items():
+        if "running_var" in name:
+            t.abs_().add_(0.5)
+    return fusers, extractor
+
+
+def save_tora(folder, params=PARAMS, seed=6):
+    """fuser.safetensors and traj_extractor.safetensors in a folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for module, name in zip(tora(params, seed), ("fuser", "traj_extractor")):
+        save_file({key: t.contiguous() for key, t in module.state_dict().items()}, Path(folder) / f"{name}.safetensors")
+    return Path(folder) / "fuser.safetensors", Path(folder) / "traj_extractor.safetensors"
 
 
 def save_autoencoder(path):
@@ -113,3 +134,8 @@ def save_controlnet_of_the_embedded(path):
     """A ControlNet with random weights that fits the embedded transformer."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     save_controlnet(path, embedded_params(), layers=2)
+
+
+def save_tora_of_the_embedded(folder):
+    """Tora's parts with random weights that fit the embedded transformer."""
+    save_tora(folder, embedded_params())

@@ -326,6 +326,25 @@ def test_the_controlnet_workflow(server):
     assert server.run_prompt(workflow).images
 
 
+def test_the_tora_workflow(server):
+    """As it is shipped, but for the files, the size, the points and the number of steps; the motion shows."""
+    tiny.save_tora(server.base / "models" / "controlnet" / "tora")
+    workflow = json.loads((ROOT / "workflows" / "api" / "cogvideox_tora.json").read_text("utf-8"))
+    size = {"width": SIZE, "height": SIZE, "length": LENGTH}
+    given = {"SanaCogLoadCogVideoXModel": {"model_name": MODEL}, "SanaCogLoadCogVideoXTextEncoder": {"text_encoder_name": T5},
+             "SanaCogLoadCogVideoXVAE": {"vae_name": VAE}, "SanaCogEmptyCogVideoXLatent": size,
+             "SanaCogCogVideoXTora": size | {"trajectories": "[[20, 20], [70, 60]]"}, "SanaCogCogVideoXSigmas": {"steps": 2},
+             "RandomNoise": {"noise_seed": 3}}
+    for one in workflow.values():
+        one["inputs"] |= given.get(one["class_type"], {})
+    [key] = [key for key, one in workflow.items() if one["class_type"] == "SanaCogCogVideoXTora"]
+    frames = []
+    for strength in (1.0, 0.0):
+        workflow[key]["inputs"]["strength"] = strength
+        frames.append(np.stack(server.run_prompt(workflow).images) / 255.0)
+    assert apart(*frames) > 0.0005
+
+
 # Patches, merging, saving
 
 @pytest.fixture(scope="module")
