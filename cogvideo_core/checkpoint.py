@@ -51,6 +51,16 @@ _MODULATIONS = (
     ("transformer_blocks.{}.norm1.linear", "blocks.{}.norm1.linear"),
     ("transformer_blocks.{}.norm2.linear", "blocks.{}.norm2.linear"),
 )
+# Layers that DiffSynth-Studio, whose LoRAs are about (ExVideo), calls otherwise than all of these.
+_DIFFSYNTH = {
+    "blocks.{}.attn1.to_q": "transformer_blocks.{}.attn1.to_q", "blocks.{}.attn1.to_k": "transformer_blocks.{}.attn1.to_k",
+    "blocks.{}.attn1.to_v": "transformer_blocks.{}.attn1.to_v",
+    "blocks.{}.attn1.to_out": "transformer_blocks.{}.attn1.to_out.0",
+    "blocks.{}.ff.0": "transformer_blocks.{}.ff.net.0.proj", "blocks.{}.ff.2": "transformer_blocks.{}.ff.net.2",
+    "time_embedder.timestep_embedder.0": "time_embedding.linear_1",
+    "time_embedder.timestep_embedder.2": "time_embedding.linear_2",
+    "context_embedder": "patch_embed.text_proj",
+}
 _QKV = "transformer.layers.{}.attention.query_key_value"
 _ADALN = "mixins.adaln_layer.adaLN_modulations.{}.1"
 _TABLE, _SAT_TABLE = "patch_embed.pos_embedding", "mixins.pos_embed.pos_embedding"
@@ -143,11 +153,12 @@ def check_autoencoder_shapes(shapes: dict[str, tuple], identity: Identity, filen
 
 
 def canonical_modules(name: str) -> tuple[str, ...]:
-    """Canonical names of a layer that SAT or ComfyUI core calls `name`: three for SAT's query, key and value, stacked
-    along the rows there; () when neither has such a layer. (SAT's modulation is left out: its rows are not stacked.)"""
+    """Canonical names of a layer that SAT, ComfyUI core or DiffSynth calls `name`: three for SAT's query, key and value,
+    stacked along the rows there; () when neither has such a layer. (SAT's modulation is left out: its rows are not stacked.)"""
     module, number, _ = _split(name + ".")
     names = {sat: (canonical,) for canonical, sat, _ in _TRANSFORMER} | {comfy: (canonical,) for canonical, _, comfy in _TRANSFORMER}
     names |= {comfy: (canonical,) for canonical, comfy in _PROJECTIONS + _MODULATIONS}
+    names |= {theirs: (canonical,) for theirs, canonical in _DIFFSYNTH.items()}
     names[_QKV] = tuple(canonical for canonical, _ in _PROJECTIONS)
     return tuple(part.format(number) for part in names.get(module, ()))
 

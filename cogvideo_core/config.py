@@ -268,7 +268,7 @@ def _named(facts, words):
         return {}
     if "img2vid" in words:
         return {"conditioning": "repeated_image"}
-    return {"conditioning": "image"} if re.search(r"i2v|image[-_]?to[-_]?video", words) else {}
+    return {"conditioning": "image"} if re.search(r"i2v|image[-_]?to[-_]?video|interpolation", words) else {}
 
 
 def _conditioning(facts, config, named, where):

@@ -6,6 +6,7 @@ from ..kernels.key_names import AUTOENCODER, DIFFUSION_MODEL, unwrapped
 
 # A name that every transformer has, in SAT's and in the other layouts; and one that every autoencoder has.
 _TRANSFORMER = ("mixins.patch_embed.proj.weight", "patch_embed.proj.weight")
+_TORA = ("fuser.", "traj_extractor.")
 _AUTOENCODER = ("encoder.conv_in.conv.weight",)
 
 # What it is, then what shows it: any one group of key fragments, of which every one must occur in some key.
@@ -15,7 +16,14 @@ TABLE = (
      "Model, and this file with Load LoRA (Sana + CogVideoX), out of models/loras", (".matrix_A.", ".original.")),
     ("a LoRA: load the model first and give this file to a LoRA loader node",
      (".lora_A.",), (".lora_B.",), (".lora_down.",), (".lora_up.",), ("lora_unet_",), (".matrix_A.",)),
-    ("a CogVideoX ControlNet", ("controlnet_encode_first.",), ("controlnet_transformer",)),
+    ("a CogVideoX ControlNet: use Load CogVideoX ControlNet", ("controlnet_encode_first.",)),
+    ("a ControlNet of another kind for CogVideoX", ("controlnet_transformer",)),
+    ("ConsisID, a CogVideoX with parts for a face, which this pack does not run",
+     ("local_facial_extractor.",), ("perceiver_cross_attention.",)),
+    ("Diffusion as Shader, a CogVideoX with parts for a tracking video, which this pack does not run",
+     ("transformer_blocks_copy.", "combine_linears.")),
+    ("Tora's motion fuser: it goes into CogVideoX Tora", ("flow_gamma_spatial.", "flow_cond_norm.")),
+    ("Tora's trajectory extractor: it goes into CogVideoX Tora", ("body.0.block1.", "body.0.bn1.", "conv_in.")),
     ("a CogVideoX transformer: use Load CogVideoX Model",
      ("patch_embed.text_proj.",), ("mixins.", "attention.query_key_value."), ("attn1.to_q.", "norm1.linear.", "norm2.linear."),
      ("blocks.0.norm1.linear.", "blocks.0.attn_out.")),
@@ -42,8 +50,11 @@ TABLE = (
 
 def strip_prefix(mapping: dict) -> dict:
     """A transformer's names without the wrapping of savers and trainers, and of a checkpoint of several models its part
-    alone. Values are passed through, tensors and shapes alike."""
-    return unwrapped(mapping, _TRANSFORMER, DIFFUSION_MODEL)
+    alone, as of Tora's, whose other parts CogVideoX Tora reads. Values are passed through, tensors and shapes alike."""
+    found = unwrapped(mapping, _TRANSFORMER, DIFFUSION_MODEL)
+    if not any(key.startswith(_TORA) for key in found) or "patch_embed.proj.weight" not in found:
+        return found
+    return {key: value for key, value in found.items() if not key.startswith(_TORA)}
 
 
 def strip_autoencoder_prefix(mapping: dict) -> dict:

@@ -8,6 +8,7 @@ the order frame, row, column, D width. Source: arXiv 2408.06072.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -176,10 +177,13 @@ class CogVideoBlock(nn.Module):
         self.norm2 = AdaLayerNormZero(params, **kw)
         self.ff = FeedForward(params.width, **kw)
 
-    def forward(self, x, context, embedding, rope, attention=sdpa):
-        """x (B, N, D), context (B, L, D), embedding (B, time_embed_dim) -> x, context."""
+    def forward(self, x, context, embedding, rope, attention=sdpa, adapt=None):
+        """x (B, N, D), context (B, L, D), embedding (B, time_embed_dim) -> x, context. adapt: changes the video tokens, normed,
+        before attention."""
         length = context.shape[1]
         h, gate, text_gate = self.norm1(x, context, embedding)
+        if adapt is not None:
+            h = torch.cat([h[:, :length], adapt(h[:, length:])], dim=1)
         h = self.attn1(h, rope, attention)
         x, context = torch.addcmul(x, gate, h[:, length:]), torch.addcmul(context, text_gate, h[:, :length])
         h, gate, text_gate = self.norm2(x, context, embedding)
@@ -222,7 +226,7 @@ class CogVideoTransformer(nn.Module):
         patch = params.patch_size**2 * (params.patch_size_t or 1)
         self.proj_out = operations.Linear(params.width, patch * params.out_channels, device=device, dtype=dtype)
 
-    def forward(self, x, timestep, context, ofs=None, *, attention=sdpa, run_block=None):
+    def forward(self, x, timestep, context, ofs=None, *, attention=sdpa, run_block=None, adapt=None):
         """v at x.
 
         x (B, in_channels, T, H, W): the noisy latent at unit variance (VAE output times params.scaling_factor, plus
@@ -234,6 +238,7 @@ class CogVideoTransformer(nn.Module):
         attention(q, k, v, heads, mask): replaces sdpa; q, k, v (B, L + N, D), text first, mask None.
         run_block(i, call, x, context, embedding) -> x, context: stands around block i and runs it by
         call(x, context, embedding); x (B, N, D), context (B, L, D), embedding (B, time_embed_dim).
+        adapt(i, tokens, grid) -> tokens: what block i's attention sees of the video, (B, N, D); grid: as CogVideoParams.grid.
         Returns (B, out_channels, T, H, W) in x's dtype. Raises ValueError when 5B-I2V's position table is too short.
         """
         p = self.params
@@ -248,11 +253,13 @@ class CogVideoTransformer(nn.Module):
             ofs = torch.full_like(timestep, OFS, dtype=torch.float32) if ofs is None else ofs
             embedding = embedding + self.ofs_embedding(sinusoid(ofs, p.ofs_embed_dim).to(dtype))
         x, context = self.patch_embed(x, context.to(dtype))
-        rope = self.rope(grid, context.shape[1], x.device)
+        rope = joint_rope(p, grid, context.shape[1], x.device) if p.use_rotary_positional_embeddings else None
 
         for i, block in enumerate(self.transformer_blocks):
-            def call(x, context, embedding, block=block):
-                return block(x, context, embedding, rope, attention)
+            change = None if adapt is None else partial(adapt, i, grid=grid)
+
+            def call(x, context, embedding, block=block, change=change):
+                return block(x, context, embedding, rope, attention, change)
             x, context = call(x, context, embedding) if run_block is None else run_block(i, call, x, context, embedding)
 
         x = self.proj_out(self.norm_out(self.norm_final(x), embedding))
@@ -260,19 +267,19 @@ class CogVideoTransformer(nn.Module):
         x = x.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
         return x[:, :, front:, :H, :W]
 
-    def rope(self, grid, length, device):
-        """(cos, sin) of the joint sequence, (L + N, head_dim / 2) each, in fp32; None for the sine-cosine models.
 
-        Text tokens get angle 0, so that one pass turns the whole sequence.
-        """
-        p, (frames, height, width) = self.params, grid
-        if not p.use_rotary_positional_embeddings:
-            return None
-        def indices(n):
-            return torch.arange(n, dtype=torch.float32, device=device)
-        if p.patch_size_t is None:
-            rows, columns = cropped_positions(height, width, *p.base_grid, device)
-        else:
-            rows, columns = indices(height), indices(width)
-        cos, sin = rope_table(indices(frames), rows, columns, p.attention_head_dim)
-        return F.pad(cos, (0, 0, length, 0), value=1.0), F.pad(sin, (0, 0, length, 0))
+def joint_rope(params: CogVideoParams, grid, length: int, device):
+    """(cos, sin) of the joint sequence, (L + N, head_dim / 2) each, in fp32. grid: patches along time, height and width.
+
+    Text tokens get angle 0, so that one pass turns the whole sequence.
+    """
+    frames, height, width = grid
+
+    def indices(n):
+        return torch.arange(n, dtype=torch.float32, device=device)
+    if params.patch_size_t is None:
+        rows, columns = cropped_positions(height, width, *params.base_grid, device)
+    else:
+        rows, columns = indices(height), indices(width)
+    cos, sin = rope_table(indices(frames), rows, columns, params.attention_head_dim)
+    return F.pad(cos, (0, 0, length, 0), value=1.0), F.pad(sin, (0, 0, length, 0))

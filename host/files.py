@@ -19,6 +19,9 @@ def choices(kind: str) -> list[str]:
     A sharded model has its folder's name; where that would not tell, its own name and the number of its shards.
     """
     files = [name for name in folder_paths.get_filename_list(kind) if not is_shard(Path(name).name)]
+    if kind == "text_encoders":  # ComfyUI's list leaves these out
+        files += sorted({(folder / file).relative_to(root).as_posix() for root, folder, _, names in _walk(kind)
+                         for file in names if file.endswith(".gguf")})
     return files + sorted(_more_than_a_file(kind))
 
 

@@ -10,7 +10,7 @@ import comfy.model_management as mm
 import comfy.utils
 import torch
 
-from ..kernels.quant import READABLE
+from ..kernels.quant import READ_ONLY, READABLE
 from ..kernels.quant_layers import float_shapes, from_metadata, read_layers, unscaled_layers, without_layers
 from ..kernels.stated_config import INSIDE, read_config_tensor
 from ..storage.checkpoints import open_checkpoint
@@ -49,18 +49,24 @@ class ModelFile:
 
     shapes: {key: shape} of its tensors in its own layout, without a saver's prefix and as if none were quantised.
     config: the model's config, or what a model saved from here keeps under `config_key`, or None. from_here: whether it
-    is the latter. config_place: as in storage.Checkpoint. subfolder: where the model lies in a pipeline. Raises what
-    storage.open_checkpoint does, and ValueError for a saved config that cannot be read.
+    is the latter. config_place: as in storage.Checkpoint. subfolder: where the model lies in a pipeline. packed: a module of
+    a core that turns files of some quantiser back, as sana_core.nunchaku. Raises what storage.open_checkpoint does, and
+    ValueError for a saved config that cannot be read.
     """
 
-    def __init__(self, path, config_key: str, strip_prefix, subfolder: str = "transformer"):
+    def __init__(self, path, config_key: str, strip_prefix, subfolder: str = "transformer", packed=None):
         self.path = Path(path)
-        self.again = functools.partial(ModelFile, path, config_key, strip_prefix, subfolder)
+        self.again = functools.partial(ModelFile, path, config_key, strip_prefix, subfolder, packed)
         self.checkpoint = open_checkpoint(self.path, **({"subfolder": subfolder} if is_pipeline(self.path) else {}))
         self.names = strip_prefix({key: key for key in self.checkpoint.shapes})  # the model's own -> the file's
         self.from_here = config_key in self.names
         saved_config = self.names.pop(config_key, None)
-        self.shapes = float_shapes(self._of(self.checkpoint.shapes), self._of(self.checkpoint.dtypes))
+        self.packed = packed if packed and packed.is_packed(self.names) else None
+        as_float = self.packed.diffusers_shapes if self.packed else float_shapes
+        try:
+            self.shapes = as_float(self._of(self.checkpoint.shapes), self._of(self.checkpoint.dtypes))
+        except ValueError as error:
+            raise ValueError(f"{self.path.name}: {error}") from None
         self.config, self.config_place, self.tensors = self.checkpoint.config, self.checkpoint.config_place, None
         if self.from_here:
             everything = self.checkpoint.load()
@@ -75,14 +81,19 @@ class ModelFile:
         """(canonical tensors, {layer: entry} of those that stay quantised).
 
         dtype: what the weights shall be kept as; None for what they are in the file, anything else turns quantised ones
-        back. Raises ValueError for a format that this host does not know, or that cannot be turned back.
+        back, as are those that no host computes with in any case. Raises ValueError for a format that this host does not
+        know, or that cannot be turned back.
         """
         try:
             tensors, layers = self._layers()
-            if layers and (dtype is not None or layout in STACKED):
+            every = dtype is not None or layout in STACKED
+            back = {layer: entry for layer, entry in layers.items() if every or entry["format"] in READ_ONLY}
+            if back:
                 plain = torch.bfloat16 if dtype is None or dtype.itemsize == 1 else dtype
-                logging.info("%s: quantised weights of %d layers turned back to %s", self.path.name, len(layers), plain)
-                tensors, layers = without_layers(tensors, layers, plain), {}
+                logging.info("%s: quantised weights of %d layers turned back to %s%s", self.path.name, len(back), plain,
+                             "" if every else ", the memory of unquantised ones; weight_dtype fp8_e4m3fn takes half")
+                tensors = without_layers(tensors, back, plain)
+                layers = {layer: entry for layer, entry in layers.items() if layer not in back}
         except ValueError as error:
             raise ValueError(f"{self.path.name}: {error}") from None
         self._check_formats(layers)
@@ -101,6 +112,9 @@ class ModelFile:
 
     def _layers(self):
         tensors = self._of(self.checkpoint.load()) if self.tensors is None else self.tensors
+        if self.packed:
+            logging.info("%s: turned back to bf16, which takes the memory of unquantised weights", self.path.name)
+            tensors = self.packed.to_diffusers(tensors)
         told = {f"{layer}.weight": entry for layer, entry in from_metadata(self.checkpoint.metadata).items()}
         return read_layers(tensors, {name.removesuffix(".weight"): entry for name, entry in self._of(told).items()})
 

@@ -8,6 +8,7 @@
 | kohya, Fun (two underscores)    | lora_unet__transformer_blocks_0_attn1_to_q.lora_down.weight                    |
 | LyCORIS                         | lycoris_transformer_blocks_0_attn1_to_q.lokr_w1                                |
 | NVlabs' names                   | blocks.0.attn.qkv.lora_A.weight, a fused projection                            |
+| DiffSynth (ExVideo)             | blocks.0.attn1.to_out.lora_A.default.weight                                    |
 | SAT                             | transformer.layers.0.attention.query_key_value.matrix_A.0                      |
 | a text encoder beside           | text_encoder.layers.0.self_attn.q_proj.lora_A.weight, lora_te_...              |
 

@@ -11,6 +11,7 @@ import torch
 
 from ..cogvideo_core import checkpoint as video_checkpoint
 from ..cogvideo_core import config as video_config
+from ..cogvideo_core import controlnet_checkpoint as video_controlnet
 from ..cogvideo_core import lookalikes as video_names
 from ..cogvideo_core.transformer import CogVideoTransformer
 from ..kernels.quant_layers import float_shapes, from_metadata
@@ -29,7 +30,7 @@ DIFFUSERS_LORA = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector", 
 LOADERS = {("sana", "diffusion_models"): "Load Sana Model", ("sana", "vae"): "Load DC-AE",
            ("sana", "text_encoders"): "Load Sana Text Encoder", ("sana", "controlnet"): "Load Sana ControlNet",
            ("cogvideox", "diffusion_models"): "Load CogVideoX Model", ("cogvideox", "vae"): "Load CogVideoX VAE",
-           ("cogvideox", "text_encoders"): "Load CogVideoX Text Encoder"}
+           ("cogvideox", "text_encoders"): "Load CogVideoX Text Encoder", ("cogvideox", "controlnet"): "Load CogVideoX ControlNet"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Contents:
     def of_diffusers(self) -> bool:
         """Whether diffusers loads it and computes the same: it does not read ComfyUI's quantised files, has of the Fun models
         those with a control video, and ControlNets in its own wiring and without query-key norm."""
-        if self.kind == "controlnet" and (getattr(self.params, "qk_norm", False) or "native wiring" in self.variant):
+        if self.kind == "controlnet" and (self.family != "sana" or getattr(self.params, "qk_norm", False)
+                                          or "native wiring" in self.variant):
             return False
         known = getattr(self.params, "conditioning", "none") in ("none", "image", "control")
         return known and self.layout == "diffusers" and not self.quantised
@@ -67,6 +69,8 @@ class Contents:
                 return {LORAS: "sana_lora", "controlnet": "sana_controlnet"}[self.kind]
             sprint, large = getattr(self.params, "guidance_embeds", False), getattr(self.params, "sample_size", 0) == 128
             return "sana_sprint" if sprint else "sana_4k" if large else "sana_text_to_image"
+        if self.kind == "controlnet":
+            return "cogvideox_controlnet"
         conditioning, new = getattr(self.params, "conditioning", "none"), bool(getattr(self.params, "patch_size_t", None))
         if conditioning in ("inpaint", "control"):
             return f"cogvideox_fun_{conditioning}"
@@ -103,6 +107,10 @@ def identify(path: Path, name: str = "", config: bool = True) -> Contents:
         identity = controlnet_checkpoint.identify_controlnet(shapes, stated[0], named, config_place=stated[1])
         controlnet_checkpoint.check_shapes(shapes, identity, path.name)
         return found("controlnet", "sana", identity)
+    if "CogVideoX ControlNet:" in video:
+        identity = video_controlnet.identify_controlnet(shapes, stated[0], named, stated[1])
+        video_controlnet.check_shapes(shapes, identity, path.name)
+        return found("controlnet", "cogvideox", identity)
     if "Sana transformer:" in sana or "CogVideoX transformer:" in video:
         is_sana = "Sana transformer:" in sana
         core, layouts, names = ((sana_config, sana_checkpoint, sana_names) if is_sana

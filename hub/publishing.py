@@ -105,7 +105,8 @@ def _result(folder: Path) -> tuple[Path, dict]:
 
 
 def _check_publishable(source: Path, contents: Contents) -> None:
-    if contents.kind not in (LORAS, "diffusion_models", "controlnet"):
+    if contents.kind not in (LORAS, "diffusion_models", "controlnet") or (contents.family, contents.kind) == (
+            "cogvideox", "controlnet"):
         raise HubError(f"{source.name} is a {contents.variant}, which nobody trains here: publish LoRAs, ControlNets and "
                        "transformers.")
     shapes = contents.checkpoint.shapes

@@ -4,6 +4,9 @@
     fp8     float8_e4m3fn     W ~ weight * weight_scale, one scale; activations by a calibrated input_scale
     nvfp4   nvfp4             W ~ weight * weight_scale * weight_scale_2: e2m1 numbers, a scale for 16 of them, one for all
 
+Read alone, and turned back in any case, as no ComfyUI computes with them: fp8 numbers with a scale a row ("rowwise_float8"),
+and the blocks of ggml_blocks.py.
+
 Everything here also runs on the meta device, which gives shapes and types alone.
 Source: ComfyUI's comfy/ops.py and comfy-kitchen, whose bytes these are; ConvRot: arXiv 2512.03673; NVFP4: NVIDIA's
 cuBLAS documentation, "1D block scaling factors layout".
@@ -14,8 +17,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from . import ggml_blocks
+
 FORMATS = {"int8": "int8_tensorwise", "fp8": "float8_e4m3fn", "nvfp4": "nvfp4"}  # our names -> ComfyUI's
-READABLE = (*FORMATS.values(), "float8_e5m2")  # what dequantise reads
+ROWWISE = "rowwise_float8"
+READ_ONLY = (ROWWISE, *ggml_blocks.FORMATS)  # formats that no ComfyUI keeps
+READABLE = (*FORMATS.values(), "float8_e5m2", *READ_ONLY)  # what dequantise reads
 
 INT8_MAX, FP8_MAX, FP4_MAX, FP4_BLOCK = 127.0, 448.0, 6.0, 16
 GROUPS = (256, 64, 16)  # sizes of a rotation: powers of 4; one of 4 would hardly mix anything
@@ -66,9 +73,11 @@ def dequantise(tensors: dict, entry: dict) -> torch.Tensor:
         raise ValueError(f"the format {name!r} is not one that is read here: {', '.join(READABLE)}")
     if name == "nvfp4":
         return _from_nvfp4(weight, scale, tensors["weight_scale_2"])
+    if name in ggml_blocks.FORMATS:
+        return ggml_blocks.dequantise_blocks(weight, name)
     weight = weight.float()
     if scale is not None:
-        weight = weight * scale.float()
+        weight = weight * (scale.float().reshape(-1, 1) if name == ROWWISE else scale.float())
     # The rotation is its own inverse.
     return rotate(weight, entry.get("convrot_groupsize", GROUPS[0])) if entry.get("convrot") else weight
 

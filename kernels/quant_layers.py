@@ -5,7 +5,9 @@ Beside `<layer>.weight` stand its scales. What they mean is told in one of these
     _quantization_metadata     JSON in the file's metadata, {"layers": {layer: {"format": ...}}}; what is written here
     <layer>.comfy_quant        the same entry as JSON in a tensor of bytes; what ComfyUI's save nodes write
     scaled_fp8                 the older form: a marker of that name, scale_weight and scale_input beside each weight
-    nothing                    float8_e4m3fn weights as they were cast, without any scale or with a weight_scale beside each
+    nothing                    float8_e4m3fn weights as they were cast, without any scale or with a weight_scale beside each,
+                               one number or one a row
+    <layer>.Q4_0_qweight       blocks of ggml_blocks.py in place of the weight
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import re
 
 import torch
 
-from .quant import READABLE, dequantise, fits, quantise
+from . import ggml_blocks
+from .quant import READABLE, ROWWISE, dequantise, fits, quantise
 
 METADATA = "_quantization_metadata"
 MARKER = "scaled_fp8"
@@ -34,6 +37,9 @@ def float_shapes(shapes: dict[str, tuple], dtypes: dict) -> dict[str, tuple]:
     for key, shape in shapes.items():
         layer, _, leaf = key.rpartition(".")
         if key == MARKER or (leaf in LEAVES and layer in layers):
+            continue
+        if ggml_blocks.format_of(leaf) and (blocks := ggml_blocks.float_shape(leaf, shape)):
+            out[f"{layer}.weight"] = blocks
             continue
         packed = leaf == "weight" and dtypes[key] == torch.uint8 and len(shape) == 2  # nvfp4, two numbers a byte
         out[key] = (shape[0], 2 * shape[1]) if packed else shape
@@ -53,13 +59,15 @@ def read_layers(state_dict: dict, metadata_layers: dict | None = None) -> tuple[
         layer, _, leaf = key.rpartition(".")
         if leaf == "comfy_quant":
             entries[layer] = _entry(tensor, key)
+        elif blocks := ggml_blocks.format_of(leaf):
+            entries[layer], out[f"{layer}.weight"] = {"format": blocks}, tensor
         elif key != MARKER and not (leaf == "scale_input" and tensor.numel() == 1 and tensor.item() == 1):  # 1: not known
             out[f"{layer}.{_OLD[leaf]}" if leaf in _OLD else key] = tensor
     if marker is not None:
         for key in state_dict:
             if key.endswith(".scale_weight"):
                 layer = key.removesuffix(".scale_weight")
-                entries.setdefault(layer, {"format": _fp8_name(out[f"{layer}.weight"])})
+                entries.setdefault(layer, {"format": _fp8_name(out[f"{layer}.weight"], out[f"{layer}.weight_scale"])})
                 if marker.numel() == 2:  # how that form asks for full precision
                     entries[layer]["full_precision_matrix_mult"] = True
     for key, tensor in out.items():
@@ -67,12 +75,12 @@ def read_layers(state_dict: dict, metadata_layers: dict | None = None) -> tuple[
         if leaf != "weight" or layer in entries or (tensor.is_floating_point() and tensor.dtype.itemsize > 1):
             continue
         scale = out.get(f"{layer}.weight_scale")
-        if not tensor.is_floating_point() or (scale is not None and scale.numel() != 1):
+        if not tensor.is_floating_point() or (scale is not None and scale.numel() != 1 and not _by_rows(tensor, scale)):
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ValueError(f"nothing in it says how to read the {kind} numbers of {key}. Take the file that it was made from, "
                              "in bf16 or fp16.")
-        if scale is not None:  # one number beside an fp8 weight has but one meaning
-            entries[layer] = {"format": _fp8_name(tensor)}
+        if scale is not None:  # one number beside an fp8 weight has but one meaning, and so has one for each row
+            entries[layer] = {"format": _fp8_name(tensor, scale)}
     for layer, entry in entries.items():
         if not isinstance(entry, dict) or "format" not in entry or f"{layer}.weight" not in out:
             raise ValueError(f"what it says of the quantised layer {layer} cannot be understood ({entry}). Get the file again.")
@@ -150,7 +158,13 @@ def _entry(tensor, key):
         raise ValueError(f"{key} cannot be read, expected JSON in bytes. The file is damaged: get it again.") from None
 
 
-def _fp8_name(weight):
+def _by_rows(weight, scale):
+    return weight.ndim == 2 and tuple(scale.shape) in ((len(weight),), (len(weight), 1))
+
+
+def _fp8_name(weight, scale):
+    if scale.numel() != 1 and _by_rows(weight, scale):
+        return ROWWISE
     return "float8_e5m2" if weight.dtype == torch.float8_e5m2 else "float8_e4m3fn"
 
 

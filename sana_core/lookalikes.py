@@ -25,16 +25,18 @@ TABLE = (
      (".attn.A_log", "attention_y_norm."), (".attn1.A_log", "caption_norm."), ("cam_embed", "caption_norm.")),
     ("a SANA-Video transformer: use Load SANA-Video Model",
      ("ff.conv_temp.",), ("mlp.t_conv.",), ("attn_res.attn_proj.", "attention_y_norm."), ("attn_res.attn_proj.", "caption_norm.")),
-    (f"a Sana transformer quantised by Nunchaku (SVDQuant), which is not supported yet: {INSTEAD_OF_SVDQUANT}",
+    (f"a Sana transformer quantised by Nunchaku (SVDQuant), which Load Sana Model alone reads: {INSTEAD_OF_SVDQUANT}",
      ("ff.inverted_conv.qweight",), (".cross_attn.kv_linear.", ".attn.qkv_proj.qweight")),
     ("a Sana transformer: use Load Sana Model",
      ("ff.conv_inverted.", "caption_norm."), ("mlp.inverted_conv.", "attention_y_norm.")),
-    ("a Sana transformer without its blocks, such as the unquantised half of one by Nunchaku (SVDQuant), which is not "
-     f"supported yet: {INSTEAD_OF_SVDQUANT}", ("caption_norm.", "patch_embed.proj.", "time_embed.linear.")),
+    ("a Sana transformer without its blocks, such as the unquantised half of one by Nunchaku (SVDQuant): put "
+     "transformer_blocks.safetensors and unquantized_layers.safetensors into one folder and choose that, or "
+     f"{INSTEAD_OF_SVDQUANT}", ("caption_norm.", "patch_embed.proj.", "time_embed.linear.")),
     ("a DC-AE autoencoder: use Load DC-AE",
      ("decoder.up_blocks.", "conv_out.conv_depth."), ("decoder.stages.", "context_module."),
      ("encoder.down_blocks.", "to_qkv_multiscale.")),
 
+    ("a CogVideoX ControlNet: use Load CogVideoX ControlNet", ("controlnet_encode_first.",)),
     ("a CogVideoX transformer",
      ("patch_embed.text_proj.",), ("mixins.", "attention.query_key_value."), ("mixins.patch_embed.",)),
     ("a CogVideoX VAE", ("conv_y.conv.", "decoder."),),

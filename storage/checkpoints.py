@@ -2,7 +2,7 @@
 
 What a file holds is read from its header first, so a damaged or wrong file is refused before anything is allocated.
 Errors are ValueError or FileNotFoundError: the file, what was found, what was expected, what to do.
-Needs torch and safetensors alone.
+Needs torch and safetensors alone, and for a GGUF file the package gguf.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from .gguf_files import open_gguf
 from .pickles import read_pickle
 from .weight_files import WEIGHT_ENDINGS, is_index, models_in, shards_of
 
@@ -76,8 +77,8 @@ class _Part:
 def open_checkpoint(path, subfolder: str | None = None) -> Checkpoint:
     """Look at a checkpoint without reading its weights.
 
-    path: a weight file (safetensors, or a torch pickle of tensors; the content tells, not the ending), one shard of
-    several, an .index.json, a folder that holds either, or with `subfolder` a pipeline folder.
+    path: a weight file (safetensors, a torch pickle of tensors, or a text encoder's GGUF file; the content tells, not the
+    ending), one shard of several, an .index.json, a folder that holds either, or with `subfolder` a pipeline folder.
     Raises FileNotFoundError for what is not there, ValueError for what is not weights.
     """
     path = Path(path)
@@ -196,6 +197,8 @@ def _open_file(path: Path) -> _Part:
         return _open_safetensors(path)
     if head[:2] == b"PK" or (head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")):
         return _open_pickle(path)
+    if head.startswith(b"GGUF"):
+        return _Part(*open_gguf(path))
     raise ValueError(f"{path}: this is {_kind(head)}, expected safetensors or a torch file of tensors. Get the weights again.")
 
 
@@ -211,8 +214,6 @@ def _without_wrappers(part: _Part) -> _Part:
 
 def _kind(head: bytes) -> str:
     """Words for the beginning of a file that holds no weights."""
-    if head.startswith(b"GGUF"):
-        return "a GGUF file, which this pack does not read, nor does ComfyUI-GGUF know these models"
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, a few lines in place of the weights (run git lfs pull)"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):

@@ -6,6 +6,7 @@ It goes by names, so that listing a folder opens nothing:
     model-00001-of-00002.safetensors, ...                 shards, whole when every number is there
     model.fp16-00001-of-00002.safetensors, ...            of a variant
     model.safetensors.index.json, ....index.fp16.json     an index, which says nothing that numbered shards do not
+    transformer_blocks, unquantized_layers.safetensors    the two halves of a model by Nunchaku
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 WEIGHT_ENDINGS = (".safetensors", ".sft", ".pth", ".pt", ".bin", ".ckpt")
 _SAFETENSORS = (".safetensors", ".sft")
 _SHARD = re.compile(rf"(.+-)(\d{{5}})(-of-)(\d{{5}})((?:\.[^.]+)*(?:{'|'.join(map(re.escape, WEIGHT_ENDINGS))}))")
+_HALVES = ("transformer_blocks.safetensors", "unquantized_layers.safetensors")
 _INDEX = re.compile(r"(.+)\.index(\.[^.]+)?\.json")
 
 
@@ -52,11 +54,13 @@ def is_index(name: str) -> bool:
 
 def is_shard(name: str) -> bool:
     """Whether a file of this name is one of several that are a model together."""
-    return _SHARD.fullmatch(name) is not None
+    return name in _HALVES or _SHARD.fullmatch(name) is not None
 
 
 def shards_of(path: Path) -> tuple[Path, ...]:
     """A shard and its fellows in order, whether they are there or not; any other file alone."""
+    if path.name in _HALVES:
+        return tuple(path.with_name(name) for name in _HALVES)
     match = _SHARD.fullmatch(path.name)
     if match is None:
         return (path,)
@@ -75,6 +79,8 @@ def models_in(names: Iterable[str], listed: Callable[[str], Collection[str]] = l
         if match := _SHARD.fullmatch(name):
             fellows = [file.name for file in shards_of(Path(name))]
             found.append(Model(match[1][:-1] + match[5], fellows[0], len(fellows), names.issuperset(fellows)))
+    if halves := names.intersection(_HALVES):
+        found.append(Model(_HALVES[0], _HALVES[0], 2, len(halves) == 2))
     numbered = {model.name for model in found}
     for name in names:
         match = _INDEX.fullmatch(name)

@@ -33,6 +33,7 @@ from .guidance import with_replaced_self_attention
 from .sampling import around_sampling
 
 PIXELS, FRAMES = 8, 4              # px a side and frames of one latent pixel
+MOTION = "sanacog_motion"          # in transformer_options: tora.Motion
 CONDITIONING_CHOICES = ("auto", *CONDITIONING)
 
 
@@ -164,7 +165,9 @@ class CogVideoXDiT(CogVideoTransformer):
     def _forward(self, x, timestep, context, control=None, transformer_options={}, **kwargs):
         blocks = len(self.transformer_blocks)
         hooks = host_hooks(blocks, control, transformer_options)
-        return super().forward(x, timestep, context, **with_replaced_self_attention(hooks, blocks, transformer_options))
+        motion = transformer_options.get(MOTION)
+        return super().forward(x, timestep, context, **with_replaced_self_attention(hooks, blocks, transformer_options),
+                               adapt=motion and motion.adapt(transformer_options))
 
 
 def precise_modules(network: CogVideoTransformer) -> list[torch.nn.Module]:

@@ -15,6 +15,7 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
 from ...kernels import dispatch
+from ...sana_core import nunchaku
 from ...sana_core.checkpoint import check_shapes, to_canonical
 from ...sana_core.config import CONFIG_KEY, SanaParams, identify
 from ...sana_core.lookalikes import strip_prefix
@@ -152,7 +153,7 @@ def load_sana(path, weight_dtype: str = "default", disable_dynamic: bool = False
     weight_dtype: a name of loading.WEIGHT_DTYPES. disable_dynamic: the host asks so when it needs a plain patcher.
     """
     dtype, path = weight_dtype_of(weight_dtype), Path(path)
-    file = ModelFile(path, CONFIG_KEY, strip_prefix)
+    file = ModelFile(path, CONFIG_KEY, strip_prefix, packed=nunchaku)
     identity = identify(file.shapes, file.config, str(path), file.config_place)
     check_shapes(file.shapes, identity, path.name)
     report(path, identity)

@@ -6,9 +6,10 @@ from sanacog.headless.launcher import give_inputs
 
 from ..host import tiny_video_vaes
 from ..host.tiny import import_host
-from ..host.tiny_cogvideox import save_fun_models
+from ..host.tiny_cogvideox import save_controlnet_of_the_embedded, save_fun_models, save_tora_of_the_embedded
 from ..host.tiny_sana_video import save_second_generation
 from .canvas import Canvas
+from .shipped import EMBEDDED
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,8 @@ def files(server, comfyui_path):
     give_inputs(server.base)
     models = server.base / "models"
     save_fun_models(models / "diffusion_models")
+    save_controlnet_of_the_embedded(models / "controlnet" / EMBEDDED["SanaCogLoadCogVideoXControlNet"])
+    save_tora_of_the_embedded(models / "controlnet")
     save_second_generation(models / "diffusion_models" / "random_sana_video_2.safetensors")
     import_host(comfyui_path)
     tiny_video_vaes.save_wan_vae(models / "vae" / "random_wan_vae.safetensors")

@@ -14,6 +14,7 @@ EMBEDDED = {
     "SanaCogSanaResolution": "512",  # the least; the embedded model is made for 256
     "SanaCogLoadSanaControlNet": "sanacog_tiny_sana_controlnet.safetensors",
     "SanaCogLoadSanaVideoModel": "sanacog_tiny_sana_video.safetensors",
+    "SanaCogLoadCogVideoXControlNet": "random_cogvideox_controlnet.safetensors",  # which the tests make
     "SanaCogLoadCogVideoXModel": "sanacog_tiny_cogvideox.safetensors",
     "SanaCogLoadCogVideoXTextEncoder": "sanacog_tiny_t5.safetensors",
     "SanaCogLoadCogVideoXVAE": "sanacog_tiny_cogvideox_vae.safetensors",
@@ -68,6 +69,8 @@ def with_embedded_models(workflow: dict) -> dict:
             values[:3] = SIDE, SIDE, 17 if node["type"] == "EmptyHunyuanLatentVideo" else 9
         if node["type"] == "SanaCogSanaSigmas" and autoencoders:
             values[0] = 4
+        if node["type"] == "SanaCogCogVideoXTora":  # random parts, which the tests make
+            values[:6] = "fuser.safetensors", "traj_extractor.safetensors", SIDE, SIDE, FRAMES, "[[20, 20], [70, 60]]"
         if node["type"] == "SanaCogEmptySanaLatent":
             values[:2] = 256, 256
         if node["type"] == "SanaCogSanaCropToSize":

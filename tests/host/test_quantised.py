@@ -1,6 +1,7 @@
 """Quantised files in the real host: read, turned back, refused, with LoRAs on them, saved again."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -130,6 +131,49 @@ def test_older_and_bare_fp8(host, plain, tmp_path):
         found = sample(host, model)
         assert 1e-3 < apart(found, plain) < 0.2
         assert apart(found, sample(host, host.sana.load_sana(path, "fp32"))) < 1e-4
+
+
+@pytest.mark.parametrize("blocks", ["Q4_0", "Q8_0"])
+def test_cogvideox_in_ggml_blocks(host, tmp_path, caplog, blocks):
+    """As ComfyUI-CogVideoXWrapper's "GGUF" files have them: every Linear but the kept ones, the rest in fp16."""
+    from sanacog.host.cogvideox.model import load_cogvideox
+
+    from ..unit.test_ggml_blocks import blocks_of, numbers_of
+
+    params = replace(tiny_cogvideox.params_of("image", "1.5"), text_embed_dim=64)
+    file, plain = {}, {}
+    for key, tensor in tiny_cogvideox.transformer(params).state_dict().items():
+        layer = key.removesuffix(".weight")
+        if layer != key and tensor.ndim == 2 and layer.startswith("transformer_blocks"):
+            file[f"{layer}.{blocks}_qweight"] = blocks_of(tensor, blocks)
+            plain[key] = numbers_of(file[f"{layer}.{blocks}_qweight"], blocks).bfloat16()
+        else:
+            file[key] = plain[key] = tensor.half()
+    file, plain = (save(tmp_path / f"{name}_I2V.safetensors", tensors, params=params)
+                   for name, tensors in (("GGUF", file), ("plain", plain)))
+    for weight_dtype in ("default", "fp32", "fp8_e4m3fn"):
+        caplog.clear()
+        caplog.set_level("INFO")
+        found, wanted = (load_cogvideox(path, weight_dtype) for path in (file, plain))
+        assert torch.equal(stored(found, "transformer_blocks.1.ff.net.2"), stored(wanted, "transformer_blocks.1.ff.net.2")) or (
+            weight_dtype == "fp32")  # which keeps what bf16 would round
+        assert apart(sample_video(host, found), sample_video(host, wanted)) < (1e-6 if weight_dtype != "fp32" else 2e-2)
+        said = "weights of 16 layers turned back"
+        assert said in caplog.text and ("takes half" in caplog.text) == (weight_dtype == "default")
+
+
+def test_fp8_with_a_scale_a_row(host, plain, tmp_path):
+    file, back = {}, {}
+    for key, tensor in tiny.sana().state_dict().items():
+        file[key] = back[key] = tensor
+        if key.endswith(".weight") and tensor.ndim == 2 and "transformer_blocks" in key:
+            scale = tensor.abs().amax(1, keepdim=True) / 448
+            file[key] = (tensor / scale).to(torch.float8_e4m3fn)
+            file[key.removesuffix("weight") + "weight_scale"] = scale
+            back[key] = file[key].float() * scale
+    found = sample(host, host.sana.load_sana(save(tmp_path / "rows.safetensors", file), "fp32"))
+    assert apart(found, sample(host, host.sana.load_sana(save(tmp_path / "back.safetensors", back)))) < 1e-4
+    assert 1e-3 < apart(found, plain) < 0.2
 
 
 def test_stacked_layouts_are_turned_back(host, plain, tmp_path):

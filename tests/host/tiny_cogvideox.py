@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 
 from sanacog.cogvideo_core.autoencoder import CogVideoVAE
 from sanacog.cogvideo_core.config import CONDITIONING, CogVideoParams, CogVideoVAEParams
+from sanacog.cogvideo_core.controlnet import HINT_CHANNELS, CogVideoControlNet
+from sanacog.cogvideo_core.tora import MotionFuser, TrajectoryExtractor
 from sanacog.cogvideo_core.transformer import CogVideoTransformer
 
 from .tiny import randomise, sentencepiece_model
@@ -44,6 +46,42 @@ def save_transformer(path, params=PARAMS, seed=0):
     return save(transformer(params, seed).state_dict(), path, asdict(params))
 
 
+def controlnet(params=PARAMS, layers=1, out=None, seed=4):
+    """A ControlNet of a base with these params; the code that it adds is sine-cosine, whatever the base's."""
+    params = replace(params, num_layers=layers, in_channels=16 + HINT_CHANNELS, conditioning="none", patch_size_t=None,
+                     use_rotary_positional_embeddings=False)
+    return randomise(CogVideoControlNet(params, out), seed=seed).eval()
+
+
+def save_controlnet(path, params=PARAMS, layers=1, out=None, seed=4):
+    """Its file, with the config that the authors' class writes."""
+    net = controlnet(params, layers, out, seed)
+    config = {"_class_name": "CogVideoXControlnet", "in_channels": 3, "vae_channels": 16, "downscale_coef": 8, "out_proj_dim": out}
+    names = ("num_layers", "num_attention_heads", "attention_head_dim", "time_embed_dim", "max_text_seq_length", "sample_height",
+             "sample_width", "patch_size", "use_rotary_positional_embeddings")
+    return save(net.state_dict(), path, config | {name: getattr(net.params, name) for name in names})
+
+
+def tora(params=PARAMS, seed=6):
+    """Tora's two parts for a transformer with these params: (fusers, extractor)."""
+    fusers = torch.nn.ModuleList([MotionFuser(params.width) for _ in range(params.num_layers)])
+    extractor = TrajectoryExtractor(params.num_layers)
+    for module in (fusers, extractor):
+        randomise(module, seed=seed).eval()
+    for name, t in extractor.state_dict().items():
+        if "running_var" in name:
+            t.abs_().add_(0.5)
+    return fusers, extractor
+
+
+def save_tora(folder, params=PARAMS, seed=6):
+    """fuser.safetensors and traj_extractor.safetensors in a folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for module, name in zip(tora(params, seed), ("fuser", "traj_extractor")):
+        save_file({key: t.contiguous() for key, t in module.state_dict().items()}, Path(folder) / f"{name}.safetensors")
+    return Path(folder) / "fuser.safetensors", Path(folder) / "traj_extractor.safetensors"
+
+
 def save_autoencoder(path):
     return save(autoencoder().state_dict(), path, asdict(VAE))
 
@@ -72,16 +110,32 @@ def save_t5(path, **changes):
                 {"max_text_seq_length": TOKENS})
 
 
-def save_fun_models(folder):
-    """Fun models, inpaint and control, with random weights: otherwise as the embedded transformer, so that they go with
-    the embedded text encoder and VAE."""
-    from sanacog.headless import installation
+def embedded_params():
+    """Of the embedded transformer."""
     from sanacog.cogvideo_core.config import identify
+    from sanacog.headless import installation
     from sanacog.storage.checkpoints import open_checkpoint
 
     embedded = open_checkpoint(installation.ROOT / "models" / "diffusion_models" / "sanacog_tiny_cogvideox.safetensors")
-    params = identify(embedded.shapes, embedded.config).params
+    return identify(embedded.shapes, embedded.config).params
+
+
+def save_fun_models(folder):
+    """Fun models, inpaint and control, with random weights: otherwise as the embedded transformer, so that they go with
+    the embedded text encoder and VAE."""
+    params = embedded_params()
     Path(folder).mkdir(parents=True, exist_ok=True)
     for kind in ("inpaint", "control"):
         extra = replace(params, in_channels=16 + CONDITIONING[kind], conditioning=kind)
         save_transformer(Path(folder) / f"random_fun_{kind}.safetensors", extra)
+
+
+def save_controlnet_of_the_embedded(path):
+    """A ControlNet with random weights that fits the embedded transformer."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_controlnet(path, embedded_params(), layers=2)
+
+
+def save_tora_of_the_embedded(folder):
+    """Tora's parts with random weights that fit the embedded transformer."""
+    save_tora(folder, embedded_params())

@@ -22,6 +22,7 @@ from sanacog.sana_core.transformer import SanaTransformer
     ("CogVideoX-2B", "THUDM/CogVideoX-2b"),
     ("cogvideox 1.5 sat i2v", "THUDM/CogVideoX1.5-5B-SAT"),
     ("fun 2b control", "alibaba-pai/CogVideoX-Fun-V1.1-2b-Control"),
+    ("cogvideox 5b controlnet hed", "TheDenk/cogvideox-5b-controlnet-hed-v1"),
     ("dc-ae 1.1", "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers"),
     ("gemma", "Comfy-Org/PixelDiT"), ("t5", "comfyanonymous/flux_text_encoders"),
 ])

@@ -23,6 +23,15 @@ def test_an_embedded_model(path):
     assert found.workflow == EXPECTED[path.stem]
 
 
+def test_a_controlnet_of_cogvideox(tmp_path):
+    from ..host.tiny_cogvideox import save_controlnet
+
+    found = contents.identify(save_controlnet(tmp_path / "canny.safetensors"))
+    assert (found.kind, found.family, found.loader, found.workflow) == (
+        "controlnet", "cogvideox", "Load CogVideoX ControlNet", "cogvideox_controlnet")
+    assert "1 blocks" in found.variant and not found.of_diffusers and (ROOT / "workflows" / f"{found.workflow}.json").exists()
+
+
 def test_workflows_are_shipped():
     shipped = {path.stem for path in (ROOT / "workflows").glob("*.json")}
     assert set(EXPECTED.values()) <= shipped

@@ -148,7 +148,8 @@ def test_the_page_says_the_same_of_cogvideox():
 # Files as the workflows name them.
 FILES = {"Sana_1600M_1024px_BF16": "sana_1600m_1024px_bf16", "Sana_1600M_4Kpx_BF16": "sana_1600m_4k",
          "Sana_Sprint_1.6B_1024px": "sana_sprint_1600m",
-         "CogVideoX-5b/transformer": "cogvideox_5b", "CogVideoX_1_5_5b_T2V_bf16": "cogvideox_1_5_5b",
+         "CogVideoX-2b": "cogvideox_2b", "CogVideoX-5b/transformer": "cogvideox_5b",
+         "CogVideoX-5b-Tora/transformer": "cogvideox_5b", "CogVideoX_1_5_5b_T2V_bf16": "cogvideox_1_5_5b",
          "CogVideoX_1_5_5b_I2V_bf16": "cogvideox_1_5_5b_i2v",
          "CogVideoX-Fun-V1.5-5b-InP": "cogvideox_fun_1_5_5b_inp", "CogVideoX-Fun-V1.1-5b-Control": "cogvideox_fun_5b_control",
          "sanacog_tiny_sana": "tiny_sana", "sanacog_tiny_cogvideox": "tiny_cogvideox",
@@ -156,7 +157,8 @@ FILES = {"Sana_1600M_1024px_BF16": "sana_1600m_1024px_bf16", "Sana_1600M_4Kpx_BF
 # Where a workflow shows something else than the preset, and what.
 EDITS = {"cogvideox_edit", "sana_inversion", "sana_rf_inversion"}  # guided less, to keep more of the source
 OTHERWISE = {("cogvideox_dynamic_guidance", "guidance"): 6.0,  # dynamic guidance begins at 1, so that its end is higher
-             ("cogvideox_fun_control", "frames"): 9}           # of the embedded clip
+             ("cogvideox_fun_control", "frames"): 9,           # of the embedded clip
+             ("cogvideox_controlnet", "frames"): 9}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

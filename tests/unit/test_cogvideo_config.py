@@ -83,6 +83,7 @@ def test_shapes_are_those_of_diffusers():
 @pytest.mark.parametrize("variant, filename, config, conditioning", [
     ("CogVideoX-Fun 5B Control", "CogVideoX-Fun-V1.1-5b-Pose/transformer/model.safetensors", None, "control"),
     ("CogVideoX-Fun 5B Control", "some-i2v-finetune.safetensors", None, "image"),
+    ("CogVideoX-Fun 5B Control", "CogVideoX_5b_Interpolation_GGUF_Q4_0.safetensors", None, "image"),
     ("CogVideoX-Fun 5B Control", "some-i2v-finetune.safetensors", {"conditioning": "control"}, "control"),
     ("CogVideoX-Fun 2B Control", "NimVideo/cogvideox-2b-img2vid/x.safetensors", None, "repeated_image"),
     ("CogVideoX 5B I2V", "CogVideoX-Fun-Control.safetensors", None, "image"),
@@ -157,3 +158,15 @@ def test_small_autoencoder_takes_its_groups_from_the_config():
         identify_autoencoder(state)
     with pytest.raises(ValueError, match="no CogVideoX VAE, it looks like a Wan VAE"):
         identify_autoencoder({"decoder.middle.0.residual.0.gamma": (1,)})
+
+
+@pytest.mark.parametrize("keys, what", [
+    ("local_facial_extractor.latents perceiver_cross_attention.0.to_q.weight patch_embed.text_proj.weight", "ConsisID, .*does not run"),
+    ("transformer_blocks_copy.0.attn1.to_q.weight combine_linears.0.weight patch_embed.text_proj.weight", "Diffusion as Shader, .*does not run"),
+    ("0.flow_gamma_spatial.weight 0.flow_gamma_temporal.weight 0.flow_beta_spatial.weight 0.flow_cond_norm.weight", "Tora's motion fuser: it goes into CogVideoX Tora"),
+    ("conv_in.weight body.0.block1.weight body.0.block2.weight body.0.bn1.running_mean",
+     "Tora's trajectory extractor: it goes into CogVideoX Tora")])
+def test_files_of_the_community_that_are_no_transformer_of_ours(keys, what):
+    """Keys of ConsisID (diffusers), Diffusion as Shader, and Tora's two parts as ComfyUI-CogVideoXWrapper's files have them."""
+    with pytest.raises(ValueError, match=f"x.safetensors: .*looks like {what}"):
+        identify(dict.fromkeys(keys.split(), (4, 4)), None, "x.safetensors")

@@ -40,7 +40,7 @@ QUANTISERS = {
     "SDNQ": (".weight", ".scale"),
     "SDNQ (SD.Next)": (".weight", ".scale", ".zero_point", ".svd_up", ".svd_down"),
     "torchao": ("._weight_qdata", "._weight_scale"),
-    "a GGUF quantiser": (".Q4_0_qweight",),
+    "a GGUF quantiser with blocks other than Q4_0": (".Q5_K_qweight",),
     "Nunchaku": (".qweight", ".wscales", ".smooth_factor", ".smooth_factor_orig", ".proj_down", ".proj_up"),
     "GPTQ, AWQ": (".qweight", ".qzeros", ".scales", ".g_idx"),
 }

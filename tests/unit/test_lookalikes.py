@@ -106,6 +106,7 @@ KEYS = [  # files in layouts of their authors or of ComfyUI
     ("SANA-Video", "blocks.0.mlp.t_conv.weight blocks.0.mlp.inverted_conv.conv.weight attention_y_norm.weight"),
     ("Sana ControlNet: use Load Sana ControlNet", "controlnet.0.copied_block.mlp.inverted_conv.conv.weight "
                                                   "controlnet.0.before_proj.weight"),
+    ("CogVideoX ControlNet: use Load CogVideoX ControlNet", "controlnet_encode_first.0.weight patch_embed.text_proj.weight"),
     ("ControlNet of another model family", "controlnet_x_embedder.weight double_blocks.0.img_attn.qkv.weight"),
     ("SANA-Video", "x_embedder.proj.weight t_block.1.weight y_embedder.y_proj.fc1.weight attention_y_norm.weight "
                    "blocks.0.attn.qkv.weight blocks.0.attn.beta_proj.weight blocks.0.cross_attn.q_linear.weight "
@@ -114,7 +115,7 @@ KEYS = [  # files in layouts of their authors or of ComfyUI
                 "blocks.0.attn.A_log blocks.0.attn.dt_bias blocks.0.cross_attn.q_linear.weight"),
     ("quantised by Nunchaku .SVDQuant., .*: take Sana_1600M_1024px_BF16.*with Quantize Sana / CogVideoX", NUNCHAKU_WHOLE),
     ("quantised by Nunchaku .SVDQuant., .*: take Sana_1600M_1024px_BF16.*with Quantize Sana / CogVideoX", NUNCHAKU_BLOCKS),
-    ("unquantised half of one by Nunchaku .SVDQuant., which is not supported yet: take Sana_1600M_1024px_BF16",
+    ("unquantised half of one by Nunchaku .SVDQuant.: put .* into one folder and choose that, or take Sana_1600M_1024px_BF16",
      NUNCHAKU_REST),
     ("other than Gemma 2", "model.layers.0.self_attn.qkv_proj.qweight model.layers.0.mlp.gate_up_proj.qweight"),
     ("a LoRA", "transformer.transformer_blocks.0.attn1.to_q.lora_A.weight "

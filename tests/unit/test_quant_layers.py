@@ -119,7 +119,7 @@ def test_a_scale_that_nothing_describes():
     assert entries == {"a": {"format": "float8_e4m3fn", "full_precision_matrix_mult": True}}
     assert tensors["a.weight_scale"] == 0.25 and "b.weight_scale" not in tensors
     with pytest.raises(ValueError, match="nothing in it says how to read the float8_e4m3fn numbers of a.weight. Take the file"):
-        quant_layers.read_layers({"a.weight": eight, "a.weight_scale": torch.ones(16, 1)})
+        quant_layers.read_layers({"a.weight": eight, "a.weight_scale": torch.ones(1, 16)})
     with pytest.raises(ValueError, match="nothing in it says how to read the int8 numbers of a.weight. Take the file"):
         quant_layers.read_layers({"a.weight": torch.ones(16, 16, dtype=torch.int8), "a.weight_scale": torch.ones(16, 1)})
 

@@ -15,7 +15,8 @@ DIRECTORIES = {
     "SanaCogLoadCogVideoXModel": "diffusion_models",
     "SanaCogLoadSanaTextEncoder": "text_encoders", "SanaCogLoadCogVideoXTextEncoder": "text_encoders",
     "SanaCogLoadDCAE": "vae", "SanaCogLoadCogVideoXVAE": "vae",
-    "SanaCogLoadSanaControlNet": "controlnet", "SanaCogLoadLoRA": "loras",
+    "SanaCogLoadSanaControlNet": "controlnet", "SanaCogLoadCogVideoXControlNet": "controlnet",
+    "SanaCogLoadLoRA": "loras",
 }
 
 

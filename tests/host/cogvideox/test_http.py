@@ -3,6 +3,7 @@
 The models are random, so that nothing here depends on how well the embedded ones are trained.
 """
 
+import json
 import time
 
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from ...unit.test_layers import ROOT
 from .. import tiny_cogvideox as tiny
 from ..test_stock_nodes import apart, node
 
 SIZE, LENGTH = 96, 9
 MODEL, VAE, T5 = "random_cogvideox.safetensors", "random_cogvideox_vae.safetensors", "random_t5.safetensors"
+CONTROL = "random_video_controlnet.safetensors"
 # {name of a file: its variant}
 VARIANTS = {MODEL: ("none", "1.0"), "random_i2v.safetensors": ("image", "1.0"),
             "random_15.safetensors": ("none", "1.5"), "random_15_i2v.safetensors": ("image", "1.5"),
@@ -32,6 +35,9 @@ def random_models(server):
         tiny.save_transformer(folders["diffusion_models"] / name, tiny.params_of(*variant))
     tiny.save_autoencoder(folders["vae"] / VAE)
     tiny.save_t5(folders["text_encoders"] / T5)
+    folder = server.base / "models" / "controlnet"
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny.save_controlnet(folder / CONTROL)
 
 
 pytestmark = pytest.mark.usefixtures("random_models")
@@ -290,6 +296,53 @@ def test_fun_control(server, clip_file):
     free = draw(server, model=load("random_control.safetensors"))
     assert apart(controlled(), free) > 0.0005
     assert apart(controlled(strength=0.0), free) < 1e-6
+
+
+def test_controlnet(server, plain, clip_file):
+    """The shipped workflow's nodes, with the random models in place of the released ones."""
+    extra = encoded(clip_file) | {"latent": graph()["latent"]}
+
+    def controlled(strength=1.0):
+        return draw(server, **extra, net=node("SanaCogLoadCogVideoXControlNet", control_net_name=CONTROL, weight_dtype="default"),
+                    apply=node("ControlNetApplyAdvanced", positive=["positive", 0], negative=["negative", 0],
+                               control_net=["net", 0], image=["frames", 0], strength=strength, start_percent=0.0, end_percent=1.0),
+                    sampler=sampler(positive=["apply", 0], negative=["apply", 1]))
+
+    assert apart(controlled(), plain) > 0.0005
+    assert apart(controlled(strength=0.0), plain) < 1e-6
+
+
+def test_the_controlnet_workflow(server):
+    """As it is shipped, but for the files, the size and the number of steps."""
+    from sanacog.headless.launcher import give_inputs
+
+    give_inputs(server.base)
+    workflow = json.loads((ROOT / "workflows" / "api" / "cogvideox_controlnet.json").read_text("utf-8"))
+    given = {"SanaCogLoadCogVideoXModel": {"model_name": MODEL}, "SanaCogLoadCogVideoXTextEncoder": {"text_encoder_name": T5},
+             "SanaCogLoadCogVideoXVAE": {"vae_name": VAE}, "SanaCogLoadCogVideoXControlNet": {"control_net_name": CONTROL},
+             "SanaCogEmptyCogVideoXLatent": {"width": SIZE, "height": SIZE}, "KSampler": {"steps": 2}}
+    for one in workflow.values():
+        one["inputs"] |= given.get(one["class_type"], {})
+    assert server.run_prompt(workflow).images
+
+
+def test_the_tora_workflow(server):
+    """As it is shipped, but for the files, the size, the points and the number of steps; the motion shows."""
+    tiny.save_tora(server.base / "models" / "controlnet" / "tora")
+    workflow = json.loads((ROOT / "workflows" / "api" / "cogvideox_tora.json").read_text("utf-8"))
+    size = {"width": SIZE, "height": SIZE, "length": LENGTH}
+    given = {"SanaCogLoadCogVideoXModel": {"model_name": MODEL}, "SanaCogLoadCogVideoXTextEncoder": {"text_encoder_name": T5},
+             "SanaCogLoadCogVideoXVAE": {"vae_name": VAE}, "SanaCogEmptyCogVideoXLatent": size,
+             "SanaCogCogVideoXTora": size | {"trajectories": "[[20, 20], [70, 60]]"}, "SanaCogCogVideoXSigmas": {"steps": 2},
+             "RandomNoise": {"noise_seed": 3}}
+    for one in workflow.values():
+        one["inputs"] |= given.get(one["class_type"], {})
+    [key] = [key for key, one in workflow.items() if one["class_type"] == "SanaCogCogVideoXTora"]
+    frames = []
+    for strength in (1.0, 0.0):
+        workflow[key]["inputs"]["strength"] = strength
+        frames.append(np.stack(server.run_prompt(workflow).images) / 255.0)
+    assert apart(*frames) > 0.0005
 
 
 # Patches, merging, saving
