@@ -71,3 +71,19 @@ def test_mask_of_changed_states():
     # No zeros: another encoder's padding, of which only the mask tells; what is joined on behind it is text.
     assert token_mask(torch.ones(2, 6, 3), mask).tolist() == [[1, 1, 0, 0, 0, 0]] * 2
     assert token_mask(torch.ones(2, 8, 3), mask).tolist() == [[1, 1, 0, 0, 0, 0, 1, 1]] * 2
+
+
+def test_video_prompts():
+    """The other instruction is that of diffusers' pipelines; a score stands behind the prompt, as their pages have it."""
+    import inspect
+
+    from diffusers import SanaImageToVideoPipeline, SanaVideoPipeline
+
+    from sanacog.sana_core.text import INSTRUCTIONS, VIDEO, with_motion_score
+
+    for pipeline in (SanaVideoPipeline, SanaImageToVideoPipeline):
+        assert INSTRUCTIONS[VIDEO] == "\n".join(inspect.signature(pipeline.__call__).parameters["complex_human_instruction"].default)
+    count = len(words(INSTRUCTIONS[VIDEO]))
+    assert len(tokens_of(words, "a cat", VIDEO)) == count + MAX_TOKENS - 2 != len(tokens_of(words, "a cat", True))
+    assert with_motion_score(" a cat runs.\n", 30) == "a cat runs. motion score: 30."
+    assert with_motion_score("a cat", 0) == "a cat"
