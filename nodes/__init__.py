@@ -5,6 +5,7 @@ from .cogvideox_conditioning import NODES as _COGVIDEOX_CONDITIONING
 from .cogvideox_control import NODES as _COGVIDEOX_CONTROL
 from .cogvideox_sampling import NODES as _COGVIDEOX_SAMPLING
 from .cogvideox_tora import NODES as _COGVIDEOX_TORA
+from .cogvideox_video import NODES as _COGVIDEOX_VIDEO
 from .editing import NODES as _EDITING
 from .lora import NODES as _LORA
 from .sana import NODES as _SANA
@@ -18,4 +19,4 @@ from .weights import NODES as _WEIGHTS
 
 NODES = (_SANA + _SANA_PICTURES + _SANA_SPRINT + _SANA_CONTROL + _SANA_GUIDANCE
          + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _COGVIDEOX_CONTROL + _COGVIDEOX_SAMPLING + _SANA_SAMPLING + _SANA_VIDEO
-         + _COGVIDEOX_TORA + _EDITING + _LORA + _WEIGHTS)
+         + _COGVIDEOX_TORA + _COGVIDEOX_VIDEO + _EDITING + _LORA + _WEIGHTS)

@@ -12,6 +12,7 @@ import logging
 import comfy.model_management as mm
 import comfy.sampler_helpers
 import torch
+from comfy.patcher_extension import WrappersMP, get_wrappers_with_key
 
 from ...cogvideo_core.config import CogVideoParams
 from ..editing.inversion import Inversion
@@ -23,6 +24,7 @@ from .channels import check_given
 
 LATENT_CHANNELS = 16
 _FRONTS = Kept(64)
+LOOP = "sanacog_cogvideox_loop"  # what the wrappers of loop.py are called
 # Stock samplers that reckon with two predictions as if noise levels were evenly spaced: in the first step, from sigma 4518,
 # the little by which the two differ is multiplied by the ratio of its ends. Which they are was measured
 # (tests/host/cogvideox/test_stock_samplers.py), and at what ratio: 30 steps have 71 and show it, 50 have 42 and do not.
@@ -40,6 +42,7 @@ def around_sampling(executor, noise, latent_image, sampler, sigmas, denoise_mask
     check_latent(noise, latent_image)
     check_size(noise.shape, guider.model_options.get("context_handler"), model, guider.model_patcher.load_device)
     front = -noise.shape[2] % (params.patch_size_t or 1)
+    check_loop(guider.model_options, front)
     for cond in conditions:
         check_given(params, cond)
         fit_area(cond, noise.shape[2:], front)
@@ -143,6 +146,17 @@ def check_latent(noise, latent) -> None:
     if latent is not None and not latent.isfinite().all():
         raise ValueError("This latent holds NaN or infinite numbers, from an earlier node: sampling it would give a "
                          "broken video.")
+
+
+def check_loop(model_options: dict, front: int) -> None:
+    """Raise ValueError for a loop that would not be whole: with a latent put in front, or in windows."""
+    if not get_wrappers_with_key(WrappersMP.APPLY_MODEL, LOOP, model_options, is_model_options=True):
+        return
+    if front:
+        raise ValueError("CogVideoX Loop turns the clip in a circle, and CogVideoX 1.5 takes latents in pairs: this clip has an odd number "
+                         "of them. Set length to 8 n + 5, such as 77 or 85.")
+    if model_options.get("context_handler") is not None:
+        raise ValueError("CogVideoX Loop sees the whole clip at once: it does not go with context windows. Take one of the two away.")
 
 
 def check_size(shape, context_handler, model, device) -> None:
