@@ -232,8 +232,8 @@ def distance(frames, sources):
 # --- as figures of the command ---
 
 
-@torch.inference_mode()  # as the host runs its nodes
-def main(threads):
+def start_host(threads):
+    """The host's modules in this process, its networks in fp32."""
     from ..host import process
 
     torch.set_num_threads(threads)
@@ -241,6 +241,11 @@ def main(threads):
     import comfy.cli_args
 
     comfy.cli_args.args.fp32_unet = comfy.cli_args.args.fp32_text_enc = True
+
+
+@torch.inference_mode()  # as the host runs its nodes
+def main(threads):
+    start_host(threads)
     start, found = time.perf_counter(), {}
     for name, words in (("cogvideox", ("colour",)), ("sana", ("colour", "background"))):
         family = Family(name)
@@ -253,7 +258,12 @@ def main(threads):
 def figures():
     """{"cogvideox, inversion": {method: {psnr, worst (dB), std}}, "cogvideox, edits of colour": {edit: {attribute: share, distance}},
     the same of Sana, "wanted": {...}, "seconds": float}. Raises RuntimeError with the process's last line."""
-    done = subprocess.run([sys.executable, __file__, str(torch.get_num_threads())], capture_output=True, text=True)
+    return by_itself(__file__)
+
+
+def by_itself(file):
+    """What a file of ours prints at last as JSON, run with this process's number of threads. Raises RuntimeError with its last line."""
+    done = subprocess.run([sys.executable, file, str(torch.get_num_threads())], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no reason given"])[-1])
     return json.loads(done.stdout.splitlines()[-1])

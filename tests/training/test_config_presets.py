@@ -155,7 +155,7 @@ FILES = {"Sana_1600M_1024px_BF16": "sana_1600m_1024px_bf16", "Sana_1600M_4Kpx_BF
          "sanacog_tiny_sana": "tiny_sana", "sanacog_tiny_cogvideox": "tiny_cogvideox",
          "sanacog_tiny_cogvideox_i2v": "tiny_cogvideox_i2v"}
 # Where a workflow shows something else than the preset, and what.
-EDITS = {"cogvideox_edit", "sana_inversion", "sana_rf_inversion"}  # guided less, to keep more of the source
+EDITS = {"cogvideox_edit", "cogvideox_edit_first_frame", "sana_inversion", "sana_rf_inversion"}  # guided less, to keep more of the source
 OTHERWISE = {("cogvideox_dynamic_guidance", "guidance"): 6.0,  # dynamic guidance begins at 1, so that its end is higher
              ("cogvideox_fun_control", "frames"): 9,           # of the embedded clip
              ("cogvideox_controlnet", "frames"): 9}
@@ -171,7 +171,7 @@ def test_the_workflows_sample_as_the_presets_say(path):
     assert of_model
     checked = 0
     for key, node in nodes.items():
-        if node["class_type"] == "TrainLoraNode":  # its steps are of training
+        if node["class_type"] in ("TrainLoraNode", "ImageFromBatch"):  # steps of training; a number of pictures
             continue
         family = "cogvideox" if "CogVideoX" in node["class_type"] else "sana" if "Sana" in node["class_type"] else None
         values = following(nodes, node, of_model) or next(
