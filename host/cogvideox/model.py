@@ -34,6 +34,7 @@ from .sampling import around_sampling
 
 PIXELS, FRAMES = 8, 4              # px a side and frames of one latent pixel
 MOTION = "sanacog_motion"          # in transformer_options: tora.Motion
+START_PICTURE = "start_picture"    # among what the host hands to a model: of a clip that is drawn in windows
 CONDITIONING_CHOICES = ("auto", *CONDITIONING)
 
 
@@ -111,6 +112,9 @@ class CogVideoXModel(ReadsDiffusersLoras):
         window = transformer_options.get("context_window")
         if window is not None and c_concat is not None and c_concat.shape[2] != x.shape[2]:
             c_concat = window.get_tensor(c_concat, x.device, dim=2)  # older hosts leave that to no one
+        picture = kwargs.pop(START_PICTURE, None)
+        if picture is not None and window is not None and window.dim == 2:
+            c_concat = with_start_picture(c_concat, picture, window)
         options = dict(transformer_options)
         said = options.pop(idle.KEY, None)
         if said is not None:
@@ -124,7 +128,17 @@ class CogVideoXModel(ReadsDiffusersLoras):
         # Text stands in one sequence with the video: CONDCrossAttn, which repeats it up to a common length, would put
         # it there twice.
         out["c_crossattn"] = comfy.conds.CONDRegular(context)
+        if "c_concat" in out and self.model_config.params.conditioning == "image":
+            out[START_PICTURE] = comfy.conds.CONDRegular(out["c_concat"].cond[:, :, :1])
         return out
+
+
+def with_start_picture(channels, picture, window):
+    """Channels (B, 16, t, h, w) of one context window, begun with the clip's start picture (B, 16, 1, h, w): each window is a clip to
+    the model, and without it those after the first would go by the text alone."""
+    if 0 in window.index_list or picture.shape[3:] != channels.shape[3:]:
+        return channels
+    return torch.cat([picture.to(channels), channels[:, :, 1:]], dim=2)
 
 
 def check_context(context, params: CogVideoParams) -> None:

@@ -157,6 +157,7 @@ FILES = {"Sana_1600M_1024px_BF16": "sana_1600m_1024px_bf16", "Sana_1600M_4Kpx_BF
 # Where a workflow shows something else than the preset, and what.
 EDITS = {"cogvideox_edit", "cogvideox_edit_first_frame", "sana_inversion", "sana_rf_inversion"}  # guided less, to keep more of the source
 OTHERWISE = {("cogvideox_dynamic_guidance", "guidance"): 6.0,  # dynamic guidance begins at 1, so that its end is higher
+             ("cogvideox_image_to_video_windows", "frames"): 17,  # more than the model makes, in windows
              ("cogvideox_fun_control", "frames"): 9,           # of the embedded clip
              ("cogvideox_controlnet", "frames"): 9}
 
