@@ -1,5 +1,5 @@
-"""python run.py bench continuation: what becomes of colours when clips of the embedded CogVideoX are continued, and of the seam of
-its loops.
+"""python run.py bench continuation: what becomes of colours when clips of the embedded CogVideoX are continued, and of the
+seam of its loops.
 
 This file is also the process of its own that does it, as bench/editing.py is.
 """
@@ -35,7 +35,8 @@ BACK = {"left": "right", "right": "left", "up": "down", "down": "up"}
 
 
 class Studio(editing.Family):
-    """The embedded CogVideoX models in the host. The shape turns back with each stretch, for the world ends with the picture."""
+    """The embedded CogVideoX models in the host. The shape turns back with each stretch, for the world ends with the
+    picture."""
 
     def __init__(self):
         super().__init__("cogvideox")
@@ -43,7 +44,8 @@ class Studio(editing.Family):
 
         self.continuation, self.loop, self.empty = continuation, loop, model.empty_latent
         self.models = {"text to video": self.model,
-                       "image to video": model.load_cogvideox(MODELS / "diffusion_models/sanacog_tiny_cogvideox_i2v.safetensors")}
+                       "image to video": model.load_cogvideox(
+                           MODELS / "diffusion_models/sanacog_tiny_cogvideox_i2v.safetensors")}
         self.scenes = self.world.evaluation_scenes()[0][::3][:COUNT]
 
     def sampled(self, model, positive, negative, latent, seed, cfg):
@@ -52,8 +54,8 @@ class Studio(editing.Family):
         guider = comfy.samplers.CFGGuider(model)
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
-        return guider.sample(editing.fresh(latent["samples"], seed), latent["samples"], editing.euler(), self.sigmas_of(model, STEPS),
-                             latent.get("noise_mask"), disable_pbar=True, seed=seed)
+        return guider.sample(editing.fresh(latent["samples"], seed), latent["samples"], editing.euler(),
+                             self.sigmas_of(model, STEPS), latent.get("noise_mask"), disable_pbar=True, seed=seed)
 
     def turned_back(self, scene):
         directions, turned = self.world.DIRECTIONS, scene.clone()
@@ -72,8 +74,8 @@ def background(frames):
 
 
 def continued(studio, kind, i, overlap, hold):
-    """(distances of the background from the first stretch's after each continuation, mean of the channels; whether the last one shows
-    shape and background in the prompt's colours; change at the seams as a share of the median change)"""
+    """(distances of the background from the first stretch's after each continuation, mean of the channels; whether the last
+    one shows shape and background in the prompt's colours; change at the seams as a share of the median change)"""
     model, scene, cfg = studio.models[kind], studio.scenes[i], CFG[kind]
     negative = studio.text("")
     start = studio.sampled(studio.model, studio.text(studio.prompt(scene)), negative, studio.empty(SIDE, SIDE, LENGTH), i,
@@ -82,8 +84,8 @@ def continued(studio, kind, i, overlap, hold):
     first, away, seams = background(video), [], []
     for k in range(TIMES):
         scene = studio.turned_back(scene)
-        positive, empty, latent = studio.continuation.continued(model, studio.text(studio.prompt(scene)), negative, studio.vae, video,
-                                                                LENGTH, overlap)
+        positive, empty, latent = studio.continuation.continued(
+            model, studio.text(studio.prompt(scene)), negative, studio.vae, video, LENGTH, overlap)
         second = studio.vae.decode(studio.sampled(model, positive, empty, latent, 100 * (k + 1) + i, cfg))[0].clamp(0, 1)
         seam = len(video) - overlap - 1
         video = studio.continuation.joined(video, second, overlap, hold)
@@ -95,10 +97,11 @@ def continued(studio, kind, i, overlap, hold):
 
 
 def looped(studio, i, whole):
-    """(change at the seam, largest change inside, whether colours are the prompt's) of a loop, or of a clip that is decoded as one."""
+    """(change at the seam, largest change inside, whether colours are the prompt's) of a loop, or of a clip that is decoded
+    as one."""
     model = studio.loop.looping(studio.model, 1) if whole else studio.model
-    latent = studio.sampled(model, studio.text(studio.prompt(studio.scenes[i])), studio.text(""), studio.empty(SIDE, SIDE, LENGTH), i,
-                            CFG["text to video"])
+    latent = studio.sampled(model, studio.text(studio.prompt(studio.scenes[i])), studio.text(""),
+                            studio.empty(SIDE, SIDE, LENGTH), i, CFG["text to video"])
     frames = studio.loop.decode_circle(studio.vae, latent, 0, 0).clamp(0, 1)
     change = (frames.roll(-1, 0) - frames).abs().mean((1, 2, 3))
     seen = studio.agreement([frames.numpy()], studio.scenes[i:i + 1])
@@ -114,18 +117,21 @@ def main(threads):
             away, right, seams = zip(*(continued(studio, kind, i, 1, hold) for i in range(COUNT)))
             away = np.array(away)
             found[f"{kind}, {'colours held' if hold else 'as it comes'}"] = {
-                **{f"after {k + 1}": round(float(away[:, k].mean()), 4) for k in range(TIMES)}, "worst": round(float(away[:, -1].max()), 4),
-                "colours": round(float(np.mean(right)), 3), "seam": round(float(np.mean(seams)), 2)}
+                **{f"after {k + 1}": round(float(away[:, k].mean()), 4) for k in range(TIMES)},
+                "worst": round(float(away[:, -1].max()), 4), "colours": round(float(np.mean(right)), 3),
+                "seam": round(float(np.mean(seams)), 2)}
     for name, whole in (("loop", True), ("a clip that is none", False)):
         seam, inside, right = (np.array(part) for part in zip(*(looped(studio, i, whole) for i in range(COUNT))))
         found[name] = {"seam": round(float(seam.mean()), 4), "largest inside": round(float(inside.mean()), 4),
-                       "seam the smaller": round(float((seam <= inside).mean()), 3), "colours": round(float(right.mean()), 3)}
+                       "seam the smaller": round(float((seam <= inside).mean()), 3),
+                       "colours": round(float(right.mean()), 3)}
     print(json.dumps({"continued": {k: v for k, v in found.items() if "after 1" in v}, "loops": {
-        k: v for k, v in found.items() if "after 1" not in v}, "wanted": WANTED, "count": COUNT, "steps": STEPS, "overlap": 1,
-        "seconds": round(time.perf_counter() - start, 1)}))
+        k: v for k, v in found.items() if "after 1" not in v}, "wanted": WANTED, "count": COUNT, "steps": STEPS,
+        "overlap": 1, "seconds": round(time.perf_counter() - start, 1)}))
 
 
 def figures():
-    """{"continued": {model and way: {after n: distance of the background's mean colour, worst, colours: share that shows the prompt's,
-    seam}}, "loops": {...}, "wanted": {...}, "seconds": float}. Raises RuntimeError with the process's last line."""
+    """{"continued": {model and way: {after n: distance of the background's mean colour, worst, colours: share that shows the
+    prompt's, seam}}, "loops": {...}, "wanted": {...}, "seconds": float}. Raises RuntimeError with the process's last
+    line."""
     return editing.by_itself(__file__)

@@ -262,7 +262,8 @@ def figures():
 
 
 def by_itself(file):
-    """What a file of ours prints at last as JSON, run with this process's number of threads. Raises RuntimeError with its last line."""
+    """What a file of ours prints at last as JSON, run with this process's number of threads. Raises RuntimeError
+    with its last line."""
     done = subprocess.run([sys.executable, file, str(torch.get_num_threads())], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no reason given"])[-1])

@@ -1,7 +1,8 @@
 """A clip that goes on: its last frames are the first ones of a next stretch, and stretches are joined to one clip.
 
-The frames go through the VAE anew, for a latent of the middle of a clip holds four frames and the first of a stretch one. In the
-next stretch they are held by a noise mask, which every stock sampler obeys; models that take pictures are shown them, too.
+The frames go through the VAE anew, for a latent of the middle of a clip holds four frames and the first of a stretch one. In
+the next stretch they are held by a noise mask, which every stock sampler obeys; models that take pictures are shown them,
+too.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ SIDE = 16  # px that the sides of a clip are multiples of
 
 
 def continued(model, positive, negative, vae, video, length: int, overlap: int):
-    """(positive, negative, LATENT) of a stretch of `length` frames that begins with the last `overlap` frames of video (N, H, W, 3).
+    """(positive, negative, LATENT) of a stretch of `length` frames that begins with the last `overlap` frames of video (N,
+    H, W, 3).
 
-    overlap: 4 n + 1, less than length. The LATENT is masked: its first n + 1 latents are the frames'. A model that takes a start
-    picture is shown the first of them, Fun InP all; a control video in the conditionings stays. Raises ValueError.
+    overlap: 4 n + 1, less than length. The LATENT is masked: its first n + 1 latents are the frames'. A model that takes a
+    start picture is shown the first of them, Fun InP all; a control video in the conditionings stays. Raises ValueError.
     """
     params = params_of(model)
     check_frames(video, "video")
@@ -27,14 +29,15 @@ def continued(model, positive, negative, vae, video, length: int, overlap: int):
     count, height, width = video.shape[:3]
     latent = empty_latent(width, height, length)
     if width % SIDE or height % SIDE:
-        raise ValueError(f"video is {width} x {height} px: sides must be multiples of {SIDE}. Scale it, to {width // SIDE * SIDE} x "
-                         f"{height // SIDE * SIDE} for example, and join the stretches with what you scaled.")
+        raise ValueError(f"video is {width} x {height} px: sides must be multiples of {SIDE}. Scale it, to "
+                         f"{width // SIDE * SIDE} x {height // SIDE * SIDE} for example, and join the stretches with "
+                         "what you scaled.")
     check_overlap(overlap, count, "video")
     if overlap % FRAMES != 1:
         raise ValueError(f"overlap is {overlap}: frames go into latents as 4 n + 1, so take 1, 5, 9 or 13.")
     if overlap >= length:
-        raise ValueError(f"overlap is {overlap} and length {length}: nothing new would be drawn. Set length to {overlap + FRAMES} or "
-                         "more, or overlap to less.")
+        raise ValueError(f"overlap is {overlap} and length {length}: nothing new would be drawn. Set length to "
+                         f"{overlap + FRAMES} or more, or overlap to less.")
     frames = video[-overlap:, :, :, :3]
     held = encoded(vae, frames)
     samples = latent["samples"]
@@ -52,9 +55,9 @@ def continued(model, positive, negative, vae, video, length: int, overlap: int):
 def joined(first, second, overlap: int, hold_colour: float = 1.0):
     """IMAGE (N + M - overlap, H, W, 3) of two clips, of which the second begins with the last `overlap` frames of the first.
 
-    The shared frames fade from the one to the other. hold_colour: how far each channel of the second is moved by the median of what
-    it differs by from the first in the shared frames, 0 to 1. (Their means and spreads would do where nothing but colour differs; a
-    shape that came out a little smaller or paler would then colour all that follows.) Raises ValueError.
+    The shared frames fade from the one to the other. hold_colour: how far each channel of the second is moved by the median
+    of what it differs by from the first in the shared frames, 0 to 1. (Their means and spreads would do where nothing but
+    colour differs; a shape that came out a little smaller or paler would then colour all that follows.) Raises ValueError.
     """
     for frames, name in ((first, "first"), (second, "second")):
         check_frames(frames, name)
@@ -73,8 +76,8 @@ def params_of(model) -> CogVideoParams:
     """A MODEL's configuration. Raises ValueError for one that is no CogVideoX of this pack."""
     params = getattr(model.model.model_config, "params", None)
     if not isinstance(params, CogVideoParams):
-        raise ValueError(f"This model is {type(model.model).__name__}, not a CogVideoX from Load CogVideoX Model, which is needed to "
-                         "know how it takes frames.")
+        raise ValueError(f"This model is {type(model.model).__name__}, not a CogVideoX from Load CogVideoX Model, which is "
+                         "needed to know how it takes frames.")
     return params
 
 

@@ -1,5 +1,5 @@
-"""Clips that end where they begin (after Mobius, arXiv 2502.20307): before each step the latents are turned on along time, in a
-circle, so that no place in it is a beginning, and the model joins the ends as it joins all others.
+"""Clips that end where they begin (after Mobius, arXiv 2502.20307): before each step the latents are turned on along time,
+in a circle, so that no place in it is a beginning, and the model joins the ends as it joins all others.
 
 All latents of the circle hold four frames. The autoencoder wants something before them, and is given the circle's end.
 """
@@ -25,8 +25,9 @@ def looping(model, shift: int):
     """
     params = params_of(model)
     if params.conditioning not in _CIRCLES:
-        raise ValueError("CogVideoX Loop is for models that go by text or by a control video. This one is shown pictures: with "
-                         "CogVideoX Fun Inpaint give a Fun InP model the same picture as start_image and as end_image.")
+        raise ValueError("CogVideoX Loop is for models that go by text or by a control video. This one is shown "
+                         "pictures: with CogVideoX Fun Inpaint give a Fun InP model the same picture as start_image and as "
+                         "end_image.")
     if shift < 1:
         raise ValueError(f"shift is {shift}: it must be at least 1, or the ends are never joined.")
 
@@ -41,16 +42,17 @@ def looping(model, shift: int):
 
 
 def step_of(sigma, sigmas) -> int:
-    """Which step of sigmas (n,) a prediction at sigma (B,) belongs to: the last whose level is not below it. Samplers that ask twice
-    in a step see one circle."""
+    """Which step of sigmas (n,) a prediction at sigma (B,) belongs to: the last whose level is not below it. Samplers that
+    ask twice in a step see one circle."""
     if sigmas is None:
         return 0
     return max(0, int((sigmas.to(sigma) >= sigma.flatten()[0] * (1.0 - 1e-5)).sum()) - 1)
 
 
 def decode_circle(vae, samples, tile_width: int, tile_height: int, repeat_first: bool = False):
-    """Latents (B, 16, T, h, w) of a circle -> IMAGE (B * 4 T, 8 h, 8 w, 3), clip after clip, of which each goes on with its own first
-    frame. repeat_first: that frame again at the end of each. tile_width, tile_height, errors: as `decode_frames`."""
+    """Latents (B, 16, T, h, w) of a circle -> IMAGE (B * 4 T, 8 h, 8 w, 3), clip after clip, of which each goes on with its
+    own first frame. repeat_first: that frame again at the end of each. tile_width, tile_height, errors: as
+    `decode_frames`."""
     check_latent(samples, LATENT_CHANNELS)
     length = samples.shape[2]
     before = torch.cat([samples] * -(-HISTORY // length), 2)[:, :, -HISTORY:]

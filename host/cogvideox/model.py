@@ -134,8 +134,8 @@ class CogVideoXModel(ReadsDiffusersLoras):
 
 
 def with_start_picture(channels, picture, window):
-    """Channels (B, 16, t, h, w) of one context window, begun with the clip's start picture (B, 16, 1, h, w): each window is a clip to
-    the model, and without it those after the first would go by the text alone."""
+    """Channels (B, 16, t, h, w) of one context window, begun with the clip's start picture (B, 16, 1, h, w): each window is
+    a clip to the model, and without it those after the first would go by the text alone."""
     if 0 in window.index_list or picture.shape[3:] != channels.shape[3:]:
         return channels
     return torch.cat([picture.to(channels), channels[:, :, 1:]], dim=2)

@@ -153,10 +153,11 @@ def check_loop(model_options: dict, front: int) -> None:
     if not get_wrappers_with_key(WrappersMP.APPLY_MODEL, LOOP, model_options, is_model_options=True):
         return
     if front:
-        raise ValueError("CogVideoX Loop turns the clip in a circle, and CogVideoX 1.5 takes latents in pairs: this clip has an odd number "
-                         "of them. Set length to 8 n + 5, such as 77 or 85.")
+        raise ValueError("CogVideoX Loop turns the clip in a circle, and CogVideoX 1.5 takes latents in pairs: this clip "
+                         "has an odd number of them. Set length to 8 n + 5, such as 77 or 85.")
     if model_options.get("context_handler") is not None:
-        raise ValueError("CogVideoX Loop sees the whole clip at once: it does not go with context windows. Take one of the two away.")
+        raise ValueError("CogVideoX Loop sees the whole clip at once: it does not go with context windows. Take one of "
+                         "the two away.")
 
 
 def check_size(shape, context_handler, model, device) -> None:

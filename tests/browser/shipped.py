@@ -33,8 +33,8 @@ AUTOENCODERS = {
     "LTX23_video_vae_bf16.safetensors": ("random_ltx2_vae.safetensors", "random_sana_video_2.safetensors"),
 }
 FRAMES, SIDE = 9, 96  # of all videos that are made with them
-LONGER = {"sana_video_text_to_video": 17, "sana_video_image_to_video": 17, "sana_video_long": 81, "sana_video_2b_text_to_video": 17,
-          "cogvideox_continue": 17, "cogvideox_loop": 12}
+LONGER = {"sana_video_text_to_video": 17, "sana_video_image_to_video": 17, "sana_video_long": 81,
+          "sana_video_2b_text_to_video": 17, "cogvideox_continue": 17, "cogvideox_loop": 12}
 
 
 def shipped(name: str) -> dict:
@@ -55,7 +55,8 @@ def with_embedded_models(workflow: dict) -> dict:
     """The canvas workflow with the embedded models in its loaders, and with what makes it quick."""
     autoencoders = [AUTOENCODERS[node["widgets_values"][0]] for node in workflow["nodes"] if node["type"] == "VAELoader"]
     conditioned = {CONDITIONED[node["type"]] for node in workflow["nodes"] if node["type"] in CONDITIONED}
-    loader = "SanaCogLoadSanaModel" if conditioned == {"sanacog_tiny_sana_sprint.safetensors"} else "SanaCogLoadCogVideoXModel"
+    sprint = conditioned == {"sanacog_tiny_sana_sprint.safetensors"}
+    loader = "SanaCogLoadSanaModel" if sprint else "SanaCogLoadCogVideoXModel"
     for node in workflow["nodes"]:
         values = node.get("widgets_values")
         if node["type"] in EMBEDDED:

@@ -155,7 +155,8 @@ FILES = {"Sana_1600M_1024px_BF16": "sana_1600m_1024px_bf16", "Sana_1600M_4Kpx_BF
          "sanacog_tiny_sana": "tiny_sana", "sanacog_tiny_cogvideox": "tiny_cogvideox",
          "sanacog_tiny_cogvideox_i2v": "tiny_cogvideox_i2v"}
 # Where a workflow shows something else than the preset, and what.
-EDITS = {"cogvideox_edit", "cogvideox_edit_first_frame", "sana_inversion", "sana_rf_inversion"}  # guided less, to keep more of the source
+# Guided less, to keep more of the source.
+EDITS = {"cogvideox_edit", "cogvideox_edit_first_frame", "sana_inversion", "sana_rf_inversion"}
 OTHERWISE = {("cogvideox_dynamic_guidance", "guidance"): 6.0,  # dynamic guidance begins at 1, so that its end is higher
              ("cogvideox_image_to_video_windows", "frames"): 17,  # more than the model makes, in windows
              ("cogvideox_fun_control", "frames"): 9,           # of the embedded clip

@@ -49,7 +49,8 @@ def test_first_and_last_frame():
         assert np.array_equal(np.array(Image.open(INPUT / name)), frame)
 
 
-@pytest.mark.parametrize("name, drawn", [("sanacog_moving_square", CLIP), ("sanacog_moving_mask", ("white", "square", "black", "right"))])
+@pytest.mark.parametrize("name, drawn", [("sanacog_moving_square", CLIP),
+                                         ("sanacog_moving_mask", ("white", "square", "black", "right"))])
 def test_moving_square(name, drawn):
     """For video to video, and a mask of the square in it; the codec stores every other pixel's colour, and not exactly."""
     import av  # comes with ComfyUI

@@ -1,4 +1,5 @@
-"""A clip continued by its last frames, and joined: what is held while sampling, what each kind of model is shown, colours."""
+"""A clip continued by its last frames, and joined: what is held while sampling, what each kind of model is shown,
+colours."""
 
 import pytest
 import torch
@@ -25,8 +26,8 @@ def model_of(host, weights, name):  # noqa: F811
     return host.cogvideox.load_cogvideox(weights(VARIANTS[name]))
 
 
-@pytest.mark.parametrize("name, sampler", [("5B", "ddim"), ("5B", "euler"), ("5B I2V", "euler"), ("1.5", "euler"), ("1.5 I2V", "ddim"),
-                                           ("Fun 5B InP", "euler")])
+@pytest.mark.parametrize("name, sampler", [
+    ("5B", "ddim"), ("5B", "euler"), ("5B I2V", "euler"), ("1.5", "euler"), ("1.5 I2V", "ddim"), ("Fun 5B InP", "euler")])
 def test_the_frames_are_held(host, weights, continuation, name, sampler):  # noqa: F811
     """Whatever the model and the sampler, the stretch begins with the latents of the clip's last frames."""
     model, vae, video = model_of(host, weights, name), SeenVAE(), clip()
@@ -101,8 +102,9 @@ def test_shared_frames_fade(continuation):
     assert torch.allclose(found, torch.tensor([0, 0, 0, 0, 0.25, 0.5, 0.75, 1, 1, 1]))
 
 
-@pytest.mark.parametrize("second, overlap, said", [(clip(3), 5, "second has 3 frames"), (clip(9, 32), 5, "clips that are joined have one size"),
-                                                   (clip(9), 0, "take 1 to 9"), (clip(9)[:0], 1, "second is empty")])
+@pytest.mark.parametrize("second, overlap, said", [
+    (clip(3), 5, "second has 3 frames"), (clip(9, 32), 5, "clips that are joined have one size"),
+    (clip(9), 0, "take 1 to 9"), (clip(9)[:0], 1, "second is empty")])
 def test_joined_refuses(continuation, second, overlap, said):
     with pytest.raises(ValueError, match=said):
         continuation.joined(clip(9), second, overlap)

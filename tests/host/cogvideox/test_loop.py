@@ -1,4 +1,5 @@
-"""Clips in a circle: each step by the core alone with latents turned round by hand, and the seam of the embedded model's clips."""
+"""Clips in a circle: each step by the core alone with latents turned round by hand, and the seam of the embedded model's
+clips."""
 
 import pytest
 import torch
@@ -49,7 +50,8 @@ def test_a_control_video_is_turned_with_it(host, weights, loop):  # noqa: F811
         turn = next(calls)
         return plain(torch.cat([x, video * params.condition_scale], 1).roll(-turn, 2), timestep).roll(turn, 2)
     wanted = schedule.ddim(velocity, start, 3, params.snr_shift_scale) / params.scaling_factor
-    found = sample(host, loop.looping(model_of(host, weights, "Fun 5B Control"), 1), start, values=dict(concat_latent_image=video))
+    model = loop.looping(model_of(host, weights, "Fun 5B Control"), 1)
+    found = sample(host, model, start, values=dict(concat_latent_image=video))
     assert apart(found, wanted) < 1e-4
 
 
@@ -64,7 +66,8 @@ def test_it_refuses_what_has_a_place(host, weights, loop):  # noqa: F811
     windows = pytest.importorskip("comfy.context_windows")
     model = loop.looping(model_of(host, weights, "5B"), 1)
     model.model_options["context_handler"] = windows.IndexListContextHandler(
-        windows.ContextSchedule("standard_static", lambda *_: []), windows.ContextFuseMethod("flat", None), context_length=2, dim=2)
+        windows.ContextSchedule("standard_static", lambda *_: []), windows.ContextFuseMethod("flat", None),
+        context_length=2, dim=2)
     with pytest.raises(ValueError, match="does not go with context windows"):
         sample(host, model, noise(5))
 

@@ -34,7 +34,8 @@ def test_whatever_shares_a_cell_is_drawn(masks):
     assert found["samples"] is LATENT["samples"] and found["other"] == 1 and "noise_mask" not in LATENT
     cells = by_hand(mask, (3, 4, 6))
     assert torch.equal(found["noise_mask"][:, 0], cells) and 0 < cells.mean() < 0.9
-    assert torch.equal(masks.masked(LATENT, torch.cat([mask, mask]))["noise_mask"][:, 0], cells), "more frames than the video has"
+    longer = masks.masked(LATENT, torch.cat([mask, mask]))["noise_mask"][:, 0]
+    assert torch.equal(longer, cells), "more frames than the video has"
     one = masks.masked(LATENT, mask[2])["noise_mask"][:, 0]
     assert torch.equal(one, by_hand(mask[2:3], (1, 4, 6)).expand(3, -1, -1))
 
@@ -48,8 +49,9 @@ def test_a_mask_of_another_size(masks):
         assert cells.shape == (3, 1, 4, 6) and not cells[..., :3].any() and cells[..., 3:].all()
 
 
-@pytest.mark.parametrize("mask, said", [(torch.zeros(32, 48), "The mask is empty"), (torch.ones(5, 32, 48), "mask has 5 frames"),
-                                        (torch.ones(0, 32, 48), "mask is empty|The mask is empty")])
+@pytest.mark.parametrize("mask, said", [
+    (torch.zeros(32, 48), "The mask is empty"), (torch.ones(5, 32, 48), "mask has 5 frames"),
+    (torch.ones(0, 32, 48), "mask is empty|The mask is empty")])
 def test_refused(masks, mask, said):
     with pytest.raises(ValueError, match=said):
         masks.masked(LATENT, mask)
@@ -66,11 +68,12 @@ def test_the_workflow_changes_what_is_white_and_nothing_else(server):
     mask = next(node["inputs"]["mask"] for node in workflow.values() if node["class_type"] == "ImageCompositeMasked")
     workflow = {key: node for key, node in workflow.items() if not node["class_type"].startswith("Save")} | {
         "as picture": {"class_type": "MaskToImage", "inputs": {"mask": mask}}}
-    shown = {"source": source, "decoded": [images["VAEDecode"], 0], "result": [images["ImageCompositeMasked"], 0], "white": ["as picture", 0]}
+    shown = {"source": source, "decoded": [images["VAEDecode"], 0], "result": [images["ImageCompositeMasked"], 0],
+             "white": ["as picture", 0]}
     workflow |= {name: {"class_type": "PreviewImage", "inputs": {"images": link}} for name, link in shown.items()}
     give_inputs(server.base)
     result = server.run_prompt(workflow)
-    frames = {name: np.stack([np.asarray(result.clips[image["filename"]][0]) for image in result.outputs[name]["images"]]) / 255.0
+    frames = {name: np.stack([result.clips[image["filename"]][0] for image in result.outputs[name]["images"]]) / 255.0
               for name in shown}
     white, apart = frames["white"][..., 0] > 0.5, np.abs(frames["result"] - frames["source"]).mean(-1)
     assert white.shape == (9, 96, 96) and 0.05 < white.mean() < 0.4

@@ -1,4 +1,5 @@
-"""Image to video in the host's context windows, on the embedded model: the picture stays in all windows, and none begins with a cut."""
+"""Image to video in the host's context windows, on the embedded model: the picture stays in all windows, and none begins
+with a cut."""
 
 import inspect
 
@@ -24,8 +25,8 @@ def test_windows_go_on_from_each_other(host, monkeypatch):  # noqa: F811
     vae = vae.load_cogvideox_vae(models / "vae/sanacog_tiny_cogvideox_vae.safetensors")
     model = host.cogvideox.load_cogvideox(models / "diffusion_models/sanacog_tiny_cogvideox_i2v.safetensors")
     causal = {"causal_window_fix": False} if "causal_window_fix" in inspect.signature(Windows.execute).parameters else {}
-    given = {"context_length": WINDOW, "context_overlap": 1, "context_schedule": "standard_static", "context_stride": 1, "dim": 2,
-             "closed_loop": False, "fuse_method": "pyramid", **causal}
+    given = {"context_length": WINDOW, "context_overlap": 1, "context_schedule": "standard_static", "context_stride": 1,
+             "dim": 2, "closed_loop": False, "fuse_method": "pyramid", **causal}
     if "freenoise" in inspect.signature(Windows.execute).parameters:
         given["freenoise"] = False
     model = Windows.execute(model, **given).result[0]
@@ -34,13 +35,15 @@ def test_windows_go_on_from_each_other(host, monkeypatch):  # noqa: F811
         return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
 
     def found():
-        """(share of the frames after the first window in the prompt's colours, largest change as a share of the median one)"""
+        """(share of the frames after the first window in the prompt's colours, largest change as a share of the median
+        one)"""
         shown, jumps = [], []
         for i, scene in enumerate(clips.evaluation_scenes()[0][:32:8]):
             start = torch.from_numpy(clips.to_frames(clips.draw(scene[None], torch.Generator().manual_seed(i)))[0][:1])
             positive, negative, _ = conditioning.image_to_video(encode(clips.plain_prompt(scene)), encode(""), vae, 96, 96,
                                                                 4 * LATENTS - 3, 1, start)
-            out = sample(host, model, random(1, 16, LATENTS, 12, 12, seed=i), steps=20, cfg=2.0, positive=positive, negative=negative)
+            out = sample(host, model, random(1, 16, LATENTS, 12, 12, seed=i), steps=20, cfg=2.0,
+                         positive=positive, negative=negative)
             frames = vae.decode(out)[0].numpy()
             wanted = clips.COLOURS[int(scene[0])], clips.COLOURS[int(scene[2])]
             shown += [(verdict.colour, verdict.background) == wanted for verdict in map(judge, frames[4 * WINDOW - 3:])]

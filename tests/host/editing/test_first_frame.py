@@ -1,4 +1,5 @@
-"""The workflow that edits a video by its first frame: what Sana made of the frame is in all of them, where the original moved."""
+"""The workflow that edits a video by its first frame: what Sana made of the frame is in all of them, where the original
+moved."""
 
 import numpy as np
 import torch
@@ -8,8 +9,7 @@ from sanacog.headless.launcher import give_inputs
 from sanacog.training.embedded import clip_judge, clips, shapes
 from sanacog.training.embedded.judge import judge
 
-# What a picture of the first frame is asked to be, beside the colour that the workflow asks for: (frame's prompt, video's prompt).
-COLOURS = "green", "red"
+COLOURS = "green", "red"  # the workflow's own, and another
 
 
 def scene(colour):
@@ -26,7 +26,7 @@ def test_an_edit_of_the_first_frame_is_carried_through(server):
             if node["class_type"] == "CLIPTextEncode":
                 node["inputs"]["text"] = node["inputs"]["text"].replace(COLOURS[0], colour)
         edited = next(node["inputs"]["start_image"] for node in workflow.values()
-                      if node["class_type"] == "SanaCogCogVideoXImageToVideo" and node["_meta"]["title"] == "With the edited frame")
+                      if node["_meta"]["title"] == "With the edited frame")
         workflow = {key: node for key, node in workflow.items() if not node["class_type"].startswith("Save")}
         decoded = max((key for key, node in workflow.items() if node["class_type"] == "VAEDecode"), key=int)
         workflow |= {name: {"class_type": "PreviewImage", "inputs": {"images": link}} for name, link in (
