@@ -10,7 +10,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from .continuation import params_of
-from .model import FRAMES
+from .model import FRAMES, MOTION
 from .sampling import LATENT_CHANNELS, LOOP
 from .vae import check_latent, decode_frames
 
@@ -32,6 +32,9 @@ def looping(model, shift: int):
         raise ValueError(f"shift is {shift}: it must be at least 1, or the ends are never joined.")
 
     def around_model(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
+        if control is not None or MOTION in transformer_options:
+            raise ValueError("CogVideoX Loop does not go with a ControlNet or with Tora, whose frames are not turned with "
+                             "the circle: take one of the two away, or a Fun Control model with a control video.")
         turn = shift * step_of(t, transformer_options.get("sample_sigmas")) % x.shape[2]
         turned = None if c_concat is None else c_concat.roll(-turn, 2)
         return executor(x.roll(-turn, 2), t, turned, c_crossattn, control, transformer_options, **kwargs).roll(turn, 2)

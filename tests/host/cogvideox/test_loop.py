@@ -63,6 +63,10 @@ def test_it_refuses_what_has_a_place(host, weights, loop):  # noqa: F811
         loop.looping(model_of(host, weights, "5B"), 0)
     with pytest.raises(ValueError, match="8 n \\+ 5"):
         sample(host, loop.looping(model_of(host, weights, "1.5"), 1), noise(3))
+    model = loop.looping(model_of(host, weights, "5B"), 1)
+    model.model_options["transformer_options"][host.cogvideox.MOTION] = "tora's"
+    with pytest.raises(ValueError, match="with a ControlNet or with Tora"):
+        sample(host, model)
     windows = pytest.importorskip("comfy.context_windows")
     model = loop.looping(model_of(host, weights, "5B"), 1)
     model.model_options["context_handler"] = windows.IndexListContextHandler(
