@@ -97,7 +97,7 @@ def test_the_kernels_are_there_where_triton_is(device, caplog):
         assert dispatch.available(0)
     assert not caplog.records
     assert set(register._kernels) == set(register._eager) == {
-        "relu_linear_attention", "gated_depthwise", "rms_norm", "rotate_pairs", "scale_shift_silu"}
+        "relu_linear_attention", "gated_depthwise", "rms_norm", "rotate_pairs", "rotary_state", "rotary_read", "scale_shift_silu"}
 
 
 class OnGpu:
