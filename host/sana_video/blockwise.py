@@ -43,9 +43,9 @@ class Block:
 
 
 @contextmanager
-def of_run(transformer_options: dict):
-    """past=, keep= and first_frame= for the network's forward, whose batch holds one part for each kind of condition. Raises
-    ValueError for several prompts of a kind, as a state is of one."""
+def of_run(transformer_options: dict, blocks: int):
+    """past=, keep= and first_frame= for the forward of a network of `blocks` blocks, whose batch holds one part for each kind of
+    condition. Raises ValueError for several prompts of a kind, as a state is of one, and where a block did not run."""
     block = transformer_options.get(KEY)
     if block is None:
         yield {}
@@ -57,6 +57,9 @@ def of_run(transformer_options: dict):
     past = None if block.past is None else [joined(parts) for parts in zip(*(block.past[kind] for kind in kinds))]
     yield {"past": past, "keep": own, "first_frame": block.first_frame}
     if block.keep is not None:
+        if len(own) < blocks:
+            raise ValueError("A node leaves blocks of the network out (Step Cache, skip layer guidance), and the LongSANA sampler "
+                             "needs what each of them leaves behind: take it out.")
         parts = [split(one, len(kinds)) for one in own]
         block.keep |= {kind: [part[i] for part in parts] for i, kind in enumerate(kinds)}
 

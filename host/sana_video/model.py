@@ -150,10 +150,10 @@ class HostNetwork:
 
     def _forward(self, x, timestep, context, attention_mask=None, control=None, transformer_options={}, text=None, **kwargs):
         hooks = host_hooks(len(self.transformer_blocks), control, transformer_options)
-        with self.of_run(transformer_options) as more:
+        with self.of_run(transformer_options, len(self.transformer_blocks)) as more:
             return super().forward(x, timestep, context, attention_mask, text=text, **hooks, **more)
 
-    def of_run(self, transformer_options):
+    def of_run(self, transformer_options, blocks):
         """Context with what else a run has for the network."""
         return nullcontext({})
 

@@ -156,6 +156,10 @@ def test_what_is_refused(host, weights):
     model = host.video.load_sana_video(weights())
     with pytest.raises(ValueError, match="one prompt at a time"):
         draw(host, model, noise(frames=6), conditioning(9) + conditioning(5))
+    skipping = model.clone()
+    skipping.set_model_patch_replace(lambda args, extra: {"img": args["img"]}, "dit", "double_block", 1)
+    with pytest.raises(ValueError, match="leaves blocks of the network out"):
+        draw(host, skipping, noise(frames=6))
     with pytest.raises(ValueError, match="end in 0"):
         draw(host, model, noise(frames=6), sigmas=LEVELS)
     with pytest.raises(ValueError, match="first generation"):
