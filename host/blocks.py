@@ -5,6 +5,8 @@ from __future__ import annotations
 import comfy.model_management as mm
 from comfy.ldm.modules import attention as host_attention
 
+from . import step_cache
+
 
 def fastest_attention(device):
     """The host's attention function. On a CPU it takes one by parts, which needs two to four times as long as PyTorch's own and
@@ -15,12 +17,12 @@ def fastest_attention(device):
     return chosen
 
 
-def host_hooks(total_blocks: int, control, transformer_options) -> dict:
+def host_hooks(total_blocks: int, control, transformer_options, modulated=None) -> dict:
     """attention= and run_block= for the forward of a core's transformer, which hand its insides to the host's nodes.
 
     In the host's words every block is a "double_block" with the picture "img" (B, N, D), the text "txt" (B, T, D) and
     what modulates it, "vec"; patches of the kind "post_input" run before the first block. control["input"][i], if there,
-    is added to the picture after block i. A node that returns no "txt" leaves the text as it was.
+    is added to the picture after block i. A node that returns no "txt" leaves the text as it was. modulated: for Step Cache.
     """
     replace = transformer_options.get("patches_replace", {}).get("dit", {})
     patches = transformer_options.get("patches", {})
@@ -51,4 +53,7 @@ def host_hooks(total_blocks: int, control, transformer_options) -> dict:
             x = x + residuals[i].to(x.dtype)  # a ControlNet may compute in another type than its base
         return x, state["txt"]
 
+    run = transformer_options.get(step_cache.KEY)
+    if run is not None:
+        run_block = run.around(run_block, total_blocks, modulated, options)
     return {"attention": attention, "run_block": run_block}
