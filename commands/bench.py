@@ -11,6 +11,7 @@ import torch
 
 from ..bench import (
     accuracy,
+    cache,
     cogvideox,
     cpu,
     editing,
@@ -58,7 +59,7 @@ CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASE
                                                      ("training_cpu.json", TRAINING_CASES)) for name, case in cases.items()}
 ACCURACY = {"accuracy": accuracy.accuracy, "video-accuracy": accuracy.video_accuracy,
             "sprint-accuracy": accuracy.sprint_accuracy, "guidance-accuracy": guidance.guidance_accuracy, "quant": lambda: quant.figures(convert),
-            "editing": editing.figures}
+            "editing": editing.figures, "cache": cache.figures}
 MEMORY = {"decode-2k": 2048, "decode-4k": 4096}  # pixels a side
 FIGURES = [*CPU_CASES, *ACCURACY, "memory", "quant-memory", *MEMORY, "pictures"]
 CLOCKS = {"wall": harness.WallClock, "cpu": lambda: harness.WallClock(now=time.process_time)}
@@ -101,7 +102,7 @@ def main(args):
     for name in ACCURACY:
         if name in figures:
             found = ACCURACY[name]()
-            print("\n".join({"quant": quant, "editing": editing}.get(name, accuracy).lines(found)), flush=True)
+            print("\n".join({"quant": quant, "editing": editing, "cache": editing}.get(name, accuracy).lines(found)), flush=True)
             record.write(options.output / f"{name.replace('-', '_')}.json", {"conditions": record.conditions(dtype="float32"), **found})
     if "memory" in figures:
         for row in memory.rows():
