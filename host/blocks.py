@@ -8,6 +8,19 @@ from comfy.ldm.modules import attention as host_attention
 from . import step_cache
 
 
+PLAIN = "sanacog_plain_attention"       # in transformer_options: take PyTorch's own attention, whatever was chosen
+OVERRIDE = "optimized_attention_override"  # the host's: a node's function in place of its own
+OWN = ("attention_basic", "attention_pytorch", "attention_split", "attention_sub_quad")  # the host's, in full precision
+
+
+def replaced_attention(transformer_options) -> str | None:
+    """The name of what a node or an option of the host has put in place of its own attention; None for nothing."""
+    function = transformer_options.get(OVERRIDE, host_attention.optimized_attention)
+    if any(function is getattr(host_attention, name, None) for name in OWN):
+        return None
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
+
+
 def fastest_attention(device):
     """The host's attention function. On a CPU it takes one by parts, which needs two to four times as long as PyTorch's own and
     saves no memory beside it; so that one, unless the host was told by an option which to take."""
@@ -29,7 +42,11 @@ def host_hooks(total_blocks: int, control, transformer_options, modulated=None) 
     residuals = (control or {}).get("input", [])
     options = {**transformer_options, "total_blocks": total_blocks, "block_type": "double"}
 
+    plain = transformer_options.get(PLAIN, False)
+
     def attention(q, k, v, heads, mask):
+        if plain:
+            return host_attention.attention_pytorch(q, k, v, heads, mask=mask)
         return fastest_attention(q.device)(q, k, v, heads, mask=mask, transformer_options=options)
 
     def run_block(i, call, x, context, vec):

@@ -22,15 +22,15 @@ class EnhancePrompt(io.ComfyNode):
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True, tooltip="What to write out; a few words."),
                 io.Combo.Input("template", options=list(enhance.TEMPLATES), default="Sana picture",
                                tooltip="What it is written out to: a picture in detail, or one shot with what moves in it."),
-                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
+                io.Int.Input("seed", default=0, min=0, max=0xffffffffffffffff, control_after_generate=True,
                              tooltip="Another seed gives other words."),
                 io.Int.Input("max_length", default=256, min=1, max=2048,
                              tooltip="In tokens. Sana reads 300, CogVideoX 226."),
                 io.Float.Input("temperature", default=0.7, min=0.0, max=2.0, step=0.01,
                                tooltip="How freely it writes. 0: always the likeliest word, whatever the seed."),
             ],
-            outputs=[io.String.Output("enhanced", tooltip="For a text encode node."),
-                     io.String.Output("original", tooltip="The prompt as it was.")])
+            outputs=[io.String.Output(display_name="enhanced", tooltip="For a text encode node."),
+                     io.String.Output(display_name="original", tooltip="The prompt as it was.")])
 
     @classmethod
     def execute(cls, clip, prompt, template="Sana picture", seed=0, max_length=256, temperature=0.7):
