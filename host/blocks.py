@@ -15,7 +15,10 @@ OWN = ("attention_basic", "attention_pytorch", "attention_split", "attention_sub
 
 def replaced_attention(transformer_options) -> str | None:
     """The name of what a node or an option of the host has put in place of its own attention; None for nothing."""
-    function = transformer_options.get(OVERRIDE, host_attention.optimized_attention)
+    function = transformer_options.get(OVERRIDE)
+    while hasattr(function, "in_place_of"):  # the pack's own, around what was there
+        function = function.in_place_of
+    function = function or host_attention.optimized_attention
     if any(function is getattr(host_attention, name, None) for name in OWN):
         return None
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"

@@ -64,12 +64,12 @@ def step_cache(model, method: str, threshold: float, start: float = 0.0, end: fl
 
 @dataclass
 class State:
-    """Of one condition. grown: what the blocks added to picture (b, N, D) and text (b, T, D)."""
+    """Of calls for the same conditions. Nothing after the blocks looks at the text: the picture (B, N, D) is all there is to keep."""
 
-    measured: torch.Tensor | None = None  # what a change is measured against
-    change: float = 0.0                   # TeaCache's, since the last computed evaluation
-    grown: tuple = ()
-    used: int = 0                         # at which evaluation
+    measured: torch.Tensor  # what a change is measured against
+    grown: torch.Tensor     # what the blocks added to the picture
+    used: int               # in which of its window's evaluations
+    change: float = 0.0     # TeaCache's, since the last computed evaluation
 
 
 @dataclass
@@ -103,30 +103,29 @@ class Run:
         sigmas = options.get("sigmas")
         if sigmas is None or torch.is_grad_enabled():
             return run_block
-        conditions = _conditions(options)
-        call = Call(self, self.windows.setdefault(_window(options), Window()), float(sigmas.flatten()[0]), conditions)
+        call = Call(self, options, float(sigmas.flatten()[0]))
         first_block = self.settings.method == "first block"
 
         def cached(i, run, x, context, vec):
             if i > 0 and call.reuses:
                 return x, context
             if i == 0 and not first_block:
-                call.decide(modulated(x, vec), x, context)
+                call.decide(modulated(x, vec), x)
             if not call.reuses:
                 before, (x, context) = x, run_block(i, run, x, context, vec)
             if i == 0 and first_block:
-                call.decide(x - before, x, context)
+                call.decide(x - before, x)
             if i == 0 and call.reuses:
-                return call.grown(x, context)
+                return x + call.state.grown, context
             if i == blocks - 1:
-                call.keep(x, context)
+                call.keep(x)
             return x, context
 
         return cached
 
     def decides(self, window: Window, sigma: float, state: State | None, measured) -> bool:
-        """Whether the evaluation at sigma reuses an earlier one. state: the deciding condition's, None: it has none to reuse.
-        measured: its share of what the method looks at."""
+        """Whether the evaluation at sigma reuses an earlier one. state: the deciding call's, None: it has none to reuse.
+        measured: what the method looks at."""
         if state is None:
             return False
         change = _relative_change(measured, state.measured)
@@ -138,53 +137,46 @@ class Run:
 
 
 class Call:
-    """One call of the network: conditions, keys of states, stand one after the other in its batch."""
+    """One call of the network."""
 
-    def __init__(self, run: Run, window: Window, sigma: float, conditions: list):
-        self.run, self.window, self.sigma, self.conditions = run, window, sigma, conditions
-        self.reuses, self.measured, self.start = False, None, ()
+    def __init__(self, run: Run, options: dict, sigma: float):
+        self.run, self.sigma = run, sigma
+        self.window = run.windows.setdefault(_window(options), Window())
+        self.conditions, self.key = len(options.get("uuids") or [None]), _conditions(options)
+        self.state = self.window.states.get(self.key)
+        self.reuses, self.measured, self.start = False, None, None
 
-    def decide(self, measured, x, context) -> None:
-        """Sets self.reuses. x, context: what a reused evaluation would be added to."""
-        run, window = self.run, self.window
-        parts = list(zip(*(tensor.chunk(len(self.conditions)) for tensor in (x, context))))
-        states = [window.states.get(key) for key in self.conditions]
-        usable = all(state and _fit(state.grown, part) for state, part in zip(states, parts))
-        self.measured = measured.chunk(len(self.conditions))
-        if window.sigma != self.sigma or window.decider in self.conditions:
-            window.sigma, window.decider = self.sigma, self.conditions[0]
+    def decide(self, measured, x) -> None:
+        """Sets self.reuses. x: what a reused evaluation would be added to."""
+        run, window, state = self.run, self.window, self.state
+        self.measured = measured[:len(measured) // self.conditions].clone()  # a view would keep all of it
+        if state and not _fit(state.grown, x):
+            state = None
+        if window.sigma != self.sigma or window.decider == self.key:
+            window.sigma, window.decider = self.sigma, self.key
             window.evaluations += 1
-            window.reuses = run.decides(window, self.sigma, states[0] if usable else None, self.measured[0])
+            window.reuses = run.decides(window, self.sigma, state, self.measured)
             window.row = window.row + 1 if window.reuses else 0
             run.evaluations += 1
             run.reused += window.reuses
             window.states = {key: s for key, s in window.states.items() if s.used >= window.evaluations - 2}
-        self.reuses = window.reuses and usable
+        self.reuses = window.reuses and state is not None
         if self.reuses:
-            for state in states:
-                state.used = window.evaluations
+            state.used = window.evaluations
         else:
-            self.start = x.clone(), context.clone()  # nodes may write into what they are given
+            self.start = x.clone()  # nodes may write into what they are given
 
-    def grown(self, x, context) -> tuple:
-        """x (B, N, D) and context (B, T, D) with what the blocks added at the last computed evaluation."""
-        added = zip(*(self.window.states[key].grown for key in self.conditions))
-        return tuple(tensor + torch.cat(parts) for tensor, parts in zip((x, context), added))
-
-    def keep(self, x, context) -> None:
+    def keep(self, x) -> None:
         """Note what the blocks have added since decide."""
-        added = [(after - before).chunk(len(self.conditions)) for after, before in zip((x, context), self.start)]
-        for key, measured, *grown in zip(self.conditions, self.measured, *added):
-            self.window.states[key] = State(measured, 0.0, tuple(grown), self.window.evaluations)
-        self.start = ()
+        self.window.states[self.key] = State(self.measured, x - self.start, self.window.evaluations)
 
 
-def _conditions(options: dict) -> list:
-    """A name for each condition of a call. Nodes evaluate the same one again with other parts replaced, as PAG does: that is
-    another one."""
-    replaced = tuple((kind, key, id(patch)) for kind, patches in options.get("patches_replace", {}).items()
-                     for key, patch in patches.items())
-    return [(uuid, replaced) for uuid in options.get("uuids") or [None]]
+def _conditions(options: dict) -> tuple:
+    """A name for the conditions of a call, in their order. Nodes evaluate the same ones again with other parts replaced, as PAG
+    does: these are others. Functions are told by their code, as some are made anew for every call."""
+    replaced = tuple((kind, place, id(getattr(patch, "__code__", patch)))
+                     for kind, patches in options.get("patches_replace", {}).items() for place, patch in patches.items())
+    return tuple(options.get("uuids") or ()), replaced
 
 
 def _window(options: dict):
@@ -192,8 +184,8 @@ def _window(options: dict):
     return None if window is None else tuple(window.index_list)
 
 
-def _fit(grown: tuple, tensors: tuple) -> bool:
-    return bool(grown) and all((a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device) for a, b in zip(grown, tensors))
+def _fit(a, b) -> bool:
+    return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
 
 
 def _relative_change(new, old) -> float:

@@ -106,3 +106,7 @@ def test_which_attention_is_the_hosts_own(host, monkeypatch):
         monkeypatch.setattr(host_attention, "optimized_attention", getattr(host_attention, name))
         assert blocks.replaced_attention({}) is None
     assert blocks.replaced_attention({blocks.OVERRIDE: overflowing}).endswith("test_attention.overflowing")
+    from sanacog.host.editing.structure import seeing_both
+
+    assert blocks.replaced_attention(seeing_both({}, 0)) is None
+    assert blocks.replaced_attention(seeing_both({blocks.OVERRIDE: overflowing}, 0)).endswith("test_attention.overflowing")

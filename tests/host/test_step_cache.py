@@ -283,10 +283,36 @@ def test_perturbed_attention_has_states_of_its_own(host, cache, load):
     assert sana_model.apart(got, expected(host, "sana", load("sana"), start_of("sana"), predict)) < 1e-5
 
 
-def test_controlnet_and_samplers_of_two_evaluations(host, cache, load, tmp_path):
+@pytest.mark.parametrize("name", ["sana", "5B"])
+def test_keep_structure_goes_with_it(host, cache, load, name):
+    from sanacog.host.editing.structure import keep_structure
+
+    clone, seen = counted(load(name), LAYERS - 1)
+    start = start_of(name)
+    plus, minus = texts(name)
+    for model, calls in ((clone, STEPS), (cache.step_cache(clone, "first block", 1e9, most=99), 2)):
+        seen.clear()
+        out = host.comfy.sample.sample(keep_structure(model, 0.0, 1.0), start, STEPS, 3.0, "euler", "sgm_uniform", plus, minus,
+                                       torch.ones_like(start), seed=0, disable_pbar=True)
+        assert seen == [4] * calls and out.isfinite().all()
+
+
+def test_a_batch_that_doubles_on_the_way(host, cache, load):
+    from sanacog.host.editing.structure import keep_structure
+
+    clone, seen = counted(load("5B"), LAYERS - 1)
+    start, (plus, minus) = start_of("5B"), texts("5B")
+    host.comfy.sample.sample(keep_structure(cache.step_cache(clone, "first block", 1e9, most=99), 0.5, 1.0), start, STEPS, 3.0, "euler",
+                             "sgm_uniform", plus, minus, torch.ones_like(start), seed=0, disable_pbar=True)
+    assert seen == [2, 4, 4]
+
+
+def test_controlnet_and_samplers_of_two_evaluations(host, cache, load, tmp_path, caplog):
     clone, seen = counted(load("sana"), LAYERS - 1)
     cached = cache.step_cache(clone, "first block", 1e9, most=99)
-    assert sample(host, "sana", cached, sampler="heun").isfinite().all() and len(seen) == 3
+    with caplog.at_level(logging.INFO):
+        assert sample(host, "sana", cached, sampler="heun").isfinite().all() and len(seen) == 3
+    assert f"{2 * STEPS - 4} of {2 * STEPS - 1} evaluations" in caplog.text
     from sanacog.host.sana import control
     net = control.load_sana_controlnet(tiny.save_controlnet(tmp_path / "net.safetensors", params=params_of("sana")))
     dcae = host.vae.load_dcae(tiny.save_dcae(tmp_path / "dcae.safetensors"))
