@@ -1,5 +1,5 @@
-"""Step Cache: evaluations reused, time and distance to the full result, in ComfyUI's own sampling on the embedded models and on a
-larger CogVideoX and Sana of random weights. Beside it diffusers' first-block cache, which knows CogVideoX.
+"""Step Cache: evaluations reused, time and distance to the full result, in ComfyUI's own sampling on the embedded models
+and on a larger CogVideoX and Sana of random weights. Beside it diffusers' first-block cache, which knows CogVideoX.
 
 As a script (python bench/cache.py 1: threads) it computes in this very process, in fp32, and prints the figures as JSON.
 """
@@ -69,11 +69,11 @@ def row(results):
 
 def embedded(family, count=COUNT):
     """{method, threshold: row} of the family's embedded model, guided, as the editing figures sample it."""
-    shape = family.sources()[0][0].shape
+    empty = torch.zeros(family.sources()[0][0].shape)
     prompts = [family.prompt(family.scenes[i]) for i in range(count)]
 
     def draw(model, i):
-        return seconds(lambda: plainly(family, model, prompts[i], family.cfg, fresh(torch.empty(shape), i), torch.zeros(shape)))
+        return seconds(lambda: plainly(family, model, prompts[i], family.cfg, fresh(empty, i), empty))
 
     draw(family.model, 0)
     found = {}
@@ -135,8 +135,8 @@ def diffusers_first_block(family, count=COUNT):
 
 
 def larger(name, params, network, load, shape, text):
-    """{method: {reused, time: beside the full run, per_reused: what a reused evaluation costs beside a computed one}}: every second
-    evaluation of a network of random weights reused, without guidance.
+    """{method: {reused, time: beside the full run, per_reused: what a reused evaluation costs beside a computed one}}:
+    every second evaluation of a network of random weights reused, without guidance.
 
     network: a core's class. load(path) -> MODEL. shape: of the latent. text: of the states.
     """
@@ -149,8 +149,8 @@ def larger(name, params, network, load, shape, text):
         save_file(weights, Path(folder) / f"{name}.safetensors", metadata={"config": json.dumps(asdict(params))})
         del weights
         model = load(Path(folder) / f"{name}.safetensors")
-    noise, sigmas = torch.randn(shape), comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "sgm_uniform",
-                                                                        LARGER_STEPS)
+    noise, sampling = torch.randn(shape), model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "sgm_uniform", LARGER_STEPS)
 
     def draw(model):
         guider = comfy.samplers.CFGGuider(model)
@@ -177,7 +177,8 @@ def larger_cogvideox():
     from ..host.cogvideox.model import load_cogvideox
 
     params = CogVideoParams(num_layers=12, num_attention_heads=12, text_embed_dim=512)
-    return larger("cogvideox", params, CogVideoTransformer, load_cogvideox, (1, 16, 3, 16, 24), [[torch.randn(1, 226, 512), {}]])
+    return larger("cogvideox", params, CogVideoTransformer, load_cogvideox, (1, 16, 3, 16, 24),
+                  [[torch.randn(1, 226, 512), {}]])
 
 
 def larger_sana():
@@ -215,8 +216,8 @@ def main(threads):
 
 
 def figures():
-    """{"cogvideox, embedded": {"method, threshold": {reused: share of the evaluations, time: beside the full run's, psnr and worst:
-    to the full run's pixels, dB}}, ..., "seconds": float}. Raises RuntimeError with the process's last line."""
+    """{"cogvideox, embedded": {"method, threshold": {reused: share of the evaluations, time: beside the full run's, psnr
+    and worst: to the full run's pixels, dB}}, ..., "seconds": float}. Raises RuntimeError with the process's last line."""
     done = subprocess.run([sys.executable, __file__, str(torch.get_num_threads())], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no reason given"])[-1])

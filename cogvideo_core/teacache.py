@@ -11,8 +11,8 @@ _1_5_IMAGE = (1.22842302e+02, -1.04088754e+02, 2.62981677e+01, -3.06009921e-01, 
 
 
 def polynomial(params: CogVideoParams) -> tuple[float, ...]:
-    """Coefficients, the highest power first: of the relative L1 change of the time embedding between two steps, for the relative
-    L1 change of the result. The Fun models, VOID and others take those of what they were made from.
+    """Coefficients, the highest power first: of the relative L1 change of the time embedding between two steps, for the
+    relative L1 change of the result. The Fun models, VOID and others take those of what they were made from.
 
     Source: TeaCache's repository (ali-vilab/TeaCache), the sample script in TeaCache4CogVideoX1.5.
     """

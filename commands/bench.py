@@ -102,7 +102,8 @@ def main(args):
     for name in ACCURACY:
         if name in figures:
             found = ACCURACY[name]()
-            print("\n".join({"quant": quant, "editing": editing, "cache": editing}.get(name, accuracy).lines(found)), flush=True)
+            table = {"quant": quant, "editing": editing, "cache": editing}.get(name, accuracy)
+            print("\n".join(table.lines(found)), flush=True)
             record.write(options.output / f"{name.replace('-', '_')}.json", {"conditions": record.conditions(dtype="float32"), **found})
     if "memory" in figures:
         for row in memory.rows():

@@ -141,14 +141,15 @@ def hand_over_text_layers(state_dict: dict, layers: dict, whole: bool) -> tuple[
 def check_generates(clip) -> None:
     """Raise ValueError unless this host has text written by language models, and `clip` is one."""
     if not hasattr(clip, "generate"):
-        raise ValueError(f"{VERSION} has no way to write text with a CLIP: {GENERATES_SINCE} or newer is needed. Update ComfyUI, or "
-                         "take the node out and write the prompt yourself.")
+        raise ValueError(f"{VERSION} has no way to write text with a CLIP: {GENERATES_SINCE} or newer is needed. Update "
+                         "ComfyUI, or take the node out and write the prompt yourself.")
     encoder = clip.cond_stage_model
     states = getattr(encoder, getattr(encoder, "clip", None) or "", encoder)
     network = getattr(states, "transformer", None)
+    kind = type(network or encoder).__name__
     if not hasattr(encoder, "generate") or network is not None and not hasattr(network, "generate"):
-        raise ValueError(f"This CLIP only reads text and cannot write any (it is {type(network or encoder).__name__}). Connect Gemma-2 "
-                         "from Load Sana Text Encoder, or another language model.")
+        raise ValueError(f"This CLIP only reads text and cannot write any (it is {kind}). Connect Gemma-2 from "
+                         "Load Sana Text Encoder, or another language model.")
 
 
 def set_dtype(module, dtype) -> None:

@@ -40,8 +40,8 @@ class FirstResult:
         module.register_forward_hook(lambda module, inputs, result: self(result))
 
     def around_model(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
-        """The same, as the host's wrapper of a diffusion model: outside of what may be compiled. Raises ValueError, too, when it is
-        an attention in place of the host's own (SageAttention, for example) that overflows."""
+        """The same, as the host's wrapper of a diffusion model: outside of what may be compiled. Raises ValueError, too,
+        when it is an attention in place of the host's own (SageAttention, for example) that overflows."""
         result = executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
         if self.passed:
             return result
@@ -51,8 +51,9 @@ class FirstResult:
             if _finite(executor(x, t, c_concat, c_crossattn, control, plain, **kwargs)):
                 remedy = ("Take the node out that sets it" if OVERRIDE in transformer_options else
                           "Start ComfyUI without the option that chooses it (--use-sage-attention or the like)")
-                raise ValueError(f"{self.name}: its first result holds NaN or infinite numbers with the attention of {attention}, and "
-                                 f"none with PyTorch's own: that one overflows in {x.dtype} with this model. {remedy}.")
+                raise ValueError(f"{self.name}: its first result holds NaN or infinite numbers with the attention of "
+                                 f"{attention}, and none with PyTorch's own: that one overflows in {x.dtype} with "
+                                 f"this model. {remedy}.")
         self(result)
         return result
 

@@ -1,8 +1,8 @@
 """Evaluations that reuse an earlier one: what the blocks added to the tokens then is added again, and they do not run.
 
 Two ways to tell how much a result will have changed. TeaCache (arXiv 2411.19108): by what modulates the first block's input,
-its changes rescaled and added up since the last computed evaluation. First block (ParaAttention's first-block cache): by what
-the first block adds, compared with what it added at the last computed evaluation.
+its changes rescaled and added up since the last computed evaluation. First block (ParaAttention's first-block cache): by
+what the first block adds, compared with what it added at the last computed evaluation.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Settings:
 def step_cache(model, method: str, threshold: float, start: float = 0.0, end: float = 1.0, most: int = 3):
     """MODEL whose sampling leaves out the blocks of evaluations that would change little.
 
-    method: one of METHODS. threshold: the relative change, 0 to 1 and more, up to which the earlier one is reused; 0 gives the
-    model as it was, without a Step Cache that it had. start, end: the part of the sampling, 0 to 1, in which it acts; the first
-    and the last step are always computed. most: evaluations left out in a row, at least 1.
+    method: one of METHODS. threshold: the relative change, 0 to 1 and more, up to which the earlier one is reused; 0 gives
+    the model as it was, without a Step Cache that it had. start, end: the part of the sampling, 0 to 1, in which it acts;
+    the first and the last step are always computed. most: evaluations left out in a row, at least 1.
     Raises ValueError for another model than those of the pack.
     """
     if method not in METHODS:
@@ -42,8 +42,9 @@ def step_cache(model, method: str, threshold: float, start: float = 0.0, end: fl
     if most < 1:
         raise ValueError(f"max_skips is {most}: it must be at least 1. A threshold of 0 switches the cache off.")
     if not hasattr(model.model, "teacache_polynomial"):
-        raise ValueError(f"Step Cache knows the blocks of Sana and CogVideoX, and this model is {type(model.model).__name__}: load "
-                         "one with Load Sana Model or Load CogVideoX Model, or take the stock EasyCache.")
+        raise ValueError(f"Step Cache knows the blocks of Sana and CogVideoX, and this model is "
+                         f"{type(model.model).__name__}: load one with Load Sana Model or Load CogVideoX Model, or take the "
+                         "stock EasyCache.")
     patched = model.clone()
     patched.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)  # the last one counts
     if threshold > 0.0:
@@ -64,7 +65,8 @@ def step_cache(model, method: str, threshold: float, start: float = 0.0, end: fl
 
 @dataclass
 class State:
-    """Of calls for the same conditions. Nothing after the blocks looks at the text: the picture (B, N, D) is all there is to keep."""
+    """Of calls for the same conditions. Nothing after the blocks looks at the text: the picture (B, N, D) is all there is
+    to keep."""
 
     measured: torch.Tensor  # what a change is measured against
     grown: torch.Tensor     # what the blocks added to the picture
@@ -172,8 +174,8 @@ class Call:
 
 
 def _conditions(options: dict) -> tuple:
-    """A name for the conditions of a call, in their order. Nodes evaluate the same ones again with other parts replaced, as PAG
-    does: these are others. Functions are told by their code, as some are made anew for every call."""
+    """A name for the conditions of a call, in their order. Nodes evaluate the same ones again with other parts replaced, as
+    PAG does: these are others. Functions are told by their code, as some are made anew for every call."""
     replaced = tuple((kind, place, id(getattr(patch, "__code__", patch)))
                      for kind, patches in options.get("patches_replace", {}).items() for place, patch in patches.items())
     return tuple(options.get("uuids") or ()), replaced
@@ -194,8 +196,8 @@ def _relative_change(new, old) -> float:
 
 
 def rescaled(polynomial, change: float) -> float:
-    """A relative change by TeaCache's polynomial, coefficients with the highest power first; never less than the change where that
-    is beyond what was fitted."""
+    """A relative change by TeaCache's polynomial, coefficients with the highest power first; never less than the change
+    where that is beyond what was fitted."""
     value = 0.0
     for coefficient in polynomial:
         value = value * change + coefficient

@@ -87,8 +87,8 @@ class LoadCogVideoXTextEncoder(io.ComfyNode):
                                tooltip="auto is right: the tokenizer inside the file, else T5's own, which ComfyUI "
                                        "brings along."),
                 io.Combo.Input("brackets", options=list(BRACKETS), default="weights", optional=True,
-                               tooltip="What (word) and (word:1.2) in a prompt are. weights: a stress, as everywhere in ComfyUI. text: "
-                                       "brackets, as CogVideoX's own code and diffusers read them."),
+                               tooltip="What (word) and (word:1.2) in a prompt are. weights: a stress, as everywhere in "
+                                       "ComfyUI. text: brackets, as CogVideoX's own code and diffusers read them."),
             ],
             outputs=[io.Clip.Output(tooltip="For CLIP Text Encode.")])
 

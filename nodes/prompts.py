@@ -13,12 +13,12 @@ class EnhancePrompt(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="SanaCogEnhancePrompt", display_name="Enhance Prompt (Sana + CogVideoX)", category="Sana/conditioning",
-            description="Writes a short prompt out to the detail that the models were trained with, by the language model that is "
-                        f"loaded anyway. Needs ComfyUI {GENERATES_SINCE} or newer.",
+            description="Writes a short prompt out to the detail that the models were trained with, by the language model "
+                        f"that is loaded anyway. Needs ComfyUI {GENERATES_SINCE} or newer.",
             search_aliases=["prompt enhancer", "expand prompt", "prompt upsampling", "rewrite prompt", "llm", "gemma"],
             inputs=[
-                io.Clip.Input("clip", tooltip="From Load Sana Text Encoder (Gemma-2), or another language model. CogVideoX's T5 cannot "
-                                              "write."),
+                io.Clip.Input("clip", tooltip="From Load Sana Text Encoder (Gemma-2), or another language model. "
+                                              "CogVideoX's T5 cannot write."),
                 io.String.Input("prompt", multiline=True, dynamic_prompts=True, tooltip="What to write out; a few words."),
                 io.Combo.Input("template", options=list(enhance.TEMPLATES), default="Sana picture",
                                tooltip="What it is written out to: a picture in detail, or one shot with what moves in it."),

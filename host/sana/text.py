@@ -76,8 +76,8 @@ class SanaTokenizer:
         """Prompt -> {NAME: [[(id, 1.0), ...]]}. "(word:1.2)" is read as it stands: a language model's states cannot
         be scaled towards those of an empty prompt. Escaped brackets lose their backslash, as everywhere in the host.
 
-        With skip_template, which the host's nodes give when they have text written, it is all of the text, without padding: as it
-        stands when it is True, else as one turn of a conversation.
+        With skip_template, which the host's nodes give when they have text written, it is all of the text, without padding:
+        as it stands when it is True, else as one turn of a conversation.
         """
         if "skip_template" in kwargs:
             return {NAME: [[(i, 1.0) for i in (self.ids if kwargs["skip_template"] else self.turn_ids)(text)]]}

@@ -14,8 +14,8 @@ POLYNOMIALS = {
 class Reference:
     """run_block= of a core's network for a row of calls of one condition, each of which is a step.
 
-    first_block, threshold: which method, and its limit. rescale: of a relative change. measure(x, vec): TeaCache's. computed:
-    the numbers of the calls that may not be skipped. log: for each call, whether it was reused.
+    first_block, threshold: which method, and its limit. rescale: of a relative change. measure(x, vec): TeaCache's.
+    computed: the numbers of the calls that may not be skipped. log: for each call, whether it was reused.
     """
 
     def __init__(self, blocks, threshold, first_block, rescale=None, measure=None, computed=()):

@@ -56,7 +56,8 @@ def exact(seen):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_an_attention_is_given(host, load, name):
-    """q, k, v (B, tokens, D) with the heads side by side, the scale of their width and no more: what every replacement takes."""
+    """q, k, v (B, tokens, D) with the heads side by side, the scale of their width and no more: what every replacement
+    takes."""
     seen, model = [], load(name)
     assert sana_model.apart(sample(host, name, with_attention(model, exact(seen))), sample(host, name, model)) < 1e-5
     if name == "sana":
@@ -70,8 +71,9 @@ def test_what_an_attention_is_given(host, load, name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_overflow_names_the_attention(host, load, name):
     model = load(name)
-    with pytest.raises(ValueError, match=f"{name}.safetensors: its first result holds NaN or infinite numbers with the attention of "
-                                         "tests.*overflowing, and none with PyTorch's own.*Take the node out that sets it"):
+    told = (f"{name}.safetensors: its first result holds NaN or infinite numbers with the attention of "
+            "tests.*overflowing, and none with PyTorch's own.*Take the node out that sets it")
+    with pytest.raises(ValueError, match=told):
         sample(host, name, with_attention(model, overflowing))
     assert sample(host, name, model).isfinite().all()
 

@@ -19,7 +19,8 @@ from .step_cache_cases import POLYNOMIALS, Reference
 FAMILIES = ("sana", "2B", "5B", "1.5", "1.5 I2V")
 METHODS = ("first block", "TeaCache")
 STEPS = 8
-THRESHOLDS = {"sana": (0.15, 0.7), "2B": (0.3, 0.5), "5B": (0.3, 0.5), "1.5": (0.3, 0.5), "1.5 I2V": (0.3, 0.5)}  # of METHODS
+THRESHOLDS = {"sana": (0.15, 0.7), "2B": (0.3, 0.5), "5B": (0.3, 0.5), "1.5": (0.3, 0.5),
+              "1.5 I2V": (0.3, 0.5)}  # of METHODS
 LAYERS = 4
 
 
@@ -244,7 +245,8 @@ def test_another_size_batch_or_window_begins_anew(host, cache, load):
     start, counts = video_model.noise(9), []
     for model in (clone, cached):
         seen.clear()
-        windows, = node("nodes_context_windows", "ContextWindowsManualNode", model, context_length=4, context_overlap=2, dim=2)
+        windows, = node("nodes_context_windows", "ContextWindowsManualNode", model, context_length=4,
+                        context_overlap=2, dim=2)
         assert sample(host, "5B", windows, start=start).isfinite().all()
         counts.append(len(seen))
     assert counts[0] > STEPS and counts[1] == counts[0] // STEPS * 2  # each window in the first and in the last step
@@ -292,8 +294,8 @@ def test_keep_structure_goes_with_it(host, cache, load, name):
     plus, minus = texts(name)
     for model, calls in ((clone, STEPS), (cache.step_cache(clone, "first block", 1e9, most=99), 2)):
         seen.clear()
-        out = host.comfy.sample.sample(keep_structure(model, 0.0, 1.0), start, STEPS, 3.0, "euler", "sgm_uniform", plus, minus,
-                                       torch.ones_like(start), seed=0, disable_pbar=True)
+        out = host.comfy.sample.sample(keep_structure(model, 0.0, 1.0), start, STEPS, 3.0, "euler", "sgm_uniform", plus,
+                                       minus, torch.ones_like(start), seed=0, disable_pbar=True)
         assert seen == [4] * calls and out.isfinite().all()
 
 
@@ -302,8 +304,9 @@ def test_a_batch_that_doubles_on_the_way(host, cache, load):
 
     clone, seen = counted(load("5B"), LAYERS - 1)
     start, (plus, minus) = start_of("5B"), texts("5B")
-    host.comfy.sample.sample(keep_structure(cache.step_cache(clone, "first block", 1e9, most=99), 0.5, 1.0), start, STEPS, 3.0, "euler",
-                             "sgm_uniform", plus, minus, torch.ones_like(start), seed=0, disable_pbar=True)
+    model = keep_structure(cache.step_cache(clone, "first block", 1e9, most=99), 0.5, 1.0)
+    host.comfy.sample.sample(model, start, STEPS, 3.0, "euler", "sgm_uniform", plus, minus,
+                             torch.ones_like(start), seed=0, disable_pbar=True)
     assert seen == [2, 4, 4]
 
 
@@ -376,5 +379,5 @@ def test_each_variant_has_its_polynomial(name, variant):
 def test_a_large_change_never_counts_for_less_than_it_is(cache, name):
     changes = np.linspace(0.0, 2.0, 201)
     ours = np.array([cache.rescaled(POLYNOMIALS[name], change) for change in changes])
-    small = changes < 0.25
-    assert np.allclose(ours[small], np.poly1d(POLYNOMIALS[name])(changes[small])) and (ours[changes > 0.25] >= changes[changes > 0.25]).all()
+    small, large = changes < 0.25, changes > 0.25
+    assert np.allclose(ours[small], np.poly1d(POLYNOMIALS[name])(changes[small])) and (ours[large] >= changes[large]).all()

@@ -111,7 +111,8 @@ def test_brackets_are_weights(host, clip):
     row = clip.tokenize(text)["t5xxl"][0]
     weights = torch.tensor([weight for _, weight in row])
     ids = [token for token, _ in row]
-    assert set(weights.tolist()) == {1.0, 1.25} and {weight for _, weight in clip.tokenize("(a) b")["t5xxl"][0]} == {1.0, 1.1}
+    assert set(weights.tolist()) == {1.0, 1.25}
+    assert {weight for _, weight in clip.tokenize("(a) b")["t5xxl"][0]} == {1.0, 1.1}
     network = reference(tiny_cogvideox.t5_weights())
     states, empty = (network(torch.tensor([given])).last_hidden_state for given in (ids, ids_of("")))
     assert apart(encode(host, clip, text), empty + weights[:, None] * (states - empty)) < 1e-5

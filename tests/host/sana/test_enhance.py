@@ -1,4 +1,5 @@
-"""Text written by Sana's Gemma-2: the stock Generate Text, and Enhance Prompt; transformers' own words on the same weights."""
+"""Text written by Sana's Gemma-2: the stock Generate Text, and Enhance Prompt; transformers' own words on the same
+weights."""
 
 import io
 import json
@@ -84,7 +85,8 @@ def test_a_conversation_is_told_in_turns(speaker):
     assert [i for i, _ in pairs] == [2] + pieces.encode(f"{TURN}user\nRewrite (it:1.2){TURN_END}\n{TURN}model\n")
     told = f"{TURN}user\nmine{TURN_END}\n{TURN}model\n"  # one that is told so already stays
     assert [i for i, _ in speaker.tokenize(told, skip_template=False)["gemma2_2b"][0]] == [2] + pieces.encode(told)
-    assert [i for i, _ in speaker.tokenize("as it is", skip_template=True)["gemma2_2b"][0]] == [2] + pieces.encode("as it is")
+    [plain] = speaker.tokenize("as it is", skip_template=True)["gemma2_2b"]
+    assert [i for i, _ in plain] == [2] + pieces.encode("as it is")
     assert len(speaker.tokenize("a prompt")["gemma2_2b"][0]) == 300  # encoding stays what it was
     assert speaker.tokenizer.decode([2, *pieces.encode(f"words{TURN_END}"), 1]) == "words"
 
@@ -104,8 +106,8 @@ def test_both_caps_are_there(host, writes, tmp_path):
     """Weights whose logits reach far beyond them: the last word's logits, and the words, are transformers'."""
     loud = {key: t * (6 if ".q_proj." in key or ".k_proj." in key else 1) for key, t in tiny.gemma_weights().items()}
     path = tiny.save_gemma(tmp_path / "model.safetensors", weights=loud)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma2", "vocab_size": 500, "attn_logit_softcapping": 50.0,
-                                                      "final_logit_softcapping": 3.0}))
+    config = {"model_type": "gemma2", "vocab_size": 500, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 3.0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     clip = host.text.load_text_encoder(path)
     network, seen = clip.cond_stage_model.gemma2_2b.transformer, []
     sample = network.sample_token
