@@ -11,6 +11,7 @@ import torch
 
 from ..bench import (
     accuracy,
+    cache,
     cogvideox,
     continuation,
     cpu,
@@ -59,7 +60,7 @@ CPU_CASES = {name: (*case, file) for file, cases in (("sana_cpu.json", SANA_CASE
                                                      ("training_cpu.json", TRAINING_CASES)) for name, case in cases.items()}
 ACCURACY = {"accuracy": accuracy.accuracy, "video-accuracy": accuracy.video_accuracy,
             "sprint-accuracy": accuracy.sprint_accuracy, "guidance-accuracy": guidance.guidance_accuracy, "quant": lambda: quant.figures(convert),
-            "editing": editing.figures, "continuation": continuation.figures}
+            "editing": editing.figures, "continuation": continuation.figures, "cache": cache.figures}
 MEMORY = {"decode-2k": 2048, "decode-4k": 4096}  # pixels a side
 FIGURES = [*CPU_CASES, *ACCURACY, "memory", "quant-memory", *MEMORY, "pictures"]
 CLOCKS = {"wall": harness.WallClock, "cpu": lambda: harness.WallClock(now=time.process_time)}
@@ -102,8 +103,8 @@ def main(args):
     for name in ACCURACY:
         if name in figures:
             found = ACCURACY[name]()
-            printed = {"quant": quant, "editing": editing, "continuation": editing}.get(name, accuracy)
-            print("\n".join(printed.lines(found)), flush=True)
+            table = {"quant": quant, "editing": editing, "continuation": editing, "cache": editing}.get(name, accuracy)
+            print("\n".join(table.lines(found)), flush=True)
             record.write(options.output / f"{name.replace('-', '_')}.json", {"conditions": record.conditions(dtype="float32"), **found})
     if "memory" in figures:
         for row in memory.rows():

@@ -27,13 +27,13 @@ class Pieces:
             import sentencepiece
             model = sentencepiece.SentencePieceProcessor(model_proto=raw["spiece_model"])
             self.encode, self.piece, self.decode = model.encode, model.id_to_piece, model.decode
-            self.count = model.get_piece_size()
+            self.count, self.id = model.get_piece_size(), model.piece_to_id
         else:
             import tokenizers
             model = tokenizers.Tokenizer.from_str(raw["tokenizer_json"].decode("utf-8"))
             self.encode = lambda text: model.encode(text, add_special_tokens=False).ids
             self.piece, self.decode = model.id_to_token, model.decode
-            self.count = model.get_vocab_size()
+            self.count, self.id = model.get_vocab_size(), model.token_to_id
 
 
 def read_tokenizer(path: Path, wanted: str) -> dict[str, torch.Tensor]:

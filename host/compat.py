@@ -22,6 +22,7 @@ QUANTISED_SINCE = {"float8_e4m3fn": "0.3.75", "float8_e5m2": "0.8", "nvfp4": "0.
                    "convrot_w4a4": "0.28", "asym_w4a8_int8": "0.31", "awq_w4a16": "0.38"}
 # What newer hosts write beside an empty latent: pixels and frames a latent pixel.
 EMPTY_LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+GENERATES_SINCE = "0.16"  # a version whose CLIPs write text; the first may be a little older
 _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 
@@ -135,6 +136,20 @@ def hand_over_text_layers(state_dict: dict, layers: dict, whole: bool) -> tuple[
         scaled |= {f"{layer}.scale_weight": scale.float().reshape(()) for layer, scale in scales.items()}
         return scaled | {"scaled_fp8": torch.zeros(0, dtype=kind)}, {"scaled_fp8": kind}
     return state_dict, {"quantization_metadata": json.dumps({"layers": layers})}
+
+
+def check_generates(clip) -> None:
+    """Raise ValueError unless this host has text written by language models, and `clip` is one."""
+    if not hasattr(clip, "generate"):
+        raise ValueError(f"{VERSION} has no way to write text with a CLIP: {GENERATES_SINCE} or newer is needed. Update "
+                         "ComfyUI, or take the node out and write the prompt yourself.")
+    encoder = clip.cond_stage_model
+    states = getattr(encoder, getattr(encoder, "clip", None) or "", encoder)
+    network = getattr(states, "transformer", None)
+    kind = type(network or encoder).__name__
+    if not hasattr(encoder, "generate") or network is not None and not hasattr(network, "generate"):
+        raise ValueError(f"This CLIP only reads text and cannot write any (it is {kind}). Connect Gemma-2 from "
+                         "Load Sana Text Encoder, or another language model.")
 
 
 def set_dtype(module, dtype) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 
 from ..storage.checkpoints import check_finite, is_finite
+from . import step_cache
+from .blocks import OVERRIDE, PLAIN, replaced_attention
 
 
 class FirstResult:
@@ -27,7 +29,7 @@ class FirstResult:
     def __call__(self, result) -> None:
         if self.passed:
             return
-        if not all(map(is_finite, _tensors(result))):
+        if not _finite(result):
             check_finite(self.weights(), self.name)
             logging.warning("%s: its first result holds NaN or infinite numbers, and its weights do not: what went in does, or a "
                             "weight_dtype of bf16 or fp32 is needed.", self.name)
@@ -37,11 +39,27 @@ class FirstResult:
         """Look at the first result of `module`."""
         module.register_forward_hook(lambda module, inputs, result: self(result))
 
-    def around_model(self, executor, *args, **kwargs):
-        """The same, as the host's wrapper of a diffusion model: outside of what may be compiled."""
-        result = executor(*args, **kwargs)
+    def around_model(self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
+        """The same, as the host's wrapper of a diffusion model: outside of what may be compiled. Raises ValueError, too,
+        when it is an attention in place of the host's own (SageAttention, for example) that overflows."""
+        result = executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+        if self.passed:
+            return result
+        attention = replaced_attention(transformer_options)
+        if attention and not _finite(result):
+            plain = {key: value for key, value in transformer_options.items() if key != step_cache.KEY} | {PLAIN: True}
+            if _finite(executor(x, t, c_concat, c_crossattn, control, plain, **kwargs)):
+                remedy = ("Take the node out that sets it" if OVERRIDE in transformer_options else
+                          "Start ComfyUI without the option that chooses it (--use-sage-attention or the like)")
+                raise ValueError(f"{self.name}: its first result holds NaN or infinite numbers with the attention of "
+                                 f"{attention}, and none with PyTorch's own: that one overflows in {x.dtype} with "
+                                 f"this model. {remedy}.")
         self(result)
         return result
+
+
+def _finite(result) -> bool:
+    return all(map(is_finite, _tensors(result)))
 
 
 def _tensors(result):

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..host import files, loading
 from ..host.cogvideox import model as cogvideox
-from ..host.cogvideox.text import load_t5
+from ..host.cogvideox.text import BRACKETS, load_t5
 from ..host.cogvideox.vae import CLIPS, decode_frames, load_cogvideox_vae
 from ..host.compat import schema
 
@@ -86,18 +86,21 @@ class LoadCogVideoXTextEncoder(io.ComfyNode):
                 io.Combo.Input("tokenizer_name", options=files.tokenizer_choices(), default="auto",
                                tooltip="auto is right: the tokenizer inside the file, else T5's own, which ComfyUI "
                                        "brings along."),
+                io.Combo.Input("brackets", options=list(BRACKETS), default="weights", optional=True,
+                               tooltip="What (word) and (word:1.2) in a prompt are. weights: a stress, as everywhere in "
+                                       "ComfyUI. text: brackets, as CogVideoX's own code and diffusers read them."),
             ],
             outputs=[io.Clip.Output(tooltip="For CLIP Text Encode.")])
 
     @classmethod
-    def fingerprint_inputs(cls, text_encoder_name, tokenizer_name):
+    def fingerprint_inputs(cls, text_encoder_name, tokenizer_name, brackets="weights"):
         return (files.fingerprint(files.model_path("text_encoders", text_encoder_name)),
                 files.fingerprint(files.tokenizer_path(tokenizer_name)))
 
     @classmethod
-    def execute(cls, text_encoder_name, tokenizer_name="auto"):
+    def execute(cls, text_encoder_name, tokenizer_name="auto", brackets="weights"):
         return io.NodeOutput(load_t5(files.model_path("text_encoders", text_encoder_name),
-                                     files.tokenizer_path(tokenizer_name)))
+                                     files.tokenizer_path(tokenizer_name), brackets=brackets))
 
 
 class EmptyCogVideoXLatent(io.ComfyNode):

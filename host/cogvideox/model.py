@@ -16,7 +16,7 @@ import comfy.supported_models_base
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
-from ...cogvideo_core import schedule
+from ...cogvideo_core import schedule, teacache
 from ...cogvideo_core.checkpoint import check_shapes, to_canonical
 from ...cogvideo_core.config import CONDITIONING, CONFIG_KEY, CogVideoParams, identify
 from ...cogvideo_core.lookalikes import strip_prefix
@@ -121,6 +121,9 @@ class CogVideoXModel(ReadsDiffusersLoras):
             idle.while_sampling(options, control, self.model_config.params.num_layers, said)
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
+    def teacache_polynomial(self):
+        return teacache.polynomial(self.model_config.params)
+
     def extra_conds(self, **kwargs):
         context = kwargs.get("cross_attn")
         check_context(context, self.model_config.params)
@@ -178,7 +181,7 @@ class CogVideoXDiT(CogVideoTransformer):
 
     def _forward(self, x, timestep, context, control=None, transformer_options={}, **kwargs):
         blocks = len(self.transformer_blocks)
-        hooks = host_hooks(blocks, control, transformer_options)
+        hooks = host_hooks(blocks, control, transformer_options, lambda x, embedding: embedding)
         motion = transformer_options.get(MOTION)
         return super().forward(x, timestep, context, **with_replaced_self_attention(hooks, blocks, transformer_options),
                                adapt=motion and motion.adapt(transformer_options))

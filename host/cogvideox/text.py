@@ -35,6 +35,8 @@ MAX_TOKENS = 226              # what released transformers read
 LENGTH_KEY = "max_text_seq_length"  # in a file's config, and in files saved from here, where it is another number
 VOCABULARY = 32128            # rows of the released embedding: its tokenizer is the one that the host ships
 TOKENIZER_FILES = ("spiece.model", "tokenizer.model", "tokenizer.json")
+BRACKETS = ("weights", "text")  # what "(word:1.2)" in a prompt is
+BRACKETS_OPTION = "cogvideox_brackets"  # the host's tokenizer option of that name
 WANTED = "the tokenizer of this text encoder"
 PAD, END = 0, 1
 ANCHORS = ("encoder.block.0.layer.0.layer_norm.weight", "encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight")
@@ -72,7 +74,8 @@ class T5Tokenizer(sd1_clip.SDTokenizer):
     own T5; LENGTH_KEY -> how many tokens.
 
     Weights as in "(word:1.2)" and escaped brackets are the host's, as with every other T5 in it: a state is moved away
-    from the one that an empty prompt has at its place. (Sana's encoder, a causal language model, has no such state.)
+    from the one that an empty prompt has at its place. (Sana's encoder, a causal language model, has no such state.) With
+    BRACKETS_OPTION "text" they are words like others.
     """
 
     def __init__(self, embedding_directory=None, tokenizer_data={}):
@@ -84,6 +87,8 @@ class T5Tokenizer(sd1_clip.SDTokenizer):
                          pad_with_end=False, pad_to_max_length=False, max_length=10**8)
 
     def tokenize_with_weights(self, text, return_word_ids=False, **kwargs):
+        if kwargs.get("tokenizer_options", {}).get(BRACKETS_OPTION) == "text":
+            kwargs["disable_weights"] = True
         [row] = super().tokenize_with_weights(text, return_word_ids, **kwargs)
         tail = (0,) if return_word_ids else ()
         while row and isinstance(row[-1][0], int) and row[-1][0] == PAD:
@@ -117,14 +122,16 @@ class CogVideoXTextEncoder(TextEncoder):
                          model_options=model_options)
 
 
-def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False) -> comfy.sd.CLIP:
-    """File, sharded folder or diffusers pipeline -> CLIP.
+def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False, brackets: str = "weights") -> comfy.sd.CLIP:
+    """File, sharded folder or diffusers pipeline -> CLIP. brackets: one of BRACKETS, else ValueError.
 
     tokenizer: a file of TOKENIZER_FILES' kinds; None takes the one inside the file, else the host's own for the released
     vocabulary, else one beside the file. Weights stay in the type of the file; the host computes in fp32, as T5
     overflows in fp16, and multiplies in bf16 on a CPU where that is fast. Raises ValueError when it is not a whole T5 encoder, and FileNotFoundError when there is no
     tokenizer.
     """
+    if brackets not in BRACKETS:
+        raise ValueError(f"brackets is {brackets!r}: choose one of {', '.join(BRACKETS)}.")
     path = Path(path)
     look = partial(EncoderFile, path, ANCHORS, canonical_key, (*TOKENIZER_KEYS, LENGTH_KEY))
     file = look()
@@ -155,6 +162,7 @@ def load_t5(path, tokenizer: Path | None = None, disable_dynamic: bool = False) 
     clip = native_clip(CogVideoXTokenizer, CogVideoXTextEncoder, state_dict, data, options, path.name, disable_dynamic)
     watch_clip(clip, path.name, lambda: look().read()[0])
     multiply_in_bf16(clip.cond_stage_model, clip.patcher.load_device)
+    clip.set_tokenizer_option(BRACKETS_OPTION, brackets)
     clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer))
     return clip
 

@@ -90,6 +90,7 @@ def seeing_both(transformer_options: dict, linear_blocks: int) -> dict:
         def softmax(original, q, k, v, heads, *args, **kwargs):
             call = original if before is None else functools.partial(before, original)
             return beside(lambda *qkv: call(*qkv, heads, *args, **kwargs), q, k, v)
+        softmax.in_place_of = before  # for blocks.replaced_attention
         return {**transformer_options, "optimized_attention_override": softmax}
 
     replace = transformer_options.get("patches_replace", {})

@@ -21,13 +21,14 @@ from ...sana_core.config import CONFIG_KEY, SanaParams, identify
 from ...sana_core.lookalikes import strip_prefix
 from ...sana_core.memory import numbers_a_token
 from ...sana_core.text import token_mask
-from ...sana_core.transformer import SanaTransformer
+from ...sana_core.transformer import SanaTransformer, modulate
 from .. import sana_checks, text_cache
 from ..blocks import host_hooks
 from ..compat import layers_for_saving
 from ..loading import ModelFile, diffusion_model, report, weight_dtype_of
 from ..lora import ReadsDiffusersLoras
 from ..previews import rgb_factors
+from ..step_cache import IDENTITY
 from . import areas, companions
 from .companions import PIXELS
 from .guidance import replaced_self_attention
@@ -118,6 +119,9 @@ class SanaModel(ReadsDiffusersLoras):
             kwargs["text"] = run.read(self.diffusion_model, states, mask if mask is None else mask.to(x.device))
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
+    def teacache_polynomial(self):
+        return IDENTITY  # none is published
+
     def process_timestep(self, timestep, **kwargs):
         # model_sampling's unit may be another model's: ModelSamplingAuraFlow, ...Flux and ...LTXV set 1, ...SD3 sets 1000.
         unit = float(self.model_sampling.timestep(torch.ones(1)))
@@ -142,9 +146,14 @@ class SanaDiT(SanaTransformer):
     def _forward(self, x, timestep, context, attention_mask=None, guidance=None, control=None, transformer_options={},
                  text=None, **kwargs):
         blocks = len(self.transformer_blocks)
-        hooks = host_hooks(blocks, control, transformer_options)
+        hooks = host_hooks(blocks, control, transformer_options, self.modulated)
         return super().forward(x, timestep, context, attention_mask, guidance, text=text, **hooks,
                                self_attention=replaced_self_attention(blocks, transformer_options))
+
+    def modulated(self, x, modulation):
+        """The modulated input of block 0: x (B, N, D), modulation (B, 6, D) -> (B, N, D)."""
+        table = self.transformer_blocks[0].scale_shift_table.to(device=x.device, dtype=x.dtype)
+        return modulate(x, *(table + modulation)[:, :2].chunk(2, dim=1))
 
 
 def load_sana(path, weight_dtype: str = "default", disable_dynamic: bool = False):

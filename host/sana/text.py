@@ -41,9 +41,12 @@ BOS = 2
 VOCABULARY = 256000           # rows of the released embedding, each the piece of a tokenizer
 ANCHORS = ("layers.0.pre_feedforward_layernorm.weight", "layers.0.self_attn.q_proj.weight", "embed_tokens.weight")
 EMBEDDINGS = ("embed_tokens",)
+TURN, TURN_END = "<start_of_turn>", "<end_of_turn>"  # of a conversation with the released model
+END = 1                       # of a text
 CAP_OPTION = "sana_attention_cap"  # among the host's model options: what attention's logits are capped at
+LOGITS_CAP_OPTION = "sana_logits_cap"  # what the logits of its next word are capped at
+CAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}  # of gemma-2-2b-it, for files without a config
 VIDEO_INSTRUCTIONS = {"as trained": True, "diffusers": VIDEO, "none": False}
-RELEASED_CAP = 50.0           # of gemma-2-2b-it, for files without a config
 
 
 class SanaTokenizer:
@@ -56,10 +59,28 @@ class SanaTokenizer:
         """Token ids, BOS first."""
         return [BOS] + self.pieces.encode(text)
 
+    def turn_ids(self, text: str) -> list[int]:
+        """The same of a text with TURN and TURN_END in it; one without is made a person's turn, and the model's begins."""
+        if TURN not in text:
+            text = f"{TURN}user\n{text}{TURN_END}\n{TURN}model\n"
+        ids = [BOS]
+        for part in filter(None, re.split(f"({TURN}|{TURN_END})", text)):
+            known = part in (TURN, TURN_END) and self.turns_known()
+            ids += [self.pieces.id(part)] if known else self.pieces.encode(part)
+        return ids
+
+    def turns_known(self) -> bool:
+        return all(self.pieces.piece(self.pieces.id(part) or 0) == part for part in (TURN, TURN_END))
+
     def tokenize_with_weights(self, text, return_word_ids=False, tokenizer_options={}, **kwargs):
         """Prompt -> {NAME: [[(id, 1.0), ...]]}. "(word:1.2)" is read as it stands: a language model's states cannot
         be scaled towards those of an empty prompt. Escaped brackets lose their backslash, as everywhere in the host.
+
+        With skip_template, which the host's nodes give when they have text written, it is all of the text, without padding:
+        as it stands when it is True, else as one turn of a conversation.
         """
+        if "skip_template" in kwargs:
+            return {NAME: [[(i, 1.0) for i in (self.ids if kwargs["skip_template"] else self.turn_ids)(text)]]}
         text = text.replace("\\(", "(").replace("\\)", ")")
         ids = tokens_of(self.ids, text, tokenizer_options.get(INSTRUCTION_OPTION, False))
         tail = (0,) if return_word_ids else ()
@@ -70,7 +91,8 @@ class SanaTokenizer:
         return [(pair, self.pieces.piece(pair[0])) for pair in token_weight_pair]
 
     def decode(self, token_ids, skip_special_tokens=True):
-        return self.pieces.decode([i for i in token_ids if not (skip_special_tokens and i <= BOS)])
+        special = {*range(BOS + 1)} | ({self.pieces.id(part) for part in (TURN, TURN_END)} if self.turns_known() else set())
+        return self.pieces.decode([i for i in token_ids if not (skip_special_tokens and i in special)])
 
     def state_dict(self):
         return {f"{NAME}.{key}": value for key, value in self.pieces.data.items()}  # where CLIPSave puts the weights
@@ -89,6 +111,9 @@ class GemmaStates(sd1_clip.SDClipModel):
                 if isinstance(module, llama.Attention):
                     module.register_forward_pre_hook(lambda module, args, values: (
                         args, values | {"optimized_attention": partial(capped_attention, cap)}), with_kwargs=True)
+        logits = getattr(self.transformer, "logits", None)  # of hosts that have text written, which leave this cap out too
+        if logits and (last := model_options.get(LOGITS_CAP_OPTION)):
+            self.transformer.logits = lambda x: capped(logits(x), last)
         # Gemma's norms multiply by 1 + weight, which the host adds in the storage type: in bf16 that would round the
         # weight to steps of 1/128.
         for module in self.transformer.modules():
@@ -97,6 +122,11 @@ class GemmaStates(sd1_clip.SDClipModel):
         if dtype is not None and dtype.itemsize == 1:
             # Of 8 bits the host would make fp32 for every prompt, all 256,000 rows; 16 bits it looks up as they are.
             set_dtype(self.transformer.model.embed_tokens, torch.bfloat16)
+
+
+def capped(logits, cap: float):
+    """cap * tanh(logits / cap), in the type of the logits."""
+    return (logits.float() / cap).tanh_().mul_(cap).to(logits.dtype)
 
 
 def capped_attention(cap: float, q, k, v, heads, mask=None, **kwargs):
@@ -112,11 +142,11 @@ def capped_attention(cap: float, q, k, v, heads, mask=None, **kwargs):
     return (weights @ v).transpose(1, 2).flatten(2)
 
 
-def attention_cap(config: dict | None, vocabulary: int) -> float | None:
-    """What the logits of this Gemma-2's attention are capped at, None for nothing: as its config says, else as released."""
-    if config and config.get("vocab_size") == vocabulary and "attn_logit_softcapping" in config:
-        return config["attn_logit_softcapping"]
-    return RELEASED_CAP if vocabulary == VOCABULARY else None
+def cap_of(name: str, config: dict | None, vocabulary: int) -> float | None:
+    """What a Gemma-2's logits are capped at, None for nothing: as its config says, else as released. name: of CAPS."""
+    if config and config.get("vocab_size") == vocabulary and name in config:
+        return config[name]
+    return CAPS[name] if vocabulary == VOCABULARY else None
 
 
 class SanaTextEncoder(TextEncoder):
@@ -171,13 +201,23 @@ def load_text_encoder(path, tokenizer: Path | None = None, weight_dtype: str = "
 
     clip = native_clip(SanaTokenizer, SanaTextEncoder, state_dict, data,
                        options | {"dtype": dtype, f"{NAME}_model_config": config,
-                                  CAP_OPTION: attention_cap(file.checkpoint.config, config["vocab_size"])},
+                                  CAP_OPTION: cap_of("attn_logit_softcapping", file.checkpoint.config, config["vocab_size"]),
+                                  LOGITS_CAP_OPTION: cap_of("final_logit_softcapping", file.checkpoint.config,
+                                                            config["vocab_size"])},
                        path.name, disable_dynamic)
+    stop_at_end_of_turn(clip)
     watch_clip(clip, path.name, lambda: look().read()[0])
     if weight_dtype != "fp32":
         multiply_in_bf16(clip.cond_stage_model, clip.patcher.load_device)
     clip.patcher.cached_patcher_init = (_patcher, (path, tokenizer, weight_dtype))
     return clip
+
+
+def stop_at_end_of_turn(clip) -> None:
+    """The host ends what this network writes at the end of a text; the released one ends a turn of its own before."""
+    pieces = clip.tokenizer.pieces
+    if clip.tokenizer.turns_known():
+        getattr(clip.cond_stage_model, NAME).transformer.model.config.stop_tokens = [END, pieces.id(TURN_END)]
 
 
 def encode_prompt(clip, text: str, instruction: bool | str) -> list:

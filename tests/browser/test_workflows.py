@@ -64,6 +64,8 @@ def test_missing_files_are_offered(canvas):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_and_the_picture_appears(canvas, server, name):
+    if name == "sana_enhance_prompt" and "TextGenerate" not in server.object_info:
+        pytest.skip("this ComfyUI has no text written by a CLIP")
     canvas.open(with_embedded_models(shipped(name)), name)
     outputs = canvas.run()
     entries = [entry for output in outputs.values() for entry in output.get("images", [])]

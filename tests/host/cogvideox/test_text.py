@@ -105,6 +105,34 @@ def test_released_vocabulary(host, released, text):
     assert states.shape == (1, 226, TEXT_WIDTH) and apart(states, wanted) < 1e-5
 
 
+def test_brackets_are_weights(host, clip):
+    """Of a bracket's tokens the state goes on from that of an empty prompt at the same place: 1.25 times as far."""
+    text, plain = "a (large:1.25) red circle", "a large red circle"
+    row = clip.tokenize(text)["t5xxl"][0]
+    weights = torch.tensor([weight for _, weight in row])
+    ids = [token for token, _ in row]
+    assert set(weights.tolist()) == {1.0, 1.25}
+    assert {weight for _, weight in clip.tokenize("(a) b")["t5xxl"][0]} == {1.0, 1.1}
+    network = reference(tiny_cogvideox.t5_weights())
+    states, empty = (network(torch.tensor([given])).last_hidden_state for given in (ids, ids_of("")))
+    assert apart(encode(host, clip, text), empty + weights[:, None] * (states - empty)) < 1e-5
+    assert apart(encode(host, clip, text), encode(host, clip, plain)) > 1e-3
+
+
+@pytest.mark.parametrize("text", ["a (large:1.3) red ((circle))", "a sign (left)"])
+def test_brackets_as_text(host, path, text):
+    """As transformers' tokenizer reads them, which diffusers gives the prompt as it stands."""
+    clip = host.load(path, brackets="text")
+    row = clip.tokenize(text)["t5xxl"][0]
+    assert [token for token, _ in row] == ids_of(text) and {weight for _, weight in row} == {1.0}
+    assert clip.clone().tokenize(text) == clip.tokenize(text)
+    assert clip.tokenize("\\(left\\)") == clip.tokenize("(left)")
+    wanted = reference(tiny_cogvideox.t5_weights())(torch.tensor([ids_of(text)])).last_hidden_state
+    assert apart(encode(host, clip, text), wanted) < 1e-5
+    with pytest.raises(ValueError, match="brackets is 'off': choose one of weights, text"):
+        host.load(path, brackets="off")
+
+
 def test_long_prompts_say_so(clip, caplog):
     with caplog.at_level(logging.INFO):
         clip.tokenize("circle " * 5)

@@ -61,7 +61,7 @@ def test_without_it_where_the_file_says_so(host, tmp_path):
     ({"vocab_size": 256000, "attn_logit_softcapping": None}, 256000, None),
     ({"vocab_size": 768, "attn_logit_softcapping": None}, 256000, 50.0)])  # another model's config
 def test_what_asks_for_it(host, config, vocabulary, cap):
-    assert host.text.attention_cap(config, vocabulary) == cap
+    assert host.text.cap_of("attn_logit_softcapping", config, vocabulary) == cap
 
 
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
