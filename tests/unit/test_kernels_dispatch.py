@@ -1,5 +1,6 @@
 """Which way an operation goes, and what happens when a kernel cannot."""
 
+import importlib
 import importlib.util
 import logging
 import subprocess
@@ -96,6 +97,8 @@ def test_the_kernels_are_there_where_triton_is(device, caplog):
     with caplog.at_level(logging.INFO):
         assert dispatch.available(0)
     assert not caplog.records
+    for name in ("glumbconv", "linear_attention", "rms_norm", "rope", "rotary_attention", "spatial_norm"):
+        importlib.import_module(f"sanacog.kernels.{name}")  # each puts its eager form in
     assert set(register._kernels) == set(register._eager) == {
         "relu_linear_attention", "gated_depthwise", "rms_norm", "rotate_pairs", "rotary_state", "rotary_read", "scale_shift_silu"}
 
