@@ -42,9 +42,8 @@ def step_cache(model, method: str, threshold: float, start: float = 0.0, end: fl
     if most < 1:
         raise ValueError(f"max_skips is {most}: it must be at least 1. A threshold of 0 switches the cache off.")
     if not hasattr(model.model, "teacache_polynomial"):
-        raise ValueError(f"Step Cache knows the blocks of Sana and CogVideoX, and this model is "
-                         f"{type(model.model).__name__}: load one with Load Sana Model or Load CogVideoX Model, or take the "
-                         "stock EasyCache.")
+        raise ValueError(f"Step Cache knows the blocks of Sana, CogVideoX and SANA-Video of the first generation, and this model is "
+                         f"{type(model.model).__name__}: load one of those with its loader of this pack, or take the stock EasyCache.")
     patched = model.clone()
     patched.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)  # the last one counts
     if threshold > 0.0:

@@ -20,6 +20,7 @@ from ...sana_core.text import token_mask
 from ...sana_core.video2_transformer import SanaVideo2Transformer
 from ...sana_core.video_checkpoint import check_shapes, to_canonical
 from ...sana_core.video_config import CONFIG_KEY, SanaVideo2Params, identify
+from ...sana_core.video_layers import modulated
 from ...sana_core.video_memory import numbers_a_latent_pixel
 from ...sana_core.video_transformer import SanaVideoTransformer
 from .. import sana_checks, text_cache
@@ -27,6 +28,7 @@ from ..blocks import host_hooks
 from ..compat import layers_for_saving
 from ..loading import ModelFile, diffusion_model, report, weight_dtype_of
 from ..lora import ReadsDiffusersLoras
+from ..step_cache import IDENTITY
 from . import blockwise
 from .latents import FORMATS, PARTNERS, tell_of_partner
 
@@ -69,6 +71,8 @@ class SanaVideoModel(ReadsDiffusersLoras):
     def __init__(self, model_config, model_type=comfy.model_base.ModelType.FLOW, device=None):
         network = SanaVideo2DiT if isinstance(model_config.params, SanaVideo2Params) else SanaVideoDiT
         super().__init__(model_config, model_type, device=device, unet_model=network)
+        if network is SanaVideoDiT:  # 2.0's blocks do not add to what the one before gave, so Step Cache cannot leave them out
+            self.teacache_polynomial = no_polynomial
 
     def extra_conds(self, **kwargs):
         params = self.model_config.params
@@ -104,6 +108,11 @@ class SanaVideoModel(ReadsDiffusersLoras):
 
     def scale_latent_inpaint(self, sigma, noise, latent_image, **kwargs):
         return latent_image  # what is given stays clean, and the network is told so
+
+
+def no_polynomial():
+    """Of TeaCache: none is published."""
+    return IDENTITY
 
 
 def times_of_parts(timestep, mask, patch: int):
@@ -149,7 +158,7 @@ class HostNetwork:
         ).execute(x, timestep, context, attention_mask, control, transformer_options, **kwargs)
 
     def _forward(self, x, timestep, context, attention_mask=None, control=None, transformer_options={}, text=None, **kwargs):
-        hooks = host_hooks(len(self.transformer_blocks), control, transformer_options)
+        hooks = host_hooks(len(self.transformer_blocks), control, transformer_options, self.modulated)
         with self.of_run(transformer_options, len(self.transformer_blocks)) as more:
             return super().forward(x, timestep, context, attention_mask, text=text, **hooks, **more)
 
@@ -158,8 +167,16 @@ class HostNetwork:
         return nullcontext({})
 
 
+    modulated = None
+
+
 class SanaVideoDiT(HostNetwork, SanaVideoTransformer):
     of_run = staticmethod(blockwise.of_run)
+
+    def modulated(self, x, modulation):
+        """The modulated input of block 0: x (B, N, D), modulation (B, G, 6, D) -> (B, N, D)."""
+        table = self.transformer_blocks[0].scale_shift_table.to(device=x.device, dtype=x.dtype)
+        return modulated(x, *(table + modulation).unsqueeze(-2).unbind(2)[:2])
 
 
 class SanaVideo2DiT(HostNetwork, SanaVideo2Transformer):

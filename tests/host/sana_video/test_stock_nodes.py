@@ -141,3 +141,16 @@ def test_previews(host, weights):
         previewer = latent_preview.Latent2RGBPreviewer(format.latent_rgb_factors, format.latent_rgb_factors_bias,
                                                        format.latent_rgb_factors_reshape)
         assert previewer.decode_latent_to_preview(torch.randn(1, params.in_channels, 4, 6, 8)).size == (16, 12)
+
+
+@pytest.mark.parametrize("method", ["first block", "TeaCache"])
+def test_step_cache(host, weights, method):
+    """The pack's own: a threshold that everything passes leaves evaluations out, none does not; 2.0 is refused."""
+    from sanacog.host.step_cache import step_cache
+
+    model, start = host.video.load_sana_video(weights()), noise()
+    plain = sample(host, model, start, steps=6)
+    assert apart(sample(host, step_cache(model, method, 1e-9), start, steps=6), plain) < 1e-6
+    assert 1e-4 < apart(sample(host, step_cache(model, method, 100.0), start, steps=6), plain) < 1.0
+    with pytest.raises(ValueError, match="of the first generation"):
+        step_cache(host.video.load_sana_video(weights(SECOND)), method, 0.1)
