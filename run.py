@@ -1,6 +1,6 @@
 """The one command for people:
 
-python run.py demo       four pictures and two videos with the embedded models, no window   (demo --help: options)
+python run.py demo       four pictures and three videos with the embedded models, no window   (demo --help: options)
 python run.py serve      ComfyUI in the browser with this pack in it   (more arguments go to ComfyUI's main.py)
 python run.py app        a web page that draws, with ComfyUI behind it   (app --help: address, password, a Space)
 python run.py test       the whole test suite   (more arguments go to pytest; --slow: the slow tests too)

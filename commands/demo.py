@@ -1,5 +1,5 @@
-"""python run.py demo: a headless ComfyUI draws prompts with the embedded tiny Sana, and makes two videos of one with the
-embedded tiny CogVideoX: from the text, and from a picture that Sana draws. Runs in the environment.
+"""python run.py demo: a headless ComfyUI draws prompts with the embedded tiny Sana, and makes three videos of one: with the
+embedded tiny CogVideoX from the text, and from a picture that Sana draws, and with the tiny SANA-Video. Runs in the environment.
 """
 
 import argparse
@@ -19,13 +19,15 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = "sana_quickstart"
 PROMPTS = ["a large red circle on a blue background", "a large yellow square on a purple background",
            "a large green triangle on a white background", "a large orange ring on a black background"]
-VIDEO_WORKFLOWS = ("cogvideox_text_to_video", "sana_to_cogvideox")
+VIDEO_WORKFLOWS = ("cogvideox_text_to_video", "sana_to_cogvideox", "sana_video_text_to_video")
+MOST_FRAMES = 9  # of a strip
 VIDEO_PROMPT = "a red circle moving right on a white background"
 
 
 def parser():
-    parser = argparse.ArgumentParser(prog="run.py demo", description="Draw with the embedded tiny Sana, and make two videos "
-                                     "with the embedded tiny CogVideoX: from text, and from a picture that Sana draws.")
+    parser = argparse.ArgumentParser(prog="run.py demo", description="Draw with the embedded tiny Sana, and make three "
+                                     "videos: with the tiny CogVideoX from text, and from a picture that Sana draws, and with the tiny "
+                                     "SANA-Video.")
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; give it more than once for "
                         "more pictures (default: four prompts of the tiny model's world)")
     parser.add_argument("--video-prompt", default=VIDEO_PROMPT, metavar="TEXT",
@@ -105,10 +107,11 @@ def contact_sheet(pictures, prompts):
 
 
 def film_strips(clips, captions):
-    """The frames of animated pictures in one, a clip a row under its caption; returns a PIL image."""
+    """Frames of animated pictures, MOST_FRAMES at most, in one, a clip a row under its caption; returns a PIL image."""
     from PIL import Image, ImageDraw, ImageFont, ImageSequence
 
     clips = [[frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(BytesIO(data)))] for data in clips]
+    clips = [clip[::-(-len(clip) // MOST_FRAMES)] for clip in clips]
     font, gap, line = ImageFont.load_default(size=13), 4, 24
     width, height = (max(size) for size in zip(*(frame.size for clip in clips for frame in clip)))
     sheet = Image.new("RGB", (gap + max(map(len, clips)) * (width + gap), len(clips) * (line + height + gap)), "white")
@@ -167,7 +170,7 @@ def main(arguments):
             save(file_name(i + 1, options.video_prompt, name, "mp4"), client.file(video))
             clips.append(client.file(clip))
     for name, sheet in (("sana_contact_sheet.png", contact_sheet(pictures, prompts)),
-                        ("cogvideox_contact_sheet.png", film_strips(clips, [
+                        ("video_contact_sheet.png", film_strips(clips, [
                             f"{name}: {options.video_prompt}" for name in VIDEO_WORKFLOWS]))):
         data = BytesIO()
         sheet.save(data, "PNG")

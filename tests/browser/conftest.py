@@ -22,6 +22,7 @@ def files(server, comfyui_path):
     save_tora_of_the_embedded(models / "controlnet")
     save_second_generation(models / "diffusion_models" / "random_sana_video_2.safetensors")
     import_host(comfyui_path)
+    (models / "vae").mkdir(exist_ok=True)
     tiny_video_vaes.save_wan_vae(models / "vae" / "random_wan_vae.safetensors")
     tiny_video_vaes.save_ltx2_vae(models / "vae" / "random_ltx2_vae.safetensors")
 
