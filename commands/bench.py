@@ -50,8 +50,8 @@ COGVIDEOX_CASES = {
     "still-encode": (lambda _: cogvideox.encode(1, 480, 720), 4, False),
 }
 SANA_VIDEO_CASES = {
-    "sana-video-step": (lambda dtype: sana_video.step("2B 480p", (5, 30, 52), layers=2, dtype=dtype), 3, True),
-    "sana-video-720p-step": (lambda dtype: sana_video.step("2B 720p", (3, 22, 40), layers=2, dtype=dtype), 3, True),
+    "sana-video-step": (lambda dtype: sana_video.step("2B 480p", (3, 30, 52), layers=1, dtype=dtype), 3, True),
+    "sana-video-720p-step": (lambda dtype: sana_video.step("2B 720p", (2, 22, 40), layers=1, dtype=dtype), 3, True),
     "sana-video-clip": (lambda dtype: sana_video.clip((5, 16, 26), dtype=dtype), 3, True),
 }
 TRAINING_CASES = {"train-step": (lambda _: training.step("0.6B", 512), 3, False)}
