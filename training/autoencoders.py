@@ -132,6 +132,7 @@ def _of_diffusers(kind: str, path: Path) -> nn.Module:
         if lost := sorted(told["missing_keys"]):
             raise ValueError(f"{path.name}: {len(lost)} tensors are missing, such as {lost[0]}. Get it again: {source}.")
         return network
-    with tempfile.TemporaryDirectory() as folder:  # or diffusers would get a config from the Hub; the defaults are Wan 2.1's
-        (Path(folder) / "config.json").write_text(json.dumps({"_class_name": cls.__name__}))
+    with tempfile.TemporaryDirectory() as folder:  # or diffusers would get a config from the Hub; its defaults are Wan 2.1's
+        told = {"_class_name": cls.__name__, "base_dim": checkpoint.shapes["encoder.conv1.weight"][0]}
+        (Path(folder) / "config.json").write_text(json.dumps(told))
         return cls.from_single_file(str(path), config=folder, torch_dtype=torch.float32, local_files_only=True)

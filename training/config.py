@@ -100,7 +100,7 @@ class Model(Section):
     @property
     def clip_step(self) -> int | None:
         """Clips have a multiple of this and one more frames. None: any number."""
-        return self.latent_size.frames if self.family == "sana_video" else self.frame_step
+        return self.latent_size.clip_step if self.family == "sana_video" else self.frame_step
 
 
 class Sampling(Section):

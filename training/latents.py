@@ -124,7 +124,7 @@ def _encode_texts(data: Data, keys: _Keys, models, device, log, rank, ranks) -> 
             states, mask = encoder.encode_empty()
         else:
             states, mask = encoder.encode(keys.said(caption), **({"instruction": True} if keys.instruction else {}))
-        data.cache.put(key, {"states": states, "mask": mask}, {"kind": "text", "text": caption})
+        data.cache.put(key, {"states": states, "mask": mask}, {"kind": "text", "text": keys.said(caption)})
     del encoder
     _free(device)
     log(f"encoded {len(missing)} captions")
