@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ..cogvideo_core.autoencoder import CogVideoVAE
 from ..cogvideo_core.memory import encode_bytes
@@ -67,7 +68,8 @@ def _kept(made, config, shape, batch_size, text) -> tuple[int, int]:
     loss, sizes = recipe.Loss(made, 1.0).float().train(), _Sizes(made)
     loss.objective = dataclasses.replace(made.objective, caption_dropout=0.0)  # which looks at the empty prompt's numbers
     batch = _batch(made, config, shape, batch_size, text)
-    with torch.autograd.graph.saved_tensors_hooks(sizes.keep, lambda packed: packed), sizes.by_block():
+    hooks = torch.autograd.graph.saved_tensors_hooks(sizes.keep, lambda packed: packed)
+    with hooks, sizes.by_block(), _FusedAttention():
         loss(batch, torch.Generator().manual_seed(0))
     token_bytes = max(sizes.inputs, default=0)
     if not config.train.gradient_checkpointing:
@@ -116,6 +118,23 @@ class _Watched:
         for block in self.sizes.made.blocks:
             for name in calls(block):
                 delattr(block, name)
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Softmax attention as devices compute it. The meta device would make, and keep, the products of all tokens with all."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return _Attended.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
+
+
+class _Attended(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v):
+        out = q.new_empty(*q.shape[:-1], v.shape[-1])
+        ctx.save_for_backward(q, k, v, out)
+        return out
 
 
 def _batch(made, config, shape, batch_size, text) -> dict:

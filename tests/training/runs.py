@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import safetensors.torch
 import torch
@@ -39,6 +40,22 @@ def pictures(folder: Path, count: int = 7) -> Path:
         y, x = np.mgrid[:height, :width] / 120
         Image.fromarray((255 * np.stack([x, y, np.full_like(x, i / count)], -1)).astype(np.uint8)).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"a {'red' if i % 2 else 'blue'} circle on a green background" + " large" * (i % 3))
+    return folder
+
+
+def clips(folder: Path, count: int = 4) -> Path:
+    """Clips of a square that moves, 9 frames and more of 64 px at 8 a second, with captions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        with av.open(str(folder / f"{i}.mp4"), "w") as out:
+            stream = out.add_stream("mpeg4", rate=8)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+            for k in range(11):
+                frame = np.full((64, 64, 3), 40 * i, np.uint8)
+                frame[20:40, 3 * k : 3 * k + 20] = (255, 0, 0)
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            out.mux(stream.encode())
+        (folder / f"{i}.txt").write_text("a red square moving right on a black background")
     return folder
 
 

@@ -3,7 +3,6 @@
 import json
 
 import av
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -12,25 +11,9 @@ from sanacog.commands import train
 from sanacog.training import checkpoints, config_files, models, session, text
 from sanacog.training.data import cache
 
-from .runs import loaded, pictures, sana_video, settings
+from .runs import clips, loaded, pictures, sana_video, settings
 
 SANA = "sanacog_tiny_sana.safetensors"
-
-
-def clips(folder, count=4):
-    """Clips of a square that moves, 9 frames and more of 64 px at 8 a second, with captions."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        with av.open(str(folder / f"{i}.mp4"), "w") as out:
-            stream = out.add_stream("mpeg4", rate=8)
-            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-            for k in range(11):
-                frame = np.full((64, 64, 3), 40 * i, np.uint8)
-                frame[20:40, 3 * k : 3 * k + 20] = (255, 0, 0)
-                out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            out.mux(stream.encode())
-        (folder / f"{i}.txt").write_text("a red square moving right on a black background")
-    return folder
 
 
 def trained(tmp_path, *more, config="train/example", name="run"):
