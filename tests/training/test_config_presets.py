@@ -185,7 +185,7 @@ def test_the_pages_say_the_same_of_sana_video():
     places = {"Wan 2.1": "wan", "LTX-2": "ltx2", "LTX-2.3": "ltx2"}
     for model, repositories, size, frames, fps, steps, cfg, shift, autoencoder in rows:
         name = next(name for name in SANA_VIDEO if any(
-            place.endswith("/" + re.findall(r"`(.*?)`", repositories)[0]) for place in ALL[name]["model"]["published"].values()))
+            "/" + re.findall(r"`(.*?)`", repositories)[0] + "/" in place + "/" for place in ALL[name]["model"]["published"].values()))
         sampling = ALL[name]["sampling"]
         assert f"{sampling['width']} x {sampling['height']}" == size, model
         assert frames == "any" or str(sampling["frames"]) in frames.split(", ")[0], model
