@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Task:
     """name: of the page's API. source: what is given beside the prompt, one of "", picture, mask, sketch, video.
 
-    embedded, released: workflows for the two kinds of models, "" where there is none; guided: for released ones with dynamic guidance. extra: kinds of
+    embedded, released: workflows for the two kinds of models, "" for none; guided: for released ones with dynamic guidance. extra: kinds of
     files needed beside the family's. examples: prompts in the embedded models' world, and for released ones.
     """
 

@@ -9,7 +9,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from .catalogue import Entry, Licence
 from .contents import LORAS, Contents
 
-CLASSES = {"sana": "SanaTransformer2DModel", "sana_video": "SanaVideoTransformer3DModel", "cogvideox": "CogVideoXTransformer3DModel", "controlnet": "SanaControlNetModel"}
+CLASSES = {"sana": "SanaTransformer2DModel", "sana_video": "SanaVideoTransformer3DModel",
+           "cogvideox": "CogVideoXTransformer3DModel", "controlnet": "SanaControlNetModel"}
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import yaml
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 LAYOUTS = {"native": "native", "sat": "SAT"}  # names under `published` of the authors' own layouts -> what people call them
 FAMILIES = ("sana", "sana_video", "cogvideox")  # in the order in which they are listed
-TASKS = {"sana": "text-to-image", "sana_video": "text-to-video", "none": "text-to-video", "image": "image-to-video", "inpaint": "image-to-video",
-         "control": "video-to-video"}
+TASKS = {"sana": "text-to-image", "sana_video": "text-to-video", "none": "text-to-video", "image": "image-to-video",
+         "inpaint": "image-to-video", "control": "video-to-video"}
 
 
 @dataclass(frozen=True)

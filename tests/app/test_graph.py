@@ -43,8 +43,8 @@ def test_one_prompt_reaches_every_encoder_but_the_negatives(name):
 @pytest.mark.parametrize("name", [name for name in NAMES if "sana_video" in name])
 def test_a_clip_of_sana_video(name):
     """Every value that its tabs give has its place, and prompts keep what stands round them."""
-    chosen = {"model_name": "a", "text_encoder_name": "b", "vae_name": "c", "steps": 7, "guidance": 2.5, "seed": 3, "frames": 9, "fps": 5,
-              "width": 64, "height": 32}
+    chosen = {"model_name": "a", "text_encoder_name": "b", "vae_name": "c", "steps": 7, "guidance": 2.5, "seed": 3, "frames": 9,
+              "fps": 5, "width": 64, "height": 32}
     workflow = graph.shipped(name)
     filled = graph.filled(workflow, chosen, "a ring", "a cross")
     assert [values(filled, key)[0] for key in ("model_name", "vae_name", "steps", "length", "width", "height", "cfg")] == [

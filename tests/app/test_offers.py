@@ -74,7 +74,7 @@ def test_sana_video_with_the_autoencoder_of_each():
                            "vae_name": "wan_2.1_vae.safetensors"}
     assert set(tiny.files.values()) == {"sanacog_tiny_sana_video.safetensors", "sanacog_tiny_gemma2.safetensors",
                                         "sanacog_tiny_cogvideox_vae.safetensors"}
-    assert ((large.preset.frame_step, large.preset.max_frames), (tiny.preset.frame_step, tiny.preset.max_frames)) == ((4, 81), (8, 17))
+    assert [(model.preset.frame_step, model.preset.max_frames) for model in (large, tiny)] == [(4, 81), (8, 17)]
     assert tiny.loras == () and large.loras == ("mine.safetensors",)
     assert offers().models("sana_video", released=False)[0] == [tiny]
     assert offers(sana_video=[]).models("sana_video") == ([], "There is no SANA-Video model; docs/models.md says where to get it.")

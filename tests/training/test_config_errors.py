@@ -182,7 +182,8 @@ BROKEN = {
          "a.yaml:4:16: data.frames.1: found 73; CogVideoX 1.5 5B has 16 n + 1 frames: 65 or 81.",
          "a.yaml:4:20: data.frames.2: found 177; CogVideoX 1.5 5B has 161 frames at most."]),
     "sizes of SANA-Video with Wan's autoencoder": (
-        {"a.yaml": "model: {variant: sana_video_2b_480p}\ndata: {resolution: 480, frames: [80, 81]}\ntrain: {kind: controlnet}\n"}, [], {},
+        {"a.yaml": "model: {variant: sana_video_2b_480p}\ndata: {resolution: 480, frames: [80, 81]}\n"
+                   "train: {kind: controlnet}\n"}, [], {},
         ["a.yaml:3:15: train.kind: controlnet is Sana's, and model.family is sana_video; allowed: lora or full.",
          "a.yaml:2:20: data.resolution: found 480; allowed for SANA-Video: [height, width].",
          "a.yaml:2:34: data.frames.0: found 80; SANA-Video 2B 480p has 4 n + 1 frames: 77 or 81."]),
