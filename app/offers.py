@@ -28,10 +28,14 @@ class Preset:
     conditioning: str = "none"
     dynamic_guidance: bool = False
     distilled: bool = False
+    latents: str = ""  # of SANA-Video: whose autoencoder
 
 
+# Of SANA-Video's clips, which have a multiple of it and one more: what the autoencoder makes one latent of, or two.
+FRAME_STEPS = {"wan": 4, "ltx2": 8, "cogvideox": 8}
 # For models whose file's name tells nothing.
-USUAL = {"sana": "sana_1600m_1024px", "sprint": "sana_sprint_1600m", "cogvideox": "cogvideox_5b"}
+USUAL = {"sana": "sana_1600m_1024px", "sprint": "sana_sprint_1600m", "sana_video": "sana_video_2b_480p",
+         "cogvideox": "cogvideox_5b"}
 
 
 @functools.cache
@@ -44,6 +48,8 @@ def presets():
         names = [model["variant"], *(name.rpartition("/")[2] for name in model.get("published", {}).values())]
         if "transformer" in model:
             names.append(Path(model["transformer"].rstrip("}")).name)
+        if "latents" in model:
+            model |= {"frame_step": FRAME_STEPS[model["latents"]], "max_frames": sampling["frames"]}
         preset = Preset(**{key: value for key, value in {**model, **sampling}.items() if key in Preset.__dataclass_fields__})
         # Several variants share a repository of the authors, whose name then tells nothing of one.
         found |= {plain(name): preset for name in names if plain(name) not in found}
@@ -70,17 +76,19 @@ def preset_of(model):
 # hold other families' files.
 LISTS = {
     "sana": ("SanaCogLoadSanaModel", "model_name", "Sana model", ()),
+    "sana_video": ("SanaCogLoadSanaVideoModel", "model_name", "SANA-Video model", ()),
     "cogvideox": ("SanaCogLoadCogVideoXModel", "model_name", "CogVideoX model", ()),
     "gemma": ("SanaCogLoadSanaTextEncoder", "text_encoder_name", "text encoder Gemma-2-2B", ("gemma",)),
     "dcae": ("SanaCogLoadDCAE", "vae_name", "DC-AE", ("dc-ae", "dcae", "dc_ae")),
     "controlnet": ("SanaCogLoadSanaControlNet", "control_net_name", "Sana ControlNet", ("sana",)),
     "t5": ("SanaCogLoadCogVideoXTextEncoder", "text_encoder_name", "text encoder T5-XXL", ("t5",)),
     "video_vae": ("SanaCogLoadCogVideoXVAE", "vae_name", "CogVideoX VAE", ("cogvideo",)),
+    "wan_vae": ("VAELoader", "vae_name", "Wan 2.1 VAE", ("wan",)),
     "lora": ("SanaCogLoadLoRA", "lora_name", "LoRA", ()),
     "ratio": ("SanaCogSanaResolution", "aspect_ratio", "aspect ratio", ()),
     "base": ("SanaCogSanaResolution", "base", "size", ()),
 }
-NEEDS = {"sana": ("gemma", "dcae"), "cogvideox": ("t5", "video_vae")}
+NEEDS = {"sana": ("gemma", "dcae"), "sana_video": ("gemma", "wan_vae"), "cogvideox": ("t5", "video_vae")}
 
 
 @dataclass(frozen=True)
@@ -103,10 +111,11 @@ class Offers:
     def __init__(self, ask):
         self.lists = {kind: options(ask(f"/object_info/{node}"), node, name) for kind, (node, name, _, _) in LISTS.items()}
 
-    def models(self, family, sprint=False, conditioning="none", extra=()):
-        """([Model], why there is none): those with all that they need beside them, released ones first.
+    def models(self, family, sprint=False, conditioning="none", extra=(), released=True):
+        """([Model], why there is none): those with all that they need beside them, released ones first. Of SANA-Video those with
+        Wan's autoencoder alone, which every host has.
 
-        extra: kinds of files that are needed too.
+        extra: kinds of files that are needed too. released: whether there is a workflow for other than embedded models.
         """
         found, lacking = [], f"There is no {'Sana Sprint' if sprint else LISTS[family][2].removesuffix(' model')} model" + \
             (" for pictures" if conditioning == "image" else "")
@@ -114,7 +123,10 @@ class Offers:
             preset = preset_of(name) or presets()[plain(USUAL["sprint" if "sprint" in name.lower() else family])]
             if (preset.family, preset.distilled, preset.conditioning) != (family, sprint, conditioning):
                 continue
-            files = {kind: self.beside(name, kind) for kind in (*NEEDS[family], *extra)}
+            if preset.latents == "ltx2" or not released and EMBEDDED not in name:
+                continue
+            own = [preset.latents == "cogvideox" and kind == "wan_vae" and "video_vae" or kind for kind in NEEDS[family]]
+            files = {kind: self.beside(name, kind) for kind in (*own, *extra)}
             missing = [LISTS[kind][2] for kind, file in files.items() if not file]
             if missing:
                 lacking = f"{name} needs a {' and a '.join(missing)}"
@@ -133,7 +145,12 @@ class Offers:
     def goes_with(file, model):
         """Embedded files go with embedded models of their family, released ones with released ones."""
         return (EMBEDDED in file) == (EMBEDDED in model) and not (
-            EMBEDDED in file and "lora" in file and ("cogvideo" in file) != ("cogvideo" in model))
+            EMBEDDED in file and "lora" in file and family_in(file) != family_in(model))
+
+
+def family_in(name):
+    """Which family an embedded file's name tells."""
+    return next(family for family in ("cogvideo", "sana_video", "sana") if family in name)
 
 
 def options(info, node, name):

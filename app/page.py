@@ -19,7 +19,7 @@ MOST_SEEDS = 2**32
 PREVIEW = 512  # px that a preview is enlarged to; the server's has a pixel for each of the latent
 NO_LORA = "none"
 INPUT = WORKFLOWS / "input"
-FAMILIES = {"sana": "Sana", "cogvideox": "CogVideoX"}
+FAMILIES = {"sana": "Sana", "sana_video": "SANA-Video", "cogvideox": "CogVideoX"}
 
 
 @dataclass
@@ -88,7 +88,7 @@ def _result(visit, studio):
 def _tab(task, offers):
     """{name: component} of a tab's inputs; None where the task has no model."""
     with gr.Tab(task.title, id=task.name):
-        models, why_not = offers.models(task.family, task.sprint, task.conditioning, task.extra)
+        models, why_not = offers.models(task.family, task.sprint, task.conditioning, task.extra, bool(task.released))
         if not models:
             gr.Markdown(why_not, elem_classes="note")
             return None
@@ -111,9 +111,9 @@ def _tab(task, offers):
                 parts["random"] = gr.Checkbox(not task.sprint, label="A new seed each time")
             if task.source in ("picture", "video", "sketch"):
                 label = "Strength of the sketch" if task.source == "sketch" else "How much to change"
-                shown = task.conditioning == "none"
+                shown = redraws(task)
                 parts["strength"] = gr.Slider(0.05, 1, task.strength, step=0.05, label=label, visible=shown)
-            if task.family == "cogvideox":
+            if task.family != "sana":
                 parts["frames"] = gr.Slider(label="Frames", **_frames(preset))
             if not task.source and task.family == "sana":
                 parts["ratio"] = gr.Dropdown(offers.lists["ratio"], value="1:1", label="Width to height",
@@ -145,6 +145,11 @@ def _tab(task, offers):
     return parts
 
 
+def redraws(task):
+    """Whether what is given is drawn anew, more or less: a picture that a clip begins with stays."""
+    return task.source != "picture" or task.family == "sana"
+
+
 def _frames(preset):
     several = preset.max_frames > preset.frame_step + 1
     return {"minimum": preset.frame_step + 1 if several else 1, "maximum": preset.max_frames, "value": preset.frames,
@@ -154,7 +159,7 @@ def _frames(preset):
 def _given(task):
     """The component for what is given beside the prompt; None where that is nothing."""
     if task.source == "picture":
-        example = "sanacog_first_frame.png" if task.family == "cogvideox" else "sanacog_circle.png"
+        example = "sanacog_circle.png" if task.family == "sana" else "sanacog_first_frame.png"
         return gr.Image(str(INPUT / example), type="pil", label="Picture", height=260, sources=["upload", "clipboard"])
     if task.source == "mask":
         return gr.ImageEditor(str(INPUT / "sanacog_circle.png"), type="pil", label="Paint over what is to be drawn anew", height=380,
@@ -237,13 +242,13 @@ def prepared(task, model, values, client):
     if task.source == "video":
         data, values["frames"] = video_file(values["given"], preset, values["frames"])
         chosen["file"] = client.upload(data, "sanacog_page.mp4")
-    elif task.family == "cogvideox":
+    elif task.family != "sana":
         chosen |= {"frames": values["frames"], "fps": preset.fps, "width": size[0], "height": size[1]}
     elif task.source == "sketch" or not task.source and model.embedded:
         chosen |= {"width": size[0], "height": size[1]}
     elif not task.source:
         chosen |= {"base": SIZES.get(preset.width, "1024"), "aspect_ratio": values["ratio"]}
-    if task.source in ("picture", "video") and task.conditioning == "none":
+    if task.source in ("picture", "video") and redraws(task):
         chosen["denoise"] = values["strength"]
     if task.source == "sketch":
         chosen["strength"] = values["strength"]

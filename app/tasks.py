@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Task:
     """name: of the page's API. source: what is given beside the prompt, one of "", picture, mask, sketch, video.
 
-    embedded, released: workflows for the two kinds of models; guided: for released ones with dynamic guidance. extra: kinds of
+    embedded, released: workflows for the two kinds of models, "" for none; guided: for released ones with dynamic guidance. extra: kinds of
     files needed beside the family's. examples: prompts in the embedded models' world, and for released ones.
     """
 
@@ -49,6 +49,9 @@ TASKS = (
     Task("sana_inpaint", "Inpaint", "sana", "sana_inpaint", "sana_inpaint", (SHAPES[1:], SCENES[1:]), "mask"),
     Task("sana_controlnet", "Sketch", "sana", "sana_controlnet", "sana_controlnet", (SHAPES[:2], SCENES[:2]), "sketch",
          extra=("controlnet",)),
+    Task("sana_video_text", "Text", "sana_video", "sana_video_text_to_video", "sana_video_2b_text_to_video", (MOVES, SHOTS)),
+    Task("sana_video_image", "Picture", "sana_video", "sana_video_image_to_video", "",
+         (("a yellow square moving right on a purple background",), SHOTS[1:]), "picture"),
     Task("cogvideox_text", "Text", "cogvideox", "cogvideox_text_to_video", "cogvideox_text_to_video", (MOVES, SHOTS),
          guided="cogvideox_5b_text_to_video"),
     Task("cogvideox_image", "Picture", "cogvideox", "cogvideox_image_to_video", "cogvideox_1_5_image_to_video",

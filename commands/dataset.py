@@ -32,6 +32,9 @@ class Preset(NamedTuple):
 def presets():
     sana = {name: Preset(buckets.sana(name), caption_rules.GEMMA_TOKENS, None, "") for name in ("512", "1024", "2K", "4K")}
     return {**{f"sana-{name.lower()}": preset for name, preset in sana.items()},
+            "sana-video-480p": Preset(buckets.clips((81,), [(480, 832)]), caption_rules.GEMMA_TOKENS, 16, ""),
+            "sana-video-720p": Preset(buckets.clips((81,), [(704, 1280)]), caption_rules.GEMMA_TOKENS, 16, ""),
+            "sana-video-2.0": Preset(buckets.clips((193,), [(736, 1280)]), caption_rules.GEMMA_TOKENS, 24, ""),
             "cogvideox": Preset(buckets.COGVIDEOX, caption_rules.T5_TOKENS, 8, "LATIN"),
             "cogvideox-1.5": Preset(buckets.COGVIDEOX_1_5, caption_rules.T5_TOKENS - 2, 16, "LATIN")}
 

@@ -14,7 +14,7 @@ tiny-sana, tiny-cogvideox, tiny-sprint, tiny-controlnet, tiny-lora, tiny-sana-vi
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="run.py train", description="Train Sana or CogVideoX: a LoRA, all weights, or a ControlNet.", epilog=EPILOG,
+        prog="run.py train", description="Train Sana, SANA-Video or CogVideoX: a LoRA, all weights, or a ControlNet.", epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", nargs="?", help="file with the settings")
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="settings that win over the file's")

@@ -9,7 +9,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from .catalogue import Entry, Licence
 from .contents import LORAS, Contents
 
-CLASSES = {"sana": "SanaTransformer2DModel", "cogvideox": "CogVideoXTransformer3DModel", "controlnet": "SanaControlNetModel"}
+CLASSES = {"sana": "SanaTransformer2DModel", "sana_video": "SanaVideoTransformer3DModel",
+           "cogvideox": "CogVideoXTransformer3DModel", "controlnet": "SanaControlNetModel"}
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def _code(about: Published) -> list[str]:
                 "image-to-video": "CogVideoXImageToVideoPipeline", "video-to-video": "CogVideoXFunControlPipeline"}[about.task]
     if contents.kind == "controlnet":
         pipeline = "SanaControlNetPipeline"
+    if contents.family == "sana_video":
+        pipeline = "SanaVideoPipeline"
     names, given = [pipeline], ""
     load = [f'pipe.load_lora_weights("{about.repository}")']
     before = []

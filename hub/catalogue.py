@@ -11,8 +11,9 @@ import yaml
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 LAYOUTS = {"native": "native", "sat": "SAT"}  # names under `published` of the authors' own layouts -> what people call them
-TASKS = {"sana": "text-to-image", "none": "text-to-video", "image": "image-to-video", "inpaint": "image-to-video",
-         "control": "video-to-video"}
+FAMILIES = ("sana", "sana_video", "cogvideox")  # in the order in which they are listed
+TASKS = {"sana": "text-to-image", "sana_video": "text-to-video", "none": "text-to-video", "image": "image-to-video",
+         "inpaint": "image-to-video", "control": "video-to-video"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def licences() -> dict[str, Licence]:
 def entries() -> tuple[Entry, ...]:
     """Everything that is published: the models, smallest first in each family, then what goes with them."""
     found = [entry for path in sorted((CONFIGS / "models").glob("*.yaml")) for entry in _of_model(path)]
-    found.sort(key=lambda entry: (entry.family != "sana", entry.layout != "", entry.gigabytes, entry.variant))
+    found.sort(key=lambda entry: (FAMILIES.index(entry.family), entry.layout != "", entry.gigabytes, entry.variant))
     return (*found, *(Entry(**told) for told in _file()["others"]))
 
 
@@ -91,9 +92,9 @@ def _of_model(path: Path):
         about = f"{task.replace('-', ' ')}, {sampling['width']} x {sampling['height']}{clip}"
         if "teacher" in path.stem:
             about += "; teacher of Sprint's training"
-        own = LAYOUTS.get(layout, "")
+        own = LAYOUTS.get(layout, "") if "diffusers" in model["published"] else ""  # what has no other is not asked for by it
         owner, name, *file = repository.split("/")
-        about_layout = about + ("; the authors' own layout" if own else "")
+        about_layout = about + ("; the authors' own layout" if layout in LAYOUTS else "")
         yield Entry(f"{title} {own}".strip(), family, f"{owner}/{name}", about_layout, licence, gigabytes, "/".join(file) or None,
                     None, path.stem, model["title"], task, own, (path.stem,))
 

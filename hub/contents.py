@@ -20,8 +20,11 @@ from ..sana_core import autoencoder_checkpoint, controlnet_checkpoint
 from ..sana_core import checkpoint as sana_checkpoint
 from ..sana_core import config as sana_config
 from ..sana_core import lookalikes as sana_names
+from ..sana_core import video_checkpoint as sana_video_checkpoint
+from ..sana_core import video_config as sana_video_config
 from ..sana_core.config import SanaParams
 from ..sana_core.transformer import SanaTransformer
+from ..sana_core.video_config import SanaVideo2Params, SanaVideoParams
 from ..storage.checkpoints import Checkpoint, open_checkpoint
 
 LORAS = "loras"
@@ -29,8 +32,14 @@ LORA_MARKS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".matrix_A.", 
 DIFFUSERS_LORA = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector", ".alpha")
 LOADERS = {("sana", "diffusion_models"): "Load Sana Model", ("sana", "vae"): "Load DC-AE",
            ("sana", "text_encoders"): "Load Sana Text Encoder", ("sana", "controlnet"): "Load Sana ControlNet",
+           ("sana_video", "diffusion_models"): "Load SANA-Video Model", ("sana_video", "vae"): "Load VAE",
            ("cogvideox", "diffusion_models"): "Load CogVideoX Model", ("cogvideox", "vae"): "Load CogVideoX VAE",
            ("cogvideox", "text_encoders"): "Load CogVideoX Text Encoder", ("cogvideox", "controlnet"): "Load CogVideoX ControlNet"}
+# family -> (what looks_like says of its transformer, where its knowledge of files is, its network)
+TRANSFORMERS = {
+    "sana": ("Sana transformer:", sana_config, sana_checkpoint, sana_names, SanaTransformer),
+    "sana_video": ("SANA-Video transformer:", sana_video_config, sana_video_checkpoint, sana_names, sana_video_checkpoint.network),
+    "cogvideox": ("CogVideoX transformer:", video_config, video_checkpoint, video_names, CogVideoTransformer)}
 
 
 @dataclass(frozen=True)
@@ -49,14 +58,19 @@ class Contents:
 
     @property
     def loader(self) -> str:
+        if (self.family, self.kind, self.layout) == ("sana_video", "vae", "diffusers"):
+            return f"run.py train; for ComfyUI's own Load VAE there is `run.py hub pull {self.variant}`"
         return LOADERS.get((self.family, self.kind), "Load LoRA (Sana + CogVideoX)")
 
     @property
     def of_diffusers(self) -> bool:
         """Whether diffusers loads it and computes the same: it does not read ComfyUI's quantised files, has of the Fun models
-        those with a control video, and ControlNets in its own wiring and without query-key norm."""
+        those with a control video, no LongSANA and no SANA-Video 2.0, and ControlNets in its own wiring and without query-key
+        norm."""
         if self.kind == "controlnet" and (self.family != "sana" or getattr(self.params, "qk_norm", False)
                                           or "native wiring" in self.variant):
+            return False
+        if getattr(self.params, "causal", False) or isinstance(self.params, SanaVideo2Params):
             return False
         known = getattr(self.params, "conditioning", "none") in ("none", "image", "control")
         return known and self.layout == "diffusers" and not self.quantised
@@ -69,6 +83,13 @@ class Contents:
                 return {LORAS: "sana_lora", "controlnet": "sana_controlnet"}[self.kind]
             sprint, large = getattr(self.params, "guidance_embeds", False), getattr(self.params, "sample_size", 0) == 128
             return "sana_sprint" if sprint else "sana_4k" if large else "sana_text_to_image"
+        if self.family == "sana_video":
+            if "2.0" in self.variant or "LTX" in self.variant:
+                return "sana_video_2"
+            if getattr(self.params, "causal", False):
+                return "sana_video_long"
+            embedded = getattr(self.params, "latents", "") == "cogvideox"
+            return "sana_video_text_to_video" if embedded else "sana_video_2b_text_to_video"
         if self.kind == "controlnet":
             return "cogvideox_controlnet"
         conditioning, new = getattr(self.params, "conditioning", "none"), bool(getattr(self.params, "patch_size_t", None))
@@ -99,7 +120,7 @@ def identify(path: Path, name: str = "", config: bool = True) -> Contents:
         return Contents(kind, family, variant or identity.variant, layout, checkpoint, params, quantised, warnings)
 
     if any(mark in key for mark in LORA_MARKS for key in shapes):
-        family, variant = lora_of(shapes, path.name)
+        family, variant = lora_of(shapes, path.name, checkpoint.metadata.get("modelspec.architecture", ""))
         ours = all(key.startswith("transformer.") and key.endswith(DIFFUSERS_LORA) for key in shapes)
         return Contents(LORAS, family, variant, "diffusers" if ours else "another", checkpoint)
     sana, video = sana_names.looks_like(shapes), video_names.looks_like(shapes)
@@ -111,10 +132,8 @@ def identify(path: Path, name: str = "", config: bool = True) -> Contents:
         identity = video_controlnet.identify_controlnet(shapes, stated[0], named, stated[1])
         video_controlnet.check_shapes(shapes, identity, path.name)
         return found("controlnet", "cogvideox", identity)
-    if "Sana transformer:" in sana or "CogVideoX transformer:" in video:
-        is_sana = "Sana transformer:" in sana
-        core, layouts, names = ((sana_config, sana_checkpoint, sana_names) if is_sana
-                                else (video_config, video_checkpoint, video_names))
+    if family := next((family for family, (what, *_) in TRANSFORMERS.items() if what in sana or what in video), None):
+        _, core, layouts, names, _ = TRANSFORMERS[family]
         shapes = names.strip_prefix(shapes)
         if core.CONFIG_KEY in shapes:  # saved from ComfyUI
             tensor = names.strip_prefix(checkpoint.load())[core.CONFIG_KEY]
@@ -122,7 +141,7 @@ def identify(path: Path, name: str = "", config: bool = True) -> Contents:
             shapes = {key: shape for key, shape in shapes.items() if key != core.CONFIG_KEY}
         identity = core.identify(shapes, stated[0], named, stated[1])
         layouts.check_shapes(shapes, identity, path.name)
-        return found("diffusion_models", "sana" if is_sana else "cogvideox", identity)
+        return found("diffusion_models", family, identity)
     if "DC-AE autoencoder:" in sana:
         identity = autoencoder_checkpoint.identify_autoencoder(shapes, stated[0], named, stated[1])
         autoencoder_checkpoint.check_shapes(shapes, identity, path.name)
@@ -132,6 +151,9 @@ def identify(path: Path, name: str = "", config: bool = True) -> Contents:
         identity = video_config.identify_autoencoder(shapes, stated[0], named, stated[1])
         video_checkpoint.check_autoencoder_shapes(shapes, identity, path.name)
         return found("vae", "cogvideox", identity)
+    if variant := _sana_videos_vae({key.removeprefix("vae.") for key in shapes}):
+        layout = "comfy" if any("per_channel_statistics" in key or key == "conv2.weight" for key in shapes) else "diffusers"
+        return Contents("vae", "sana_video", variant, layout, checkpoint)
     if "Gemma 2 text encoder" in sana:
         variant = _encoder(shapes, "Gemma 2", ("embed_tokens.weight", "norm.weight"), path.name)
         return found("text_encoders", "sana", variant=variant)
@@ -139,6 +161,17 @@ def identify(path: Path, name: str = "", config: bool = True) -> Contents:
         return found("text_encoders", "cogvideox", variant=_encoder(shapes, "T5", ("final_layer_norm.weight",), path.name))
     what = sana if "something this pack" not in sana else video
     raise ValueError(f"{path.name}: neither Sana's nor CogVideoX': this is {what}.")
+
+
+def _sana_videos_vae(keys: set[str]) -> str:
+    """Words for Wan 2.1's or LTX-2's autoencoder, in ComfyUI's layout or diffusers'; "" for anything else."""
+    for variant, *layouts in (("Wan 2.1 VAE", {"conv2.weight", "decoder.middle.0.residual.0.gamma"},
+                               {"post_quant_conv.weight", "decoder.mid_block.resnets.0.norm1.gamma"}),
+                              ("LTX-2 VAE", {"per_channel_statistics.mean-of-means", "decoder.conv_in.conv.weight"},
+                               {"latents_mean", "latents_std", "decoder.conv_in.conv.weight"})):
+        if any(layout <= keys for layout in layouts):
+            return variant
+    return ""
 
 
 def _encoder(shapes, name, ends, filename) -> str:
@@ -152,8 +185,9 @@ def _encoder(shapes, name, ends, filename) -> str:
 # --- LoRAs ---
 
 
-def lora_of(shapes: dict, filename: str) -> tuple[str, str]:
+def lora_of(shapes: dict, filename: str, architecture: str = "") -> tuple[str, str]:
     """(family, variant) of a LoRA, by the widths of the layers that it changes; ("", "") for names that only our Load LoRA knows.
+    architecture: as the file states it, "sana_video/lora": Sana 1.6B and SANA-Video 2B have attention of the same widths.
 
     Where diffusers' names are, every change must fit a layer. Raises ValueError when none of the models has them all.
     """
@@ -167,7 +201,8 @@ def lora_of(shapes: dict, filename: str) -> tuple[str, str]:
     if half := [layer for layer, parts in sizes.items() if len(parts) < 2 or parts["A"][0] != parts["B"][1]]:
         raise ValueError(f"{filename}: of {half[0]} only one of the two matrices of a LoRA is there, or they do not fit "
                          "each other. The file is cut off: get it again.")
-    for family, variant, layers in _layers():
+    stated = architecture.partition("/")[0]
+    for family, variant, layers in sorted(_layers(), key=lambda one: one[0] != stated):
         if all(layers.get(layer) == (parts["B"][0], parts["A"][1]) for layer, parts in sizes.items()):
             return family, variant
     layer, parts = next(iter(sizes.items()))
@@ -190,12 +225,16 @@ def _networks() -> Iterator[tuple[str, str, torch.nn.Module]]:
     """(family, what to call it, network without weights): the released sizes, and the embedded models."""
     for layers, heads, cross, dim, name in ((28, 36, 16, 72, "0.6B"), (20, 70, 20, 112, "1.6B"), (60, 70, 20, 112, "4.8B")):
         yield "sana", f"Sana {name}", SanaTransformer(SanaParams(layers, heads, cross, dim, qk_norm=True), device="meta")
+    yield "sana_video", "SANA-Video 2B", sana_video_checkpoint.network(SanaVideoParams(20, 20, 20, 112), device="meta")
+    yield "sana_video", "SANA-Video 2.0 5B", sana_video_checkpoint.network(
+        SanaVideo2Params(32, 2560, 20, tuple(range(3, 32, 4))), device="meta")
     for layers, heads, name in ((30, 30, "2B"), (42, 48, "5B")):
         yield "cogvideox", f"CogVideoX {name}", CogVideoTransformer(
             video_config.CogVideoParams(layers, heads, ofs_embed_dim=512), device="meta")
     models = Path(__file__).resolve().parents[1] / "models" / "diffusion_models"
-    for family, file in (("sana", "sanacog_tiny_sana.safetensors"), ("cogvideox", "sanacog_tiny_cogvideox.safetensors")):
-        core, network = (sana_config, SanaTransformer) if family == "sana" else (video_config, CogVideoTransformer)
-        checkpoint = open_checkpoint(models / file)
-        identity = core.identify(checkpoint.shapes, checkpoint.config, file)
-        yield family, identity.variant, network(identity.params, device="meta")
+    for family, (_, core, _, _, network) in TRANSFORMERS.items():
+        file = f"sanacog_tiny_{family}.safetensors"
+        if (models / file).is_file():
+            checkpoint = open_checkpoint(models / file)
+            identity = core.identify(checkpoint.shapes, checkpoint.config, file)
+            yield family, identity.variant, network(identity.params, device="meta")

@@ -110,7 +110,7 @@ def _check_publishable(source: Path, contents: Contents) -> None:
         raise HubError(f"{source.name} is a {contents.variant}, which nobody trains here: publish LoRAs, ControlNets and "
                        "transformers.")
     shapes = contents.checkpoint.shapes
-    whole = contents.kind == LORAS or "patch_embed.proj.weight" in shapes
+    whole = contents.kind == LORAS or any(f"{name}.weight" in shapes for name in ("patch_embed.proj", "patch_embedding"))
     flat = [key for key, shape in shapes.items() if key.endswith("ff.conv_inverted.weight") and len(shape) != 4]
     if contents.layout != "diffusers" or not whole or flat and not contents.quantised:
         raise HubError(f"{source.name} has not diffusers' names and shapes, in which it is published. Convert it first:\n"
@@ -221,6 +221,10 @@ def diffusers_config(contents: Contents) -> dict:
     params = dataclasses.asdict(contents.params)
     if contents.family == "cogvideox":
         return {"_class_name": card.CLASSES["cogvideox"], **params, "patch_bias": params["patch_size_t"] is None}
+    if contents.family == "sana_video":
+        p, cls = params["patch_size"], card.CLASSES["sana_video"] if contents.of_diffusers else type(contents.params).__name__
+        own = {"cross_attention_dim": contents.params.width, "qk_norm": "rms_norm_across_heads"} if contents.of_diffusers else {}
+        return {"_class_name": cls.removesuffix("Params"), **params, **own, "patch_size": [1, p, p]}
     own = {"cross_attention_dim": contents.params.width}
     own |= {"qk_norm": "rms_norm_across_heads" if params["qk_norm"] else None}
     stated = contents.checkpoint.config or {}

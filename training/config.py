@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from .latent_sizes import SIZES, LatentSize
+
 
 def _no_bool(value):
     """Python's True is the number 1; a person who wrote true meant something else."""
@@ -48,15 +50,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+SANAS, CLIPS = "model.family=sana|sana_video", "model.family=sana_video|cogvideox"
+
+
 class Published(Section):
     diffusers: str | None = setting(None, "repository on Hugging Face, diffusers layout")
-    native: str | None = setting(None, "repository or file of the authors' own layout: NVlabs' .pth", "model.family=sana")
+    native: str | None = setting(None, "repository or file of the authors' own layout: NVlabs' .pth", SANAS)
     sat: str | None = setting(None, "repository or file of the authors' own layout: SAT's .pt", "model.family=cogvideox")
 
 
 class Model(Section):
     variant: str | None = setting(None, "name of a file in configs/models: a released model. Its settings lie below all others")
-    family: Literal["sana", "cogvideox"] | None = setting(None, "the architecture; the variant sets it")
+    family: Literal["sana", "sana_video", "cogvideox"] | None = setting(None, "the architecture; the variant sets it")
     title: str | None = setting(None, "what the pack calls such a file when it reads one")
     published: Published = setting(Published(), "where the files are published, for messages and file headers")
     transformer: Path | None = setting(
@@ -71,8 +76,11 @@ class Model(Section):
     quantize: Literal["none", "int8", "fp8"] = setting(
         "none", "frozen weights in 8 bits: half the memory, a little slower", "train.kind=lora|controlnet")
     distilled: bool = setting(
-        False, "the model draws in a few steps (Sprint): flow matching would undo that, only kind sprint trains it",
-        "model.family=sana")
+        False, "the model draws in a few steps (Sprint, LongSANA, 2.0 4-step): flow matching would undo that. Sprint is trained by "
+               "kind sprint, the others are not trained here", SANAS)
+    latents: Literal["wan", "ltx2", "cogvideox"] | None = setting(
+        None, "whose autoencoder the network was trained with: Wan 2.1's, LTX-2's, or the embedded CogVideoX one; the variant sets it",
+        "model.family=sana_video")
     conditioning: Literal["none", "image", "inpaint", "control"] = setting(
         "none", "what the network is given besides text: image is the first frame. Of none and image it is trained here",
         "model.family=cogvideox")
@@ -80,20 +88,35 @@ class Model(Section):
         None, "clips have a multiple of this and one more frames: 8 for the 1.0 models, 16 for 1.5", "model.family=cogvideox")
     max_frames: Whole | None = setting(None, "longest clip, frames", "model.family=cogvideox", ge=1)
 
+    @property
+    def clips(self) -> bool:
+        """Whether it draws clips, and not pictures."""
+        return self.family != "sana"
+
+    @property
+    def latent_size(self) -> LatentSize:
+        return SIZES[{"sana": "dcae", "sana_video": self.latents, "cogvideox": "cogvideox"}[self.family]]
+
+    @property
+    def clip_step(self) -> int | None:
+        """Clips have a multiple of this and one more frames. None: any number."""
+        return self.latent_size.clip_step if self.family == "sana_video" else self.frame_step
+
 
 class Sampling(Section):
     """How a finished model is sampled. Validation does so unless it says otherwise."""
 
     width: Side | None = setting(None, "px")
     height: Side | None = setting(None, "px")
-    frames: Whole | None = setting(None, "frames of a clip", "model.family=cogvideox", ge=1)
-    fps: Number | None = setting(None, "frames a second", "model.family=cogvideox", gt=0)
+    frames: Whole | None = setting(None, "frames of a clip", CLIPS, ge=1)
+    fps: Number | None = setting(None, "frames a second", CLIPS, gt=0)
     steps: Whole | None = setting(None, "sampling steps", ge=1, le=1000)
     guidance: Number | None = setting(None, "CFG scale; of Sprint the guidance that is an input", ge=0)
     shift: Number | None = setting(
-        None, "Sana: timestep shift of the flow; CogVideoX: shift of the signal-to-noise ratio", gt=0)
-    sampler: Literal["euler", "flow_dpm_solver", "scm", "ddim", "dpm"] | None = setting(
-        None, "Sana: euler, flow_dpm_solver, or scm for Sprint; CogVideoX: ddim or dpm")
+        None, "Sana, SANA-Video: timestep shift of the flow; CogVideoX: shift of the signal-to-noise ratio", gt=0)
+    sampler: Literal["euler", "flow_dpm_solver", "scm", "longsana", "lcm", "ddim", "dpm"] | None = setting(
+        None, "Sana, SANA-Video: euler or flow_dpm_solver; scm for Sprint, longsana for LongSANA, lcm for 2.0 4-step; CogVideoX: "
+              "ddim or dpm")
     dynamic_guidance: bool = setting(
         False, "guidance that moves with the step, the authors' advice with dpm", "model.family=cogvideox")
 
@@ -105,18 +128,19 @@ class Data(Section):
     buckets: list[list[Whole]] | None = setting(
         None, "the sizes trained on, instead of `resolution` and `frames`: [height, width] or [frames, height, width], px")
     frames: Wholes | None = setting(
-        None, "frames of the clips; of several counts each clip gets the longest that fits", "model.family=cogvideox")
+        None, "frames of the clips; of several counts each clip gets the longest that fits", CLIPS)
     fps: Number | None = setting(
-        None, "frames a second that clips are resampled to, by their time stamps. null: the clip's own", "model.family=cogvideox",
-        gt=0)
+        None, "frames a second that clips are resampled to, by their time stamps. null: the clip's own", CLIPS, gt=0)
     window: Literal["head", "uniform", "slide"] = setting(
-        "head", "which part of a long clip: its start, frames spread over all of it, or windows side by side, a sample each",
-        "model.family=cogvideox")
+        "head", "which part of a long clip: its start, frames spread over all of it, or windows side by side, a sample each", CLIPS)
     pad_last: bool = setting(
-        False, "repeat the last frame of clips that are too short, instead of leaving them out", "model.family=cogvideox")
+        False, "repeat the last frame of clips that are too short, instead of leaving them out", CLIPS)
     caption_dropout: Share = setting(0.1, "share of rows that are trained without their caption; guidance needs some")
     instruction: bool = setting(
-        True, "Sana's instruction to the text encoder before every caption, as the models were trained", "model.family=sana")
+        True, "Sana's instruction to the text encoder before every caption, as the models were trained", SANAS)
+    motion_score: Whole | None = setting(
+        None, "how much moves, said behind every caption and prompt that does not say so itself: 30 as a rule, 20 for 2.0. null: "
+              "nothing is said", "model.family=sana_video", ge=1, le=100)
     validation: Annotated[Share | Path | None, BeforeValidator(_as_number)] = setting(
         None, "held-out rows: a share of the data, or the path of other data. null: none, and no validation loss")
     batch_size: Whole = setting(1, "rows of a batch, a process", ge=1)
@@ -156,7 +180,7 @@ class Lora(Section):
     dora: bool = setting(False, "DoRA: also learn the magnitude of each output, which ComfyUI's own LoRA loader leaves out", "train.kind=lora")
 
 
-FLOW = "model.family=sana train.kind=lora|full|controlnet"
+FLOW = f"{SANAS} train.kind=lora|full|controlnet"
 
 
 class Objective(Section):
@@ -169,6 +193,9 @@ class Objective(Section):
     empty_mask: Literal["caption", "own"] = setting(
         "caption", "tokens that a dropped caption shows: as many as the caption had, as the authors train, or the empty text's own",
         FLOW)
+    picture_share: Number = setting(
+        0.3, "share of rows trained as image to video: their first frame is given. Ours: the authors publish none, and text to video "
+             "has to stay. 1: image to video alone, which validation then draws too", "model.family=sana_video", ge=0, le=1)
     image_dropout: Share = setting(
         0.05, "share of rows trained without their first frame", "model.conditioning=image")
     image_noise: list[Number] = setting(

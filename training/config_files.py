@@ -212,7 +212,7 @@ class _Build:
         if config.model.family is None:
             if not {"model.family", "model.variant"} & self.bad:
                 self.wrong(merged, "model.family", "nothing given. Name a released model, as in "
-                                                   f"model.variant={variants()[0]}, or the family: sana or cogvideox")
+                                                   f"model.variant={variants()[0]}, or the family: sana, sana_video or cogvideox")
         elif preset and (family := preset[0].values.get("model", {}).get("family")) != config.model.family:
             self.wrong(merged, "model.family", f"found {config.model.family}; the variant {config.model.variant} is of {family}. "
                                                "Take one of them out")

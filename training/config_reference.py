@@ -73,7 +73,8 @@ def models() -> str:
         preset = read_file(PRESETS / f"{name}.yaml").values
         model, sampling = preset["model"], preset["sampling"]
         frames = f"{sampling['frames']}, {sampling['fps']:g} a second" if "frames" in sampling else ""
-        published = f"`{model['published']['diffusers']}`" if "published" in model else "embedded"
+        places = model.get("published", {})
+        published = f"`{places.get('diffusers') or places['native']}`" if places else "embedded"
         lines.append(f"| `{name}` | {model['title']} | {published} | {sampling['width']} x {sampling['height']} | {frames} | "
                      f"{sampling['steps']} | {sampling['guidance']:g} | {sampling.get('shift', '')} |")
     return "\n".join(lines) + "\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .config import Config, fields, get, only_of
 
-_SIDES = {"sana": 32, "cogvideox": 16}  # px: sides are multiples of it
+FAMILIES = {"sana": "Sana", "sana_video": "SANA-Video", "cogvideox": "CogVideoX"}
 
 
 def only_for(config: Config, given: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
@@ -35,7 +35,7 @@ def agree(config: Config) -> Iterator[tuple[str, str]]:
     model, train = config.model, config.train
     if model.family != "sana" and train.kind in ("controlnet", "sprint"):
         yield "train.kind", f"{train.kind} is Sana's, and model.family is {model.family}; allowed: lora or full"
-    if model.distilled and train.kind != "sprint":
+    if model.distilled and model.family == "sana" and train.kind != "sprint":
         yield "train.kind", (f"{train.kind} on {model.title or 'a distilled model'} would undo what makes it fast. Train on "
                              "sana_1_5_1600m_1024px or sana_sprint_1600m_teacher, or take kind sprint")
     if train.betas and len(train.betas) != (wanted := 3 if train.optimizer == "came" else 2):
@@ -45,27 +45,30 @@ def agree(config: Config) -> Iterator[tuple[str, str]]:
                                "step left")
     if config.output.save_every is None and config.output.save_minutes is None:
         yield "output.save_every", "null, and output.save_minutes too: a run would never be saved; give one of them"
-    yield from _sizes(config)
+    if model.family == "sana_video" and model.latents is None:
+        yield "model.latents", "nothing given; a model.variant has it. Allowed: wan, ltx2 or cogvideox"
+    else:
+        yield from _sizes(config)
 
 
 def _sizes(config: Config) -> Iterator[tuple[str, str]]:
     model, data = config.model, config.data
-    step = _SIDES[model.family]
+    step = model.latent_size.step
 
     def side(key, value):
         if value < step or value % step:
             yield key, f"found {value}; sides of {_name(config)} are multiples of {step} px: {_near(value, step)}"
 
     def count(key, value):
-        frame_step, most = model.frame_step, model.max_frames
+        frame_step, most = model.clip_step, model.max_frames
         if frame_step and (value < 1 or value % frame_step != 1):
             yield key, f"found {value}; {_name(config)} has {frame_step} n + 1 frames: {_near(value - 1, frame_step, 1)}"
         elif most and value > most:
             yield key, f"found {value}; {_name(config)} has {most} frames at most"
 
     if isinstance(data.resolution, int):
-        if model.family == "cogvideox":
-            yield "data.resolution", f"found {data.resolution}; allowed for CogVideoX: [height, width]"
+        if model.clips:
+            yield "data.resolution", f"found {data.resolution}; allowed for {FAMILIES[model.family]}: [height, width]"
         else:
             yield from side("data.resolution", data.resolution)
     elif data.resolution is not None:
@@ -74,26 +77,26 @@ def _sizes(config: Config) -> Iterator[tuple[str, str]]:
         else:
             for index, value in enumerate(data.resolution):
                 yield from side(f"data.resolution.{index}", value)
-    for index, value in enumerate(data.frames or () if model.family == "cogvideox" else ()):
+    for index, value in enumerate(data.frames or () if model.clips else ()):
         yield from count(f"data.frames.{index}", value)
     for at, bucket in enumerate(data.buckets or ()):
         key = f"data.buckets.{at}"
-        if model.family == "sana" and (len(bucket) == 3 and bucket[0] != 1):
+        if not model.clips and len(bucket) == 3 and bucket[0] != 1:
             yield key, f"found {bucket}; Sana draws pictures; allowed: [height, width]"
         elif len(bucket) not in (2, 3):
             yield key, f"found a list of {len(bucket)}; allowed: [height, width] or [frames, height, width]"
-        elif model.family == "cogvideox" and len(bucket) == 2 and not data.frames:
+        elif model.clips and len(bucket) == 2 and not data.frames:
             yield key, f"found {bucket}, and data.frames is null; allowed: [frames, height, width]"
         else:
             for offset, value in enumerate(bucket):
                 if len(bucket) == 3 and offset == 0:
-                    yield from count(f"{key}.0", value) if model.family == "cogvideox" else ()
+                    yield from count(f"{key}.0", value) if model.clips else ()
                 else:
                     yield from side(f"{key}.{offset}", value)
 
 
 def _name(config: Config) -> str:
-    return config.model.title or {"sana": "Sana", "cogvideox": "CogVideoX"}[config.model.family]
+    return config.model.title or FAMILIES[config.model.family]
 
 
 def _near(value: int, step: int, plus: int = 0) -> str:
@@ -110,6 +113,9 @@ def needs(config: Config) -> Iterator[tuple[str, str]]:
         model.published.diffusers, model.published.native, model.published.sat) if name), "")
     if model.conditioning not in ("none", "image"):
         yield "model.conditioning", f"found {model.conditioning}: such models are not trained here; allowed: none or image"
+    if model.distilled and model.family == "sana_video":
+        yield "model.distilled", (f"true: {_name(config)} draws in a few steps, which training here would undo. Train on "
+                                  "sana_video_2b_480p, sana_video_2b_720p or sana_video_2_0_5b_720p")
     if model.transformer is None:
         yield "model.transformer", f"nothing given. Give the path of {_name(config)}'s network{published}: model.transformer=PATH"
     if data.path is None:
@@ -119,7 +125,7 @@ def needs(config: Config) -> Iterator[tuple[str, str]]:
     if data.buckets is None:
         if data.resolution is None:
             yield "data.resolution", "nothing given, nor data.buckets. Give the size to train on; a model.variant has one"
-        if data.frames is None and model.family == "cogvideox":
+        if data.frames is None and model.clips:
             yield "data.frames", "nothing given, nor data.buckets. Give the frames of a clip; a model.variant has them"
     if config.validation.prompts and config.validation.every:
         for name in ("steps", "guidance"):

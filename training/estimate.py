@@ -11,18 +11,23 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch.overrides import TorchFunctionMode
 
+from ..cogvideo_core.autoencoder import CogVideoVAE
 from ..cogvideo_core.memory import encode_bytes
+from ..sana_core.autoencoder import AutoencoderDC
 from ..sana_core.memory import picture_bytes
 from . import recipe, samples, session, validation
 from .data import media
 from .data.batches import Batches
 from .models import Models
+from .parallel import calls
 
 STATES = {"adamw": 8, "adamw8bit": 2.1, "came": 4.2, "prodigy": 16, "muon": 4}  # bytes a trained number
-TEXT_TOKENS = {"sana": 300}  # at most; CogVideoX always has as many as the network says
+GEMMA_TOKENS = 300  # at most; T5's are always as many as the network says
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ def _kept(made, config, shape, batch_size, text) -> tuple[int, int]:
     loss, sizes = recipe.Loss(made, 1.0).float().train(), _Sizes(made)
     loss.objective = dataclasses.replace(made.objective, caption_dropout=0.0)  # which looks at the empty prompt's numbers
     batch = _batch(made, config, shape, batch_size, text)
-    with torch.autograd.graph.saved_tensors_hooks(sizes.keep, lambda packed: packed), sizes.by_block():
+    hooks = torch.autograd.graph.saved_tensors_hooks(sizes.keep, lambda packed: packed)
+    with hooks, sizes.by_block(), _FusedAttention():
         loss(batch, torch.Generator().manual_seed(0))
     token_bytes = max(sizes.inputs, default=0)
     if not config.train.gradient_checkpointing:
@@ -98,27 +104,47 @@ class _Watched:
     def __enter__(self):
         sizes = self.sizes
 
-        def before(block, inputs):
-            sizes.inputs.append(sum(t.numel() * 4 for t in inputs[:1]))
-            block._kept_before = sizes.total
-
-        def after(block, inputs, output):
-            sizes.blocks.append(sizes.total - block._kept_before)
-        self.hooks = [hook for block in sizes.made.blocks
-                      for hook in (block.register_forward_pre_hook(before), block.register_forward_hook(after))]
+        def watched(call, x, *more, **named):
+            before = sizes.total
+            sizes.inputs.append(x.numel() * 4)
+            out = call(x, *more, **named)
+            sizes.blocks.append(sizes.total - before)
+            return out
+        for block in sizes.made.blocks:
+            for name in calls(block):
+                setattr(block, name, partial(watched, getattr(block, name)))
 
     def __exit__(self, *error):
-        for hook in self.hooks:
-            hook.remove()
+        for block in self.sizes.made.blocks:
+            for name in calls(block):
+                delattr(block, name)
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Softmax attention as devices compute it. The meta device would make, and keep, the products of all tokens with all."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return _Attended.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
+
+
+class _Attended(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v):
+        out = q.new_empty(*q.shape[:-1], v.shape[-1])
+        ctx.save_for_backward(q, k, v, out)
+        return out
 
 
 def _batch(made, config, shape, batch_size, text) -> dict:
     params = made.params
-    width = params.caption_channels if config.model.family == "sana" else params.text_embed_dim
+    of_t5 = config.model.family == "cogvideox"
+    width = params.text_embed_dim if of_t5 else params.caption_channels
     batch = {"latents": torch.empty(batch_size, *shape, device="meta"),
              "states": torch.empty(batch_size, text, width, device="meta"),
              "mask": torch.ones(batch_size, text, dtype=torch.long, device="meta"),
-             "null_states": torch.empty(1, max(text, 300) if config.model.family == "sana" else text, width, device="meta"),
+             "null_states": torch.empty(1, text if of_t5 else max(text, GEMMA_TOKENS), width, device="meta"),
              "null_mask": torch.ones(1, text, dtype=torch.long, device="meta")}
     if config.train.kind == "controlnet":
         batch["control"] = torch.empty(batch_size, *shape, device="meta")
@@ -127,16 +153,15 @@ def _batch(made, config, shape, batch_size, text) -> dict:
     return batch
 
 
-def latent_shape(bucket, family: str, params) -> tuple[int, ...]:
-    if family == "sana":
-        return params.in_channels, bucket.height // 32, bucket.width // 32
-    return params.out_channels, (bucket.frames + 3) // 4, bucket.height // 8, bucket.width // 8
+def latent_shape(bucket, model, params) -> tuple[int, ...]:
+    """model: the config's section."""
+    return params.out_channels, *model.latent_size.of(*bucket)
 
 
 def tokens(shape: Sequence[int], params) -> int:
     """Of the picture or clip in the network."""
     patches = math.prod(-(-side // params.patch_size) for side in shape[-2:])
-    return patches if len(shape) == 3 else patches * -(-shape[1] // (params.patch_size_t or 1))
+    return patches if len(shape) == 3 else patches * -(-shape[1] // (getattr(params, "patch_size_t", None) or 1))
 
 
 def caching(models: Models, buckets, device: str) -> dict[str, int]:
@@ -144,11 +169,13 @@ def caching(models: Models, buckets, device: str) -> dict[str, int]:
     text = sum(file.stat().st_size for file in models.files("text_encoder"))
     network = models.autoencoder()
     weights = sum(p.numel() * 4 for p in network.parameters())
-    if models.settings.family == "sana":
+    if isinstance(network, AutoencoderDC):
         channels = network.params.encoder_block_out_channels[0]
         most = max(picture_bytes(channels, b.height * b.width, 4, device == "cpu") for b in buckets)
-    else:
+    elif isinstance(network, CogVideoVAE):
         most = max(encode_bytes(network.params, (1, 3, *b), 4) for b in buckets)
+    else:
+        return {"text encoder": text, "autoencoder's weights": weights}  # what diffusers' take to work is not counted
     return {"text encoder": text, "autoencoder": weights + most}
 
 
@@ -170,11 +197,11 @@ def check(loaded, log=print) -> None:
     log(f"\n{config.train.steps} steps of {window} batches of {config.data.batch_size}: {config.train.steps * window} batches, "
         f"{config.train.steps * window / plan.per_epoch:.1f} times through the {plan.per_epoch} of the data")
     params = models.params
-    text = TEXT_TOKENS.get(config.model.family) or params.max_text_seq_length
+    text = params.max_text_seq_length if config.model.family == "cogvideox" else GEMMA_TOKENS
     log(f"\nbucket (px){'':<12}samples  latent{'':<14}tokens  + text")
     largest, most = None, 0
     for bucket, count in samples.table(train):
-        shape = latent_shape(bucket, config.model.family, params)
+        shape = latent_shape(bucket, config.model, params)
         number = tokens(shape, params)
         if number > most:
             largest, most = shape, number

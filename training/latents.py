@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..cogvideo_core.autoencoder import Tiles as ClipTiles
+from ..sana_core.text import with_motion_score
 from ..sana_core.tiles import Tiles
 from .data import cache, media
 from .data.batches import Batches, pick_caption
@@ -25,6 +27,7 @@ from .data.manifest import captions_of
 from .models import Models
 from .samples import Sample, gather, number
 
+_SCORED = re.compile(r"motion score: ?\d+\.?\s*$")  # a caption with a score of its own
 NOISED = 4  # noised first pictures that are kept of a clip, one of which is drawn each time
 
 
@@ -68,16 +71,22 @@ class _Keys:
     """Names of what is made of a run's rows by its models."""
 
     def __init__(self, config, models, prints):
-        self.config, self.prints, self.models, self.sana = config, prints, models, config.model.family == "sana"
+        self.config, self.prints, self.models = config, prints, models
         self.autoencoder, self.encoder = (self._sum(models.files(part)) for part in ("autoencoder", "text_encoder"))
-        self.instruction = self.sana and config.data.instruction
+        self.instruction = config.model.family != "cogvideox" and config.data.instruction
 
     def _sum(self, files):
         return [self.prints.sha256(file.parent, file.name) for file in files]
 
+    def said(self, caption: str) -> str:
+        """What the text encoder reads of a caption, behind the instruction."""
+        score = self.config.data.motion_score
+        return caption if not caption or not score or _SCORED.search(caption) else with_motion_score(caption, score)
+
     def text(self, caption: str) -> str:
-        parts = {"kind": "text", "text": caption, "encoder": self.encoder}
-        return cache.key(parts | ({"instruction": self.instruction and caption != ""} if self.sana else {}))
+        parts = {"kind": "text", "text": self.said(caption), "encoder": self.encoder}
+        has_one = self.config.model.family != "cogvideox"
+        return cache.key(parts | ({"instruction": self.instruction and caption != ""} if has_one else {}))
 
     def latent(self, sample: Sample, **more) -> str:
         data, row = self.config.data, sample.row
@@ -114,8 +123,8 @@ def _encode_texts(data: Data, keys: _Keys, models, device, log, rank, ranks) -> 
         if key == data.null:
             states, mask = encoder.encode_empty()
         else:
-            states, mask = encoder.encode(caption, keys.instruction) if keys.sana else encoder.encode(caption)
-        data.cache.put(key, {"states": states, "mask": mask}, {"kind": "text", "text": caption})
+            states, mask = encoder.encode(keys.said(caption), **({"instruction": True} if keys.instruction else {}))
+        data.cache.put(key, {"states": states, "mask": mask}, {"kind": "text", "text": keys.said(caption)})
     del encoder
     _free(device)
     log(f"encoded {len(missing)} captions")
@@ -136,7 +145,7 @@ def _encode_latents(data: Data, keys: _Keys, models, device, log, rank, ranks) -
             generator = torch.Generator().manual_seed(number("image", key))
             size = math.exp(noise[0] + noise[1] * torch.randn((), generator=generator).item())
             pixels = pixels + size * torch.randn(pixels.shape, generator=generator)
-        tensors = encode(autoencoder, pixels.to(device), keys.sana, data.scale)
+        tensors = encode(autoencoder, pixels.to(device), data.config.model, data.scale)
         data.cache.put(key, tensors, {"kind": part or "latent", "file": sample.row.file, "bucket": list(sample.placed.bucket)})
     del autoencoder
     _free(device)
@@ -160,22 +169,24 @@ class _Pixels(Dataset):
 
 
 @torch.no_grad()
-def encode(autoencoder, pixels: torch.Tensor, sana: bool, scale: float) -> dict[str, torch.Tensor]:
-    """Pixels (3, F, H, W) in [-1, 1] -> Sana: latent (C, h, w), scaled; CogVideoX: mean and logvar (C, f, h, w), not scaled.
+def encode(autoencoder, pixels: torch.Tensor, model, scale: float) -> dict[str, torch.Tensor]:
+    """Pixels (3, F, H, W) in [-1, 1] -> Sana, SANA-Video: latent (C, h, w), (C, f, h, w), scaled; CogVideoX: mean and logvar
+    (C, f, h, w), not scaled. model: the config's section.
 
     In pieces where the whole does not fit into the memory.
     """
     def run(tiles):
-        if sana:
-            return {"latent": autoencoder.encode(pixels[None, :, 0], tiles)[0].float().cpu() * scale}
-        mean, logvar = autoencoder.moments(pixels[None], tiles)
-        return {"mean": mean[0].float().cpu(), "logvar": logvar[0].float().cpu()}
+        if model.family == "cogvideox":
+            mean, logvar = autoencoder.moments(pixels[None], tiles)
+            return {"mean": mean[0].float().cpu(), "logvar": logvar[0].float().cpu()}
+        shown = pixels[None] if model.clips else pixels[None, :, 0]
+        return {"latent": autoencoder.encode(shown, tiles)[0].float().cpu() * scale}
 
     try:
         return run(None)
     except torch.OutOfMemoryError:
         _free(pixels.device)
-        return run(Tiles() if sana else ClipTiles())
+        return run(ClipTiles() if model.clips else Tiles())
 
 
 def _free(device) -> None:

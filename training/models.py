@@ -5,6 +5,7 @@ Each is loaded when it is asked for and belongs to who asked: what is dropped th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,21 +17,20 @@ from ..cogvideo_core import checkpoint as cogvideo_checkpoint
 from ..cogvideo_core import config as cogvideo_config
 from ..cogvideo_core import lookalikes as cogvideo_names
 from ..cogvideo_core import precision as cogvideo_precision
-from ..cogvideo_core.autoencoder import CogVideoVAE
 from ..cogvideo_core.transformer import CogVideoTransformer
 from ..kernels.quant_layers import float_shapes, from_metadata, quantised, read_layers, without_layers
 from ..kernels.stated_config import INSIDE, read_config_tensor
-from ..sana_core import autoencoder_checkpoint as sana_autoencoder
 from ..sana_core import checkpoint as sana_checkpoint
 from ..sana_core import config as sana_config
 from ..sana_core import lookalikes as sana_names
 from ..sana_core import precision as sana_precision
-from ..sana_core.autoencoder import AutoencoderDC
+from ..sana_core import video_checkpoint, video_config, video_precision
 from ..sana_core.transformer import SanaTransformer
 from ..storage.checkpoints import Checkpoint, check_finite, open_checkpoint
-from . import text
+from . import autoencoders, text
 from .quantised_linear import quantise_layers
 
+EMBEDDED_SCALE = 0.7  # of the embedded SANA-Video's latents, as of the embedded CogVideoX'
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -42,13 +42,13 @@ class Family:
     checkpoint: ModuleType
     names: ModuleType
     precision: ModuleType
-    network: type[nn.Module]
-    spacing: int  # px of a latent's side
+    network: Callable[..., nn.Module]
 
 
 FAMILIES = {
-    "sana": Family(sana_config, sana_checkpoint, sana_names, sana_precision, SanaTransformer, 32),
-    "cogvideox": Family(cogvideo_config, cogvideo_checkpoint, cogvideo_names, cogvideo_precision, CogVideoTransformer, 8),
+    "sana": Family(sana_config, sana_checkpoint, sana_names, sana_precision, SanaTransformer),
+    "sana_video": Family(video_config, video_checkpoint, sana_names, video_precision, video_checkpoint.network),
+    "cogvideox": Family(cogvideo_config, cogvideo_checkpoint, cogvideo_names, cogvideo_precision, CogVideoTransformer),
 }
 
 
@@ -62,6 +62,9 @@ class Models:
     def __init__(self, settings):
         self.settings, self.family = settings, FAMILIES[settings.family]
         self.checkpoint, self.names, self.identity = _identified(Path(settings.transformer), self.family)
+        if settings.family == "sana_video" and settings.latents != self.params.latents:
+            raise ValueError(f"{settings.transformer}: this is {self.identity.variant}, whose latents are {self.params.latents}, and "
+                             f"model.latents is {settings.latents}. Take the model.variant that the file is of.")
 
     @property
     def params(self):
@@ -72,7 +75,9 @@ class Models:
         """A latent of the network is the autoencoder's times this."""
         if self.settings.family == "cogvideox":
             return self.params.scaling_factor
-        return _autoencoder_identity(self._part("autoencoder", "vae")).params.scaling_factor
+        if self.settings.family == "sana_video":  # the published autoencoders' latents come normalised
+            return EMBEDDED_SCALE if self.params.latents == "cogvideox" else 1.0
+        return autoencoders.dcae_identity(self._part("autoencoder", "vae")).params.scaling_factor
 
     def transformer(self, dtype: torch.dtype, quantize: str = "none", meta: bool = False) -> nn.Module:
         """The network on the CPU, frozen. dtype: of its weights; quantize: "int8" or "fp8" for those that bear it. meta: on the
@@ -86,15 +91,15 @@ class Models:
 
     def autoencoder(self) -> nn.Module:
         """On the CPU, frozen, in fp32: what it makes is kept for all of the run."""
-        path = self._part("autoencoder", "vae")
-        return (_dcae if self.settings.family == "sana" else _video_autoencoder)(path)
+        kind = {"sana": "dcae", "cogvideox": "cogvideox"}.get(self.settings.family) or self.params.latents
+        return autoencoders.load(kind, self._part("autoencoder", "vae"))
 
     def text_encoder(self):
         """A text.Gemma or a text.T5, on the CPU."""
         path = self._part("text_encoder", "text_encoder")
-        if self.settings.family == "sana":
-            return text.Gemma(path)
-        return text.T5(path, self.params.max_text_seq_length)
+        if self.settings.family == "cogvideox":
+            return text.T5(path, self.params.max_text_seq_length)
+        return text.Gemma(path)
 
     def files(self, name: str) -> tuple[Path, ...]:
         """The weight files of "transformer", "autoencoder" or "text_encoder"."""
@@ -147,43 +152,6 @@ def _network(path, checkpoint, names, identity, family, dtype, quantize):
         tensors, layers = quantised(tensors, quantize, family.precision.KEPT)
         quantise_layers(network, layers)
     network.load_state_dict(tensors, assign=True)
-    return network.requires_grad_(False).eval()
-
-
-def _autoencoder_identity(path: Path):
-    checkpoint = open_checkpoint(path)
-    identity = sana_autoencoder.identify_autoencoder(checkpoint.shapes, checkpoint.config, str(path), checkpoint.config_place)
-    sana_autoencoder.check_shapes(checkpoint.shapes, identity, path.name)
-    return identity
-
-
-def _dcae(path: Path) -> AutoencoderDC:
-    identity = _autoencoder_identity(path)
-    params = identity.params
-    if (params.compression, params.latent_channels) != (32, 32):
-        raise ValueError(f"{path.name}: this is {identity.variant}: its latents have {params.latent_channels} channels of "
-                         f"{params.compression} x {params.compression} px, Sana's 32 of 32 x 32. Take Sana's: "
-                         "dc-ae-f32c32-sana-1.1, or 1.0, or a lite one of them.")
-    tensors = sana_autoencoder.to_canonical(open_checkpoint(path).load(), identity.layout)
-    return _filled(AutoencoderDC(params, device="meta"), tensors, path)
-
-
-def _video_autoencoder(path: Path) -> CogVideoVAE:
-    checkpoint = open_checkpoint(path)
-    strip, key = cogvideo_names.strip_autoencoder_prefix, cogvideo_config.CONFIG_KEY
-    tensors, config, place = strip(checkpoint.load()), checkpoint.config, checkpoint.config_place
-    if key in tensors:
-        config, place = read_config_tensor(tensors.pop(key), key, f"{path.name}: "), INSIDE
-    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    identity = cogvideo_config.identify_autoencoder(shapes, config, str(path), place)
-    cogvideo_checkpoint.check_autoencoder_shapes(shapes, identity, path.name)
-    tensors = cogvideo_checkpoint.autoencoder_to_canonical(tensors, identity.layout)
-    return _filled(CogVideoVAE(identity.params, device="meta"), tensors, path)
-
-
-def _filled(network, tensors, path):
-    check_finite(tensors, path.name)
-    network.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
     return network.requires_grad_(False).eval()
 
 

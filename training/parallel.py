@@ -13,7 +13,7 @@ import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
@@ -45,6 +45,9 @@ class Processes:
             return self.accelerator.prepare_model(loss)
         for block in blocks:
             fully_shard(block)
+            for name in calls(block):
+                if name != "forward":
+                    register_fsdp_forward_method(block, name)
         return fully_shard(loss)
 
     def sum(self, values: list[float]) -> list[float]:
@@ -65,6 +68,11 @@ class Processes:
 
     def close(self) -> None:
         self.accelerator.end_training()
+
+
+def calls(block: nn.Module) -> tuple[str, ...]:
+    """Names of the methods by which a network calls one of its blocks: SANA-Video 2.0 calls the halves by themselves."""
+    return ("attend", "feed") if hasattr(block, "attend") else ("forward",)
 
 
 def whole(value):

@@ -24,8 +24,9 @@ from .objectives import sprint
 from .objectives.cogvideox import CogVideoXV, sample_posterior
 from .objectives.controlnet import Controlled
 from .objectives.sana import SanaFlow
+from .objectives.sana_video import SanaVideoFlow
 from .objectives.sprint import SprintSCM
-from .parallel import copy_into
+from .parallel import calls, copy_into
 
 WIRING = "diffusers"  # of a ControlNet: what its file, which has diffusers' layout, is taken for everywhere
 
@@ -78,8 +79,7 @@ class Loss(nn.Module):
 def build(config, models: Models, meta: bool = False) -> Recipe:
     """What a run trains, on the CPU. meta: without numbers, to count. Raises ValueError."""
     kind, params, dtype, quantize = config.train.kind, models.params, DTYPES[config.model.dtype], config.model.quantize
-    if params.conditioning not in ("none", "image") if config.model.family == "cogvideox" else (
-            params.guidance_embeds and kind != "sprint"):
+    if not _is_trained(params, kind):
         raise ValueError(f"{config.model.transformer}: this is {models.identity.variant}, which is not trained with kind {kind}.")
     drawn = None
     if kind == "full":
@@ -110,8 +110,15 @@ def build(config, models: Models, meta: bool = False) -> Recipe:
               and isinstance(module, nn.ModuleList) and hasattr(block, "attn1")]
     if config.train.gradient_checkpointing and not meta:
         for block in blocks:
-            block.forward = partial(_computed_twice, block.forward)
+            for name in calls(block):
+                setattr(block, name, partial(_computed_twice, getattr(block, name)))
     return Recipe(network, trained, objective(config, params), params, blocks, write, drawn or network)
+
+
+def _is_trained(params, kind) -> bool:
+    """Not so are models that are given masks or a control video, nor those of few steps, but Sprint by its own kind."""
+    few_steps = any(getattr(params, name, False) for name in ("causal", "distilled", *["guidance_embeds"] * (kind != "sprint")))
+    return getattr(params, "conditioning", "none") in ("none", "image") and not few_steps
 
 
 def _computed_twice(forward, *arguments, **named):
@@ -127,11 +134,12 @@ def objective(config, params):
         return SprintSCM(o.sigma_data, o.time_mean, o.time_std, tuple(o.guidance), o.tangent_warmup, adversarial=o.adversarial,
                          discriminator_mean=o.discriminator_mean, discriminator_std=o.discriminator_std,
                          max_time_share=o.max_time_share)
-    if config.model.family == "sana":
-        return SanaFlow(shift=config.shift or params.flow_shift, logit_mean=o.logit_mean, logit_std=o.logit_std,
-                        whole_timesteps=o.whole_timesteps, multiplier=params.timestep_multiplier, caption_dropout=dropout,
-                        empty_mask=o.empty_mask)
-    return CogVideoXV(params.snr_shift_scale, params.patch_size_t, dropout, o.image_dropout)
+    if config.model.family == "cogvideox":
+        return CogVideoXV(params.snr_shift_scale, params.patch_size_t, dropout, o.image_dropout)
+    flow = dict(shift=config.shift or params.flow_shift, logit_mean=o.logit_mean, logit_std=o.logit_std,
+                whole_timesteps=o.whole_timesteps, multiplier=params.timestep_multiplier, caption_dropout=dropout,
+                empty_mask=o.empty_mask)
+    return SanaVideoFlow(**flow, picture_share=o.picture_share) if config.model.clips else SanaFlow(**flow)
 
 
 def make_optimizers(config, named) -> list[torch.optim.Optimizer]:

@@ -41,20 +41,19 @@ def number(*parts) -> int:
 def sizes(config) -> list[Bucket]:
     """The buckets of a run. Raises ValueError for sizes that the model cannot take."""
     data, model = config.data, config.model
-    side = 32 if model.family == "sana" else 16
     if data.buckets:
         found = [Bucket(1, *size) if len(size) == 2 and not data.frames else Bucket(*((frames, *size) if len(size) == 2 else size))
                  for size in data.buckets for frames in (data.frames if len(size) == 2 and data.frames else [None])]
-    elif model.family == "cogvideox":
+    elif model.clips:
         found = buckets.clips(data.frames, [tuple(data.resolution)])
     elif isinstance(data.resolution, int):
         found = buckets.sana(data.resolution) if data.resolution in SANA_TABLES else _scaled_table(data.resolution)
     else:
         found = [Bucket(1, *data.resolution)]
     frames = None
-    if model.frame_step:
-        frames = range(model.frame_step + 1, (model.max_frames or 10**6) + 1, model.frame_step)
-    buckets.check(found, side, frames)
+    if step := model.clip_step:
+        frames = range(step + 1, (model.max_frames or 10**6) + 1, step)
+    buckets.check(found, model.latent_size.step, frames)
     return found
 
 

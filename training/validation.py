@@ -43,24 +43,26 @@ def draw(run: Callable, data: Data, params, decoder: Callable, device, log=print
     config = data.config
     wanted, steps, guidance = config.sampling, config.validation_steps, config.validation_guidance
     height, width = wanted.height or data.train[0].placed.bucket.height, wanted.width or data.train[0].placed.bucket.width
+    frames = wanted.frames or data.train[0].placed.bucket.frames
     null = data.cache.get(data.null)
     latents: dict[str, list[torch.Tensor]] = {}
     for at, (prompt, key) in enumerate(data.prompts.items()):
         text = data.cache.get(key)
         for seed in config.validation.seeds:
-            if config.model.family == "sana":
-                shown, pair = _control(data, at, (height, width)), [(t["states"][None], t["mask"][None]) for t in (text, null)]
-                size = (height // 32, width // 32) if shown is None else tuple(shown.shape[-2:])
-                z = run(lambda network: sampling.sana(
-                    network, params, wanted, *pair, size, seed, steps, guidance, device, shown))
-            else:
-                frames = wanted.frames or data.train[0].placed.bucket.frames
+            size = config.model.latent_size.of(frames, height, width)
+            if config.model.family == "cogvideox":
                 first = _first_frame(data, at, params) if params.conditioning == "image" else None
-                size = ((frames + 3) // 4, height // 8, width // 8)
                 size = size if first is None else (size[0], *first.shape[-2:])
                 z = run(lambda network: sampling.cogvideox(
                     network, params, wanted, text["states"][None], null["states"][None], size, seed, steps, guidance, device,
                     first))
+            else:
+                pair = [(t["states"][None], t["mask"][None]) for t in (text, null)]
+                control, first = _control(data, at), _given_frame(data, at)
+                if (shown := first if control is None else control) is not None:
+                    size = (*size[:-2], *shown.shape[-2:])
+                z = run(lambda network: sampling.sana(
+                    network, params, wanted, *pair, size, seed, steps, guidance, device, control, first))
             latents.setdefault(prompt, []).append(z)
     if not latents:
         return {}
@@ -98,7 +100,15 @@ def _first_frame(data: Data, at: int, params) -> torch.Tensor:
     return data.cache.get(_sample(data, at).image[0])["mean"][None] * params.condition_scale
 
 
-def _control(data: Data, at: int, size):
+def _given_frame(data: Data, at: int) -> torch.Tensor | None:
+    """What SANA-Video's clip begins with, where image to video alone is trained."""
+    config = data.config
+    if config.model.family != "sana_video" or config.objective.picture_share < 1:
+        return None
+    return data.cache.get(_sample(data, at).latent)["latent"][None, :, :1]
+
+
+def _control(data: Data, at: int):
     sample = _sample(data, at)
     return data.cache.get(sample.control)["latent"][None] if sample.control else None
 

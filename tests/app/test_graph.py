@@ -40,6 +40,19 @@ def test_one_prompt_reaches_every_encoder_but_the_negatives(name):
     assert set(values(filled, "seed")) == {7} and set(values(filled, "steps")) == {3}
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if "sana_video" in name])
+def test_a_clip_of_sana_video(name):
+    """Every value that its tabs give has its place, and prompts keep what stands round them."""
+    chosen = {"model_name": "a", "text_encoder_name": "b", "vae_name": "c", "steps": 7, "guidance": 2.5, "seed": 3, "frames": 9,
+              "fps": 5, "width": 64, "height": 32}
+    workflow = graph.shipped(name)
+    filled = graph.filled(workflow, chosen, "a ring", "a cross")
+    assert [values(filled, key)[0] for key in ("model_name", "vae_name", "steps", "length", "width", "height", "cfg")] == [
+        "a", "c", 7, 9, 64, 32, 2.5]
+    assert values(filled, "fps") == [5, 5] and values(filled, "noise_seed") + values(filled, "seed") == [3]
+    assert dict(zip(values(filled, "text"), values(filled, "motion_score"))) == {"a ring": 30, "a cross": 0}
+
+
 def test_links_stay_but_a_size_gives_way():
     filled = graph.filled(graph.shipped("sana_sprint"), {"width": 256, "height": 256})
     latent = next(node["inputs"] for node in filled.values() if node["class_type"] == "SanaCogEmptySanaLatent")

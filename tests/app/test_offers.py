@@ -7,6 +7,9 @@ from sanacog.app.offers import EMBEDDED, LISTS, Offers, options, preset_of, pres
 FILES = {
     "sana": ["Sana_600M_512px.safetensors", "sanacog_tiny_sana.safetensors", "sanacog_tiny_sana_sprint.safetensors"],
     "cogvideox": ["CogVideoX-5b/transformer", "CogVideoX_1_5_5b_I2V_bf16.safetensors", "sanacog_tiny_cogvideox.safetensors"],
+    "sana_video": ["SANA-Video_2B_480p_diffusers/transformer", "SANA-Video_2B_720p.pth", "SANA_Video_2.0_5B_720p_4step.pth",
+                   "sanacog_tiny_sana_video.safetensors"],
+    "wan_vae": ["ae.safetensors", "wan_2.1_vae.safetensors"],
     "gemma": ["t5xxl_fp16.safetensors", "sanacog_tiny_t5.safetensors", "sanacog_tiny_gemma2.safetensors", "gemma_2_2b_it.safetensors"],
     "dcae": ["ae.safetensors", "sanacog_tiny_cogvideox_vae.safetensors", "sanacog_tiny_dcae.safetensors", "dc-ae-f32c32.safetensors"],
     "t5": ["gemma_2_2b_it.safetensors", "t5xxl_fp16.safetensors"],
@@ -33,6 +36,10 @@ def offers(**files):
     ("CogVideoX-5b/transformer", "cogvideox_5b"), ("CogVideoX-5b-I2V", "cogvideox_5b_i2v"),
     ("CogVideoX_1_5_5b_T2V_bf16.safetensors", "cogvideox_1_5_5b"), ("CogVideoX_1_5_5b_I2V_bf16.safetensors", "cogvideox_1_5_5b_i2v"),
     ("sanacog_tiny_sana.safetensors", "tiny_sana"), ("sanacog_tiny_sana_sprint.safetensors", "tiny_sana_sprint"),
+    ("SANA-Video_2B_480p_diffusers/transformer", "sana_video_2b_480p"), ("SANA_Video_2B_480p.pth", "sana_video_2b_480p"),
+    ("SANA-Video_2B_480p_LongLive_diffusers/transformer", "longsana_2b_480p"), ("SANA-Video_2B_720p.pth", "sana_video_2b_720p"),
+    ("SANA_Video_2.0_5B_720p.pth", "sana_video_2_0_5b_720p"), ("SANA_Video_2.0_5B_720p_4step.pth", "sana_video_2_0_5b_720p_4step"),
+    ("sanacog_tiny_sana_video.safetensors", "tiny_sana_video"),
     ("sanacog_tiny_cogvideox_i2v.safetensors", "tiny_cogvideox_i2v"), ("mine.safetensors", None)])
 def test_a_name_tells_the_variant(model, variant):
     found = preset_of(model)
@@ -40,7 +47,7 @@ def test_a_name_tells_the_variant(model, variant):
 
 
 def test_every_variant_has_a_name():
-    assert len({preset.variant for preset in presets().values()}) == 29
+    assert len({preset.variant for preset in presets().values()}) == 35
 
 
 def test_each_model_comes_with_its_own_files():
@@ -59,6 +66,19 @@ def test_models_are_told_apart_by_what_they_take():
     assert [model.name for model in offers().models("sana", sprint=True)[0]] == ["sanacog_tiny_sana_sprint.safetensors"]
     unknown, = offers(sana=["my_sprint.pth"]).models("sana", sprint=True)[0]
     assert unknown.preset.variant == "sana_sprint_1600m"
+
+
+def test_sana_video_with_the_autoencoder_of_each():
+    large, tiny = offers().models("sana_video")[0]
+    assert large.files == {"model_name": "SANA-Video_2B_480p_diffusers/transformer", "text_encoder_name": "gemma_2_2b_it.safetensors",
+                           "vae_name": "wan_2.1_vae.safetensors"}
+    assert set(tiny.files.values()) == {"sanacog_tiny_sana_video.safetensors", "sanacog_tiny_gemma2.safetensors",
+                                        "sanacog_tiny_cogvideox_vae.safetensors"}
+    assert [(model.preset.frame_step, model.preset.max_frames) for model in (large, tiny)] == [(4, 81), (8, 17)]
+    assert tiny.loras == () and large.loras == ("mine.safetensors",)
+    assert offers().models("sana_video", released=False)[0] == [tiny]
+    assert offers(sana_video=[]).models("sana_video") == ([], "There is no SANA-Video model; docs/models.md says where to get it.")
+    assert "needs a Wan 2.1 VAE" in offers(wan_vae=[], sana_video=FILES["sana_video"][:1]).models("sana_video")[1]
 
 
 def test_why_nothing_is_offered():

@@ -9,7 +9,7 @@ import pytest
 from gradio_client import Client
 from PIL import Image
 
-from sanacog.app.graph import shipped
+from sanacog.app.graph import WORKFLOWS, shipped
 from sanacog.app.tasks import TASKS
 
 PATIENCE_MS = 120_000
@@ -41,7 +41,7 @@ def visitor(browser, address):
 
 
 def open_tab(page, task):
-    families = {"sana": "Sana", "cogvideox": "CogVideoX"}
+    families = {"sana": "Sana", "sana_video": "SANA-Video", "cogvideox": "CogVideoX"}
     page.get_by_role("tab", name=families[task.family], exact=True).click()
     page.locator("button[role=tab]:visible").get_by_text(task.title, exact=True).click()
     page.wait_for_selector(f"#draw_{task.name}:visible")
@@ -70,6 +70,8 @@ def said(page, what):
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_every_tab_draws(visitor, server, task):
+    if task.family == "sana_video" and not list((WORKFLOWS.parent / "models").rglob("sanacog_tiny_sana_video.safetensors")):
+        pytest.skip("not trained yet")
     open_tab(visitor, task)
     if task.source in ("mask", "sketch"):
         paint(visitor)
@@ -84,7 +86,7 @@ def test_every_tab_draws(visitor, server, task):
     with visitor.expect_download() as download:
         visitor.click("#download")
     path = download.value.path()
-    if task.family == "cogvideox":
+    if task.family != "sana":
         assert download.value.suggested_filename.endswith(".mp4") and b"ftyp" in path.read_bytes()[:16]
         return
     made = Image.open(path)

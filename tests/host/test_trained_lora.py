@@ -4,13 +4,33 @@ import pytest
 import torch
 
 from sanacog.cogvideo_core.transformer import CogVideoTransformer
+from sanacog.sana_core import video_checkpoint
 from sanacog.sana_core.transformer import SanaTransformer
 from sanacog.training import adapter_files, adapters
 
+from . import tiny_sana_video
 from .lora_files import changed, folder, host, sana, video  # noqa: F401
 
 
-@pytest.mark.parametrize("family, network", [("sana", SanaTransformer), ("video", CogVideoTransformer)])
+@pytest.fixture(scope="module")
+def sana_video(host, folder):  # noqa: F811
+    return loaded_sana_video(folder, "480p")
+
+
+@pytest.fixture(scope="module")
+def sana_video_2(host, folder):  # noqa: F811
+    return loaded_sana_video(folder, "2.0")
+
+
+def loaded_sana_video(folder, kind):  # noqa: F811
+    from sanacog.host.sana_video.model import load_sana_video
+
+    return load_sana_video(tiny_sana_video.save(folder / f"{kind}.safetensors", tiny_sana_video.KINDS[kind]))
+
+
+@pytest.mark.parametrize("family, network", [("sana", SanaTransformer), ("video", CogVideoTransformer),
+                                             ("sana_video", video_checkpoint.network),
+                                             ("sana_video_2", video_checkpoint.network)])
 @pytest.mark.parametrize("stock", [False, True])
 def test_trained(host, request, tmp_path, family, network, stock):
     import comfy.sd

@@ -7,8 +7,10 @@ import yaml
 from sanacog.cogvideo_core.config import CogVideoParams
 from sanacog.cogvideo_core.transformer import CogVideoTransformer
 from sanacog.hub import catalogue
+from sanacog.sana_core import video_checkpoint
 from sanacog.sana_core.config import SanaParams
 from sanacog.sana_core.transformer import SanaTransformer
+from sanacog.sana_core.video_config import SanaVideo2Params, SanaVideoParams
 
 
 @pytest.mark.parametrize("words, repository", [
@@ -23,6 +25,12 @@ from sanacog.sana_core.transformer import SanaTransformer
     ("cogvideox 1.5 sat i2v", "THUDM/CogVideoX1.5-5B-SAT"),
     ("fun 2b control", "alibaba-pai/CogVideoX-Fun-V1.1-2b-Control"),
     ("cogvideox 5b controlnet hed", "TheDenk/cogvideox-5b-controlnet-hed-v1"),
+    ("sana video 2b 480p", "Efficient-Large-Model/SANA-Video_2B_480p_diffusers"),
+    ("SANA-Video 2B 720p", "Efficient-Large-Model/SANA-Video_2B_720p_diffusers"),
+    ("longsana", "Efficient-Large-Model/SANA-Video_2B_480p_LongLive_diffusers"),
+    ("SANA-Video 2.0 5B", "Efficient-Large-Model/SANA-Video_2.0_5B_720p"),
+    ("sana video 2.0 4-step", "Efficient-Large-Model/SANA-Video_2.0_5B_720p_4step"),
+    ("wan vae", "Comfy-Org/Wan_2.1_ComfyUI_repackaged"), ("ltx vae", "Kijai/LTX2.3_comfy"),
     ("dc-ae 1.1", "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers"),
     ("gemma", "Comfy-Org/PixelDiT"), ("t5", "comfyanonymous/flux_text_encoders"),
 ])
@@ -47,6 +55,8 @@ def test_every_released_model_of_the_settings_is_there():
 
 SIZES = {("sana", "0.6B"): SanaParams(28, 36, 16, 72), ("sana", "1.6B"): SanaParams(20, 70, 20, 112),
          ("sana", "4.8B"): SanaParams(60, 70, 20, 112, qk_norm=True),
+         ("sana_video", "2B"): SanaVideoParams(20, 20, 20, 112),
+         ("sana_video", "5B"): SanaVideo2Params(32, 2560, 20, tuple(range(3, 32, 4))),
          ("cogvideox", "2B"): CogVideoParams(30, 30), ("cogvideox", "5B"): CogVideoParams(42, 48)}
 
 
@@ -54,7 +64,8 @@ def test_sizes_are_those_of_the_networks():
     told = yaml.safe_load((catalogue.CONFIGS / "hub.yaml").read_text())["sizes"]
     assert {(family, size) for family in told for size in told[family]} == SIZES.keys()
     for (family, size), params in SIZES.items():
-        network = (SanaTransformer if family == "sana" else CogVideoTransformer)(params, device="meta")
+        make = {"sana": SanaTransformer, "sana_video": video_checkpoint.network, "cogvideox": CogVideoTransformer}[family]
+        network = make(params, device="meta")
         count = sum(p.numel() for p in network.parameters())
         assert told[family][size][1] == pytest.approx(2 * count / 1e9, abs=0.006), (family, size)
     assert torch.empty(1, dtype=torch.bfloat16).element_size() == 2
@@ -64,12 +75,15 @@ def test_licences():
     for entry in catalogue.entries():
         assert entry.licence is None or entry.licence in catalogue.licences()
         if entry.variant:
-            expected = "nvidia" if entry.family == "sana" else "apache" if "2B" in entry.name.split() else "cogvideox"
+            small = "2B" in entry.name.split()
+            expected = {"sana": "nvidia", "sana_video": "nvidia" if small else "apache",
+                        "cogvideox": "apache" if small else "cogvideox"}[entry.family]
             assert entry.licence == expected, entry.name
     for licence in catalogue.licences().values():
         assert licence.terms and licence.metadata["license"]
         if licence.metadata["license"] == "other":
-            assert licence.metadata["license_name"] and licence.metadata["license_link"].startswith("https://huggingface.co/")
+            assert licence.metadata["license_name"] and licence.metadata["license_link"].startswith(
+                ("https://huggingface.co/", "https://github.com/Lightricks/"))
 
 
 def test_a_base_by_each_of_its_names():

@@ -16,6 +16,7 @@ from sanacog.hub.remote import HubError
 from sanacog.storage.checkpoints import open_checkpoint
 from sanacog.training import config_files
 
+from ..host import tiny_sana_video
 from .running import LORA, MODEL, ROOT, run, stored
 
 
@@ -75,6 +76,31 @@ def test_a_model_loads_in_diffusers_in_one_line(tmp_path, file, name):
     assert again.params == about.contents.params
     assert contents.identify(out).params == about.contents.params
     assert data.library_name == "diffusers" and data.license == "apache-2.0"
+
+
+def test_a_sana_video_loads_in_diffusers_in_one_line(tmp_path):
+    import diffusers
+
+    source = tiny_sana_video.save(tmp_path / "a.safetensors")
+    about, out, data = folder_of(source, tmp_path, licence="apache-2.0")
+    network, report = diffusers.SanaVideoTransformer3DModel.from_pretrained(out, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    params = about.contents.params
+    generator = torch.Generator().manual_seed(0)
+    x, text = torch.randn(1, 16, 2, 4, 6, generator=generator), torch.randn(1, 5, params.caption_channels, generator=generator)
+    with torch.no_grad():
+        theirs = network(x, encoder_hidden_states=text, timestep=torch.tensor([500.0])).sample
+        ours = tiny_sana_video.core(params)(x, torch.tensor([500.0]), text)
+    assert (theirs - ours).norm() < 1e-4 * ours.norm()
+    assert contents.identify(out).params == params and data.library_name == "diffusers" and data.pipeline_tag == "text-to-video"
+
+
+def test_a_sana_video_of_the_second_generation(tmp_path):
+    """diffusers has none: what is published is our layout, which our loader reads."""
+    source = tiny_sana_video.save(tmp_path / "a.safetensors", tiny_sana_video.SECOND)
+    about, out, data = folder_of(source, tmp_path, licence="apache-2.0")
+    assert contents.identify(out).params == about.contents.params and data.library_name is None
+    assert json.loads((out / "config.json").read_text())["_class_name"] == "SanaVideo2"
 
 
 def test_a_video_model_of_the_newer_kind(tmp_path):

@@ -132,7 +132,7 @@ BROKEN = {
         {"a.yaml": TINY + "train:\n  steps: 5\n  steps: 6\n  lr: [1\n"}, [], {},
         ["a.yaml:6:1: no YAML: expected ',' or ']', but got '<stream end>'.", "a.yaml: model.family: nothing given. Name "
          "a released model, "
-         f"as in model.variant={variants()[0]}, or the family: sana or cogvideox."]),
+         f"as in model.variant={variants()[0]}, or the family: sana, sana_video or cogvideox."]),
     "twice": (
         {"a.yaml": TINY + "train:\n  steps: 5\n  steps: 6\n"}, [], {},
         ["a.yaml:4:3: train.steps: stands twice, first in line 3. Take one of them out."]),
@@ -147,19 +147,19 @@ BROKEN = {
     "no model": (
         {"a.yaml": "train: {lr: 1e-4}\n"}, [], {},
         [f"a.yaml: model.family: nothing given. Name a released model, as in model.variant={variants()[0]}, or the "
-         f"family: sana or cogvideox."]),
+         f"family: sana, sana_video or cogvideox."]),
     "adapters in a full fine-tune": (
         {"a.yaml": TINY + "train: {kind: full, teacher: x}\nlora:\n  rank: 4\n  alpha: null\ndata:\n  frames: 9\n"
                           "model.x: 1\n"}, [], {},
         [f"a.yaml:8:1: model.x: unknown; the top has {TOP}; did you mean 'model'?",
-         "a.yaml:7:11: data.frames: is for model.family cogvideox alone, and model.family is sana. Take it out.",
+         "a.yaml:7:11: data.frames: is for model.family sana_video or cogvideox alone, and model.family is sana. Take it out.",
          "a.yaml:2:30: train.teacher: is for train.kind sprint alone, and train.kind is full. Take it out.",
          "a.yaml:4:9: lora.rank: is for train.kind lora alone, and train.kind is full. Take it out."]),
     "what is off is no promise, what differs from the default is": (
         {"a.yaml": VIDEO + "train: {kind: full, teacher: null}\nlora: {dora: false, alpha: null, dropout: 0}\n"
                    "model2: 1\ndata: {instruction: false}\n"}, ["model.quantize=none", "model.distilled=false"], {},
         [f"a.yaml:4:1: model2: unknown; the top has {TOP}; did you mean 'model'?",
-         "a.yaml:5:21: data.instruction: is for model.family sana alone, and model.family is cogvideox. Take it out.",
+         "a.yaml:5:21: data.instruction: is for model.family sana or sana_video alone, and model.family is cogvideox. Take it out.",
          "a.yaml:3:43: lora.dropout: is for train.kind lora alone, and train.kind is full. Take it out."]),
     "sizes of CogVideoX": (
         {"a.yaml": VIDEO + "data:\n  resolution: [480, 721]\n  frames: [48, 49, 57, 0]\n  instruction: true\n"
@@ -172,7 +172,7 @@ BROKEN = {
          "a.yaml:8:8: data.buckets.1.0: found 50; CogVideoX 5B has 8 n + 1 frames: 49 or 57.",
          "a.yaml:9:8: data.buckets.2.0: found 9; sides of CogVideoX 5B are multiples of 16 px: 16.",
          "a.yaml:10:7: data.buckets.3: found a list of 4; allowed: [height, width] or [frames, height, width].",
-         "a.yaml:5:16: data.instruction: is for model.family sana alone, and model.family is cogvideox. Take it out."]),
+         "a.yaml:5:16: data.instruction: is for model.family sana or sana_video alone, and model.family is cogvideox. Take it out."]),
     "1.5": (
         {"a.yaml": "model: {variant: cogvideox_1_5_5b}\ndata:\n  resolution: 768\n  frames: [49, 73, 177]\n"
                    ""}, ["train.kind=controlnet"], {},
@@ -181,6 +181,23 @@ BROKEN = {
          "a.yaml:3:15: data.resolution: found 768; allowed for CogVideoX: [height, width].",
          "a.yaml:4:16: data.frames.1: found 73; CogVideoX 1.5 5B has 16 n + 1 frames: 65 or 81.",
          "a.yaml:4:20: data.frames.2: found 177; CogVideoX 1.5 5B has 161 frames at most."]),
+    "sizes of SANA-Video with Wan's autoencoder": (
+        {"a.yaml": "model: {variant: sana_video_2b_480p}\ndata: {resolution: 480, frames: [80, 81]}\n"
+                   "train: {kind: controlnet}\n"}, [], {},
+        ["a.yaml:3:15: train.kind: controlnet is Sana's, and model.family is sana_video; allowed: lora or full.",
+         "a.yaml:2:20: data.resolution: found 480; allowed for SANA-Video: [height, width].",
+         "a.yaml:2:34: data.frames.0: found 80; SANA-Video 2B 480p has 4 n + 1 frames: 77 or 81."]),
+    "sizes of SANA-Video with LTX-2's": (
+        {"a.yaml": "model: {variant: sana_video_2b_720p}\ndata: {buckets: [[81, 720, 1280], [77, 704, 1280]]}\n"}, [], {},
+        ["a.yaml:2:23: data.buckets.0.1: found 720; sides of SANA-Video 2B 720p are multiples of 32 px: 704 or 736.",
+         "a.yaml:2:36: data.buckets.1.0: found 77; SANA-Video 2B 720p has 8 n + 1 frames: 73 or 81."]),
+    "sizes of the embedded SANA-Video": (
+        {"a.yaml": "model: {variant: tiny_sana_video}\ndata: {frames: [5, 9]}\n"}, [], {},
+        ["a.yaml:2:17: data.frames.0: found 5; SANA-Video, 6 layers of width 128 has 8 n + 1 frames: 1 or 9."]),
+    "SANA-Video without a variant": (
+        {"a.yaml": "model: {family: sana_video}\ndata: {motion_score: 0, frames: 5}\n"}, [], {},
+        ["a.yaml:2:22: data.motion_score: found 0; allowed: a whole number from 1 to 100, or null.",
+         "a.yaml: model.latents: nothing given; a model.variant has it. Allowed: wan, ltx2 or cogvideox."]),
     "Sana": (
         {"a.yaml": "model: {variant: sana_sprint_600m, quantize: int8}\ndata:\n  resolution: 1000\n"
                    "  buckets: [[9, 256, 256], [256, 260], [1, 256, 288]]\n"
@@ -198,7 +215,7 @@ BROKEN = {
         {"a.yaml": "model: {variant: cogvideox_5b, quantize: fp8}\ntrain: {kind: full}\n"
                    "objective: {image_noise: [-3, 0.5], shift: 3}\n"}, [], {},
         ["a.yaml:1:42: model.quantize: is for train.kind lora or controlnet alone, and train.kind is full. Take it out.",
-         "a.yaml:3:44: objective.shift: is for model.family sana alone, and model.family is cogvideox. Take it out.",
+         "a.yaml:3:44: objective.shift: is for model.family sana or sana_video alone, and model.family is cogvideox. Take it out.",
          "a.yaml:3:26: objective.image_noise: is for model.conditioning image alone, and model.conditioning is none. "
          "Take it out."]),
     "what a run needs that draws nothing": (
@@ -208,6 +225,11 @@ BROKEN = {
     "what a run needs that has no prompts": (
         {"a.yaml": "model: {family: cogvideox}\ndata: {path: x, buckets: [[9, 480, 720]]}\n"}, [], {},
         ["a.yaml: model.transformer: nothing given. Give the path of CogVideoX's network: model.transformer=PATH."]),
+    "what a run needs that is not trained here": (
+        {"a.yaml": "model: {variant: longsana_2b_480p, transformer: a.yaml, autoencoder: a.yaml, text_encoder: a.yaml}\n"
+                   "data: {path: x}\n"}, [], {},
+        ["configs/models/longsana_2b_480p.yaml:8:14: model.distilled: true: LongSANA 2B 480p draws in a few steps, which training here would undo. Train on "
+         "sana_video_2b_480p, sana_video_2b_720p or sana_video_2_0_5b_720p."]),
     "what a run needs to distil": (
         {"a.yaml": "model: {variant: tiny_sana_sprint}\ndata: {path: x}\ntrain: {kind: sprint}\n"}, [], {},
         ["a.yaml: train.teacher: nothing given, and train.kind is sprint. Give the path of the teacher's network: "

@@ -7,7 +7,7 @@ import safetensors.torch
 
 from sanacog.training import checkpoints, session
 
-from .runs import loaded, start
+from .runs import clips, loaded, sana_video, start
 
 ONE = ("train.accumulation=2", "train.steps=3", "train.ema=0.5", "data.batch_size=2")
 TWO = ("train.accumulation=1", *ONE[1:])
@@ -15,25 +15,36 @@ TWO = ("train.accumulation=1", *ONE[1:])
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
+    folder = tmp_path_factory.mktemp("runs")
+    clips(folder / "clips", 7)
+    sana_video(folder / "sana_video.safetensors", second=True)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def alone(place):
     """{kind: what one process gives}. Seven pictures in two shapes: batches of 2, 2, 1 and 2, so that a step has unequal ones."""
-    return {kind: safetensors.torch.load_file(session.train(loaded(place, *ONE, *more, name=f"alone-{kind}"), lambda text: None))
-            for kind, more in KINDS.items()}
+    return {kind: safetensors.torch.load_file(session.train(loaded(place, *ONE, *of(place, kind), name=f"alone-{kind}"),
+                                                      lambda text: None)) for kind in KINDS}
 
 
-KINDS = {"lora": (), "full": ("train.kind=full", "lora=null", "train.lr=1e-4")}
+def of(place, kind):
+    files = (f"data.path={place / 'clips'}", f"model.transformer={place / 'sana_video.safetensors'}") * (kind == "sana_video")
+    return *KINDS[kind], *files
 
 
-@pytest.mark.parametrize("sharded", (False, True), ids=("DDP", "FSDP2"))
-@pytest.mark.parametrize("kind", KINDS)
+FULL = ("train.kind=full", "lora=null", "train.lr=1e-4")
+# SANA-Video 2.0 calls its blocks by halves, which sharding has to know of.
+KINDS = {"lora": (), "full": FULL, "sana_video": (*FULL, "model.variant=tiny_sana_video", "data.buckets=[[9, 64, 64]]", "data.fps=8",
+                                                  "train.gradient_checkpointing=true")}
+
+
+@pytest.mark.parametrize("kind, sharded", [(kind, sharded) for kind in KINDS for sharded in (False, True)
+                                           if sharded or kind != "sana_video"])
 def test_two_processes_are_one(place, alone, kind, sharded):
     name = f"{kind}-{'sharded' if sharded else 'shared'}"
     environment = {"ACCELERATE_USE_FSDP": "true"} if sharded else {}
-    process = start(place, *TWO, *KINDS[kind], name=name, processes=2, environment=environment)
+    process = start(place, *TWO, *of(place, kind), name=name, processes=2, environment=environment)
     try:
         told, _ = process.communicate(timeout=240)
     finally:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from .runs import ROOT, loaded
+from .runs import ROOT, loaded, sana_video
 
 MEASURE = """
 import importlib.util, json, sys
@@ -46,6 +46,8 @@ CASES = {
     "lora": ([], [32, 24, 24], 8),
     "lora checkpointed": (["train.gradient_checkpointing=true"], [32, 32, 32], 16),
     "full": (["train.kind=full", "lora=null", "train.ema=0.9"], [32, 24, 24], 8),
+    "SANA-Video 2.0 checkpointed": (["model.variant=tiny_sana_video", "model.transformer=sana_video.safetensors",
+                                     "train.gradient_checkpointing=true"], [16, 5, 24, 24], 2),
 }
 
 
@@ -53,6 +55,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_memory_is_what_was_said(tmp_path, case):
     settings, shape, batch_size = CASES[case]
+    sana_video(tmp_path / "sana_video.safetensors", second=True)
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     told = subprocess.run([sys.executable, "-c", MEASURE, str(ROOT / "run.py"), json.dumps(["data.path=.", *settings]),
                            json.dumps(["sana", shape, batch_size, 24])], capture_output=True, text=True,
@@ -60,6 +63,18 @@ def test_memory_is_what_was_said(tmp_path, case):
     assert told.returncode == 0, told.stderr[-2000:]
     said, measured, parts = json.loads(told.stdout.splitlines()[-1])
     assert said == pytest.approx(measured, rel=0.25), parts
+
+
+@pytest.mark.parametrize("name", ["tiny_cogvideox", "2.0"])
+def test_memory_grows_with_the_tokens_and_not_with_their_square(tmp_path, name):
+    """Fused attention keeps no product of all tokens with all, though the meta device has no other."""
+    from sanacog.training import config_files, estimate, models
+
+    more = [] if name == "tiny_cogvideox" else [f"model.transformer={sana_video(tmp_path / 'a.safetensors', second=True)}"]
+    config = config_files.load([f"models/{'tiny_sana_video' if more else name}"], ["data.path=.", *more], {}).config
+    found = models.Models(config.model)
+    one, four = (estimate.memory(config, found, [16, 5, side, side], 1, 24) for side in (24, 48))
+    assert 2.5 < four.working / one.working < 4.5 and 2.5 < four.activations / one.activations < 4.5
 
 
 def test_check_says_steps_buckets_and_memory(tmp_path):

@@ -10,9 +10,11 @@ import safetensors.torch
 import torch
 
 from sanacog.cogvideo_core import checkpoint as cogvideo_checkpoint
-from sanacog.sana_core import autoencoder_checkpoint, checkpoint
+from sanacog.sana_core import autoencoder_checkpoint, checkpoint, video_checkpoint
 from sanacog.training.models import Models
 from sanacog.training.quantised_linear import QuantisedLinear
+
+from .runs import sana_video
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"sana": ("diffusion_models/sanacog_tiny_sana", "vae/sanacog_tiny_dcae", "text_encoders/sanacog_tiny_gemma2"),
@@ -45,6 +47,22 @@ def test_native_files_are_the_same_network(tmp_path, family, layout, door):
     given = inputs(network, family)
     with torch.no_grad():
         assert torch.equal(network(*given), native.transformer(torch.float32)(*given))
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["first", "2.0"])
+def test_native_sana_video_is_the_same_network(tmp_path, second):
+    given = {"family": "sana_video", "latents": "cogvideox", "autoencoder": None, "text_encoder": None}
+    ours = Models(SimpleNamespace(**given, transformer=sana_video(tmp_path / "a.safetensors", second)))
+    tensors = video_checkpoint.from_canonical(ours.transformer(torch.float32).state_dict(), "nvlabs")
+    safetensors.torch.save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "native.safetensors",
+                                {"config": json.dumps(dataclasses.asdict(ours.params))})
+    native = Models(SimpleNamespace(**given, transformer=tmp_path / "native.safetensors"))
+    assert native.identity.layout == "nvlabs" and native.scale == 0.7
+    x, t, context = inputs(None, "sana_video")
+    with torch.no_grad():
+        assert torch.equal(*(models.transformer(torch.float32)(x, t, context) for models in (ours, native)))
+    with pytest.raises(ValueError, match="whose latents are cogvideox, and model.latents is wan"):
+        Models(SimpleNamespace(**given | {"latents": "wan"}, transformer=tmp_path / "native.safetensors"))
 
 
 def test_native_autoencoder_is_the_same(tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 from sanacog.training import checkpoints, session
 
-from .runs import loaded, start
+from .runs import clips, loaded, sana_video, start
 
 EMA = "train.ema=0.5"
 
@@ -61,6 +61,22 @@ def test_stopped_at_any_step_and_gone_on(place, whole, monkeypatch, step):
     assert same(tensors(session.train(run, lambda text: None)), whole)
     steps = [line.split('"step": ')[1].split(",")[0] for line in (folder / "history.jsonl").read_text().splitlines()]
     assert steps == ["1", "2", "3", "4"]
+
+
+def test_sana_video_stopped_and_gone_on(place, monkeypatch):
+    """Its rows draw whether their first frame is given, too."""
+    from sanacog.training.loop import Stopped
+
+    more = ("model.variant=tiny_sana_video", f"model.transformer={sana_video(place / 'sana_video.safetensors')}", "data.fps=8",
+            f"data.path={clips(place / 'clips')}", "data.buckets=[[9, 64, 64]]", "model.dtype=bf16", EMA)
+    expected = tensors(session.train(loaded(place, *more, name="video-whole"), lambda text: None))
+    run = loaded(place, *more, name="video-stopped")
+    with monkeypatch.context() as patched:
+        stop_after(patched, 2)
+        with pytest.raises(Stopped):
+            session.train(run, lambda text: None)
+    assert same(tensors(session.train(run, lambda text: None)), expected)
+    assert any(t.abs().sum() > 0 for name, t in expected.items() if "lora_B" in name)
 
 
 def test_other_workers_change_nothing(place, whole):

@@ -3,33 +3,17 @@
 import json
 
 import av
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from sanacog.commands import train
-from sanacog.training import checkpoints, config_files, models, session
+from sanacog.training import checkpoints, config_files, models, session, text
+from sanacog.training.data import cache
 
-from .runs import loaded, pictures, settings
+from .runs import clips, loaded, pictures, sana_video, settings
 
 SANA = "sanacog_tiny_sana.safetensors"
-
-
-def clips(folder, count=4):
-    """Clips of a square that moves, 9 frames and more of 64 px at 8 a second, with captions."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(count):
-        with av.open(str(folder / f"{i}.mp4"), "w") as out:
-            stream = out.add_stream("mpeg4", rate=8)
-            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-            for k in range(11):
-                frame = np.full((64, 64, 3), 40 * i, np.uint8)
-                frame[20:40, 3 * k : 3 * k + 20] = (255, 0, 0)
-                out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            out.mux(stream.encode())
-        (folder / f"{i}.txt").write_text("a red square moving right on a black background")
-    return folder
 
 
 def trained(tmp_path, *more, config="train/example", name="run"):
@@ -110,6 +94,57 @@ def test_cogvideox(tmp_path, variant):
     with av.open(str(folder / "step-000004-0-0.mp4")) as clip:
         assert sum(1 for _ in clip.decode(video=0)) == 9
     assert [e["step"] for e in history(config) if "validation_loss" in e] == [0, 4]
+
+
+SANA_VIDEO = ("model.variant=tiny_sana_video", "data.buckets=[[9, 64, 64]]", "data.fps=8")
+
+
+@pytest.mark.parametrize("kind, second", [("lora", False), ("lora", True), ("full", False), ("full", True)])
+def test_sana_video(tmp_path, kind, second):
+    clips(tmp_path / "clips")
+    (tmp_path / "clips" / "3.txt").write_text("a red square moving right, motion score: 7.")
+    base, lora = sana_video(tmp_path / "base.safetensors", second), kind == "lora"
+    more = ("model.quantize=int8", "train.gradient_checkpointing=true") if lora else ("train.kind=full", "lora=null")
+    config, tensors, path = trained(
+        tmp_path, *SANA_VIDEO, f"model.transformer={base}", f"data.path={tmp_path / 'clips'}", "data.validation=0.25",
+        "validation.every=4", "validation.steps=2", "sampling.width=64", "sampling.height=96", "sampling.frames=9",
+        "validation.prompts=['a red square moving right']", *more, config="train/sana_video_lora")
+    if lora:
+        assert all(name.startswith("transformer.transformer_blocks.") for name in tensors)
+        assert any(t.abs().sum() > 0 for name, t in tensors.items() if "lora_B" in name)
+    else:
+        before, after = (models.Models(config.model.model_copy(update={"transformer": str(p)})) for p in (base, path))
+        assert after.params == before.params
+        change = zip(after.transformer(torch.float32).parameters(), before.transformer(torch.float32).parameters())
+        assert sum((a - b).norm() ** 2 for a, b in change) > 1e-5
+    with av.open(str(session.folder_of(config) / "samples" / "step-000004-0-0.mp4")) as clip:
+        frames = [frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)]
+    assert len(frames) == 9 and frames[0].shape == (96, 64, 3)
+    assert [e["step"] for e in history(config) if "validation_loss" in e] == [0, 4]
+    index = {about["text"]: key for key, about in cache.Cache(tmp_path / "cache").index() if about["kind"] == "text"}
+    assert set(index) == {"", "a red square moving right on a black background motion score: 30.",
+                          "a red square moving right motion score: 30.", "a red square moving right, motion score: 7."}
+    states, _ = text.Gemma(config.model.text_encoder).encode("a red square moving right motion score: 30.", True)
+    found = cache.Cache(tmp_path / "cache").get(index["a red square moving right motion score: 30."])["states"]
+    assert torch.equal(found, states)
+
+
+def test_image_to_video_alone_begins_with_a_held_out_clips_frame(tmp_path, monkeypatch):
+    from sanacog.training import latents, validation
+
+    clips(tmp_path / "clips")
+    base = sana_video(tmp_path / "base.safetensors")
+    seen, real = [], validation.decode
+    monkeypatch.setattr(validation, "decode", lambda *of: (lambda z: (seen.append(z), real(*of)(z))[1]))
+    kept = []
+    prepare = latents.prepare
+    monkeypatch.setattr(latents, "prepare", lambda *of: (kept.append(prepare(*of)), kept[0])[1])
+    trained(tmp_path, *SANA_VIDEO, f"model.transformer={base}", f"data.path={tmp_path / 'clips'}", "data.validation=0.25",
+            "train.steps=1", "validation.every=1", "validation.steps=2", "sampling.width=96", "sampling.height=96",
+            "sampling.frames=9", "validation.prompts=['a red square']", "objective.picture_share=1", config="train/sana_video_lora")
+    [[clip]] = [list(latent.values())[0] for latent in seen[:1]]
+    first = kept[0].cache.get(kept[0].held_out[0].latent)["latent"][None, :, :1]
+    assert clip.shape == (1, 16, 3, 8, 8) and torch.equal(clip[:, :, :1], first) and not torch.equal(clip[:, :, 1:2], first)
 
 
 # --- the command ---

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from sanacog.training import latents, models, recipe, run_report, samples, sampling, session, validation
+from sanacog.training.embedded import sana_video_transformer as embedded_video
 from sanacog.training.embedded import transformer as embedded
 
 from .runs import loaded
@@ -31,6 +32,23 @@ def test_sana_is_sampled_as_the_embedded_one_is(made):
     z = sampling.sana(network, found.params, config.sampling, *pair, (8, 8), 5, 6, 4.5, torch.device("cpu"))
     expected = embedded.sample(network, pair[0][0], pair[0][1], *pair[1], seeds=[5], steps=6, guidance=4.5)
     assert (z - expected).norm() < 0.01 * expected.norm()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_sana_video_is_sampled_as_the_embedded_one_is(made, begun):
+    """As above; the embedded one's sampler steps all frames and puts the given one back each time."""
+    config, _, data, _ = made
+    torch.manual_seed(0)
+    network = embedded_video.build()
+    with torch.no_grad():
+        network.proj_out.weight.normal_(std=0.05)
+    text, null = (data.cache.get(key) for key in (data.prompts["a red circle"], data.null))
+    pair = [(t["states"][None, : n], t["mask"][None, : n]) for t, n in ((text, None), (null, 1))]
+    first = torch.randn(1, 16, 1, 12, 12) if begun else None
+    z = sampling.sana(network, network.params, config.sampling, *pair, (3, 12, 12), 5, 6, 4.5, torch.device("cpu"), first=first)
+    expected = embedded_video.sample(network, (*pair[0], *pair[1]), seeds=[5], steps=6, guidance=4.5, start=first, frames=3)
+    assert z.shape == (1, 16, 3, 12, 12) and (z - expected).norm() < 0.01 * expected.norm()
+    assert not begun or torch.equal(z[:, :, :1], first)
 
 
 def test_pictures_are_the_same_each_time_and_in_their_files(made, tmp_path):

@@ -13,7 +13,8 @@ from .sana import SanaFlow
 @dataclass(frozen=True)
 class SanaVideoFlow(SanaFlow):
     """picture_share: share of rows whose first latent frame is clean and at time 0, as image to video has it; it does not count in
-    their loss. The rest as for SanaFlow; the released models were trained with a shift of 3, and are sampled with 8 or 12.
+    their loss. 1: of all rows, at fixed noise levels too. The rest as for SanaFlow; the released models were trained with a
+    shift of 3, and are sampled with 8 or 12.
     """
 
     picture_share: float = 0.0
@@ -26,7 +27,7 @@ class SanaVideoFlow(SanaFlow):
     def _losses(self, network, batch, states, mask, sigma, generator):
         latents = batch["latents"].float()
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-        given = batch.get("given", torch.zeros(len(latents), dtype=torch.bool)).to(latents.device)
+        given = batch.get("given", torch.full((len(latents),), self.picture_share >= 1)).to(latents.device)
         drawn = torch.ones(latents.shape[0], latents.shape[2], device=latents.device)  # (B, F)
         drawn[given, 0] = 0
         level = sigma.to(latents.device)[:, None] * drawn
