@@ -18,6 +18,7 @@ from ...sana_core.video_checkpoint import from_canonical, to_canonical
 
 CLIPS = 3072  # cached for the transformer
 GUIDANCE, STEPS = 4.5, 20
+KINDS = ("text to video", "image to video", "block by block")
 FILES = {"transformer": "diffusion_models/sanacog_tiny_sana_video.safetensors"}
 
 
@@ -52,13 +53,14 @@ class SanaVideo(Recipe):
         text, tokenizer, autoencoder = partners(self.options.source)
         model = load_transformer(output)
         figures = {}
-        for kind, picture in (("text to video", False), ("image to video", True)):
-            figures[kind], drawn = transformer.evaluate(model, autoencoder, text, tokenizer, picture=picture, steps=STEPS,
-                                                        guidance=GUIDANCE, count=cases)
-            side_by_side(drawn[:8, :, ::2], self.work / f"{kind.split()[0]}.png", clips.evaluation_scenes()[1])
+        for kind in KINDS:
+            figures[kind], drawn = transformer.evaluate(model, autoencoder, text, tokenizer, picture=kind == "image to video", steps=STEPS,
+                                                        long=kind == "block by block", guidance=GUIDANCE, count=cases)
+            shown = drawn[:8, :, :: drawn.shape[2] // 8]
+            side_by_side(shown, self.work / f"{kind.split()[0]}.png", clips.evaluation_scenes()[1])
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
         write_chapter(output / "README.md", self.chapter(figures, cases))
-        for name in ("text", "image", "loss"):
+        for name in ("text", "image", "block", "loss"):
             if (self.work / f"{name}.png").exists():
                 shutil.copy(self.work / f"{name}.png", output / f"sana_video_{name}.png")
         print(json.dumps(figures, indent=1))
@@ -80,7 +82,9 @@ class SanaVideo(Recipe):
                   "of 17 frames, by the way of the shape's middle round the picture.", "",
                   f"Image to video begins with the first frame of a drawn clip of the prompt's scene: mean PSNR of the result's first frame to it "
                   f"{figures['image to video']['first frame']:.1f} dB.", "", self.history(), "", "![loss](sana_video_loss.png)", "",
-                  "![held-out prompts, text to video](sana_video_text.png)", "", "![held-out prompts, image to video](sana_video_image.png)"]
+                  "![held-out prompts, text to video](sana_video_text.png)", "", "![held-out prompts, image to video](sana_video_image.png)", "",
+                  f"Block by block ({4 * transformer.LONG - 3} frames, {transformer.BLOCK} latent frames a block, the last one seen, every step to a level with fresh",
+                  "noise), every tenth frame:", "", "![held-out prompts, block by block](sana_video_block.png)"]
         return lines
 
 

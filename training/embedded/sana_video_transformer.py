@@ -22,7 +22,7 @@ from ...sana_core.video_config import SanaVideoParams
 from ...sana_core.video_transformer import Past, SanaVideoTransformer
 
 BATCH = 24
-CLIP, BLOCK, CACHED = 5, 4, 9  # latent frames: of a plain clip, of a block that follows, of what is cached
+CLIP, BLOCK, CACHED, LONG = 5, 4, 9, 21  # latent frames: of a plain clip, of a block that follows, of what is cached, of a long one
 WITH_INSTRUCTION, WITH_SCORE = 0.4, 0.5  # shares of the cached prompts
 TURNS = ("clip", "picture", "block", "clip", "block")  # what a step trains, in turn
 PAST_NOISE = 0.15  # at most, on the latents that a block follows: what it follows when it draws is not perfect
@@ -137,9 +137,40 @@ def sample(model, prompts, *, seeds: list[int], steps: int = 20, guidance: float
 
 
 @torch.no_grad()
-def evaluate(model, autoencoder, text, tokenizer, *, picture: bool = False, steps: int = 20, guidance: float = 4.5, count: int = 48):
+def sample_long(model, prompts, *, seeds: list[int], frames: int = LONG, steps: int = 20, guidance: float = 4.5):
+    """As `sample`, block by block as LongSANA draws, each block seeing the one before -> (B, 16, frames, 12, 12)."""
+    states, mask, null_states, null_mask = prompts
+    count, length = len(states), max(states.shape[1], null_states.shape[1])
+    pad = nn.functional.pad
+    text = torch.cat([pad(s, (0, 0, 0, length - s.shape[1])) for s in (null_states.expand(count, -1, -1), states)])
+    seen = torch.cat([pad(m, (0, length - m.shape[1])) for m in (null_mask.expand(count, -1), mask)])
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    sigmas, past, parts, first = flow_sigmas(steps, PARAMS.flow_shift), None, [], 0
+
+    def noise(size):
+        return torch.stack([torch.randn(16, size, 12, 12, generator=generator) for generator in generators]).to(states)
+
+    while first < frames:
+        size = CLIP if first == 0 else BLOCK
+        x = noise(size)
+        for sigma, target in zip(sigmas, sigmas[1:]):
+            time = torch.full((2 * count,), float(1000 * sigma))
+            null, said = model(x.repeat(2, 1, 1, 1, 1), time, text, seen, past=past, first_frame=first).chunk(2)
+            clean = x - sigma * (null + guidance * (said - null))
+            x = clean if target == 0 else torch.lerp(clean, noise(size), float(target))
+        keep: list[Past] = []
+        model(x.repeat(2, 1, 1, 1, 1), torch.zeros(2 * count), text, seen, past=past, keep=keep, first_frame=first)
+        parts.append(x)
+        past, first = keep, first + size
+    return torch.cat(parts, 2)
+
+
+@torch.no_grad()
+def evaluate(model, autoencoder, text, tokenizer, *, picture: bool = False, long: bool = False, steps: int = 20, guidance: float = 4.5,
+             count: int = 48):
     """Draw the first `count` of the 48 held-out prompts, prompt i from seed i; with `picture` each from the first frame of a drawn
-    clip of its scene -> (shares that obey; `first frame`, mean PSNR in dB, where there is a picture; the clips)."""
+    clip of its scene, `long`: LONG latent frames block by block -> (shares that obey; `first frame`, mean PSNR in dB, where there
+    is a picture; the clips)."""
     scenes, said = (part[:count] for part in clips.evaluation_scenes())
     device = next(model.parameters()).device
     prompts = [t.to(device) for pair in (gemma.encode_prompts(text, tokenizer, said, False), gemma.encode_prompts(text, tokenizer, [""], False))
@@ -148,8 +179,9 @@ def evaluate(model, autoencoder, text, tokenizer, *, picture: bool = False, step
     start = vae.encode(autoencoder, shown).to(device) if picture else None
     latents = []
     for rows in torch.arange(count).split(16):
-        latents.append(sample(model, [prompts[0][rows], prompts[1][rows], *prompts[2:]], seeds=rows.tolist(), steps=steps, guidance=guidance,
-                              start=None if start is None else start[rows]))
+        said_here, told = [prompts[0][rows], prompts[1][rows], *prompts[2:]], dict(seeds=rows.tolist(), steps=steps, guidance=guidance)
+        latents.append(sample_long(model, said_here, **told) if long else
+                       sample(model, said_here, start=None if start is None else start[rows], **told))
     drawn = vae.decode(autoencoder, torch.cat(latents))
     seen = roaming.agreement(roaming.to_frames(drawn), scenes)
     both = seen["colour"] & seen["background"]
