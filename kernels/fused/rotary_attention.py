@@ -11,7 +11,10 @@ import triton.language as tl
 from .. import register
 from .linear_attention import MOST_SPLITS, share
 
-BLOCK = 32  # tokens at a time
+# With more the registers would not do, or the shared memory of the smaller GPUs (tests/unit/test_kernels_compiled.py).
+BLOCK = 16  # tokens at a time
+OPTIONS = dict(num_warps=8, num_stages=1)
+COLUMNS = 64  # of the state at a time
 
 
 @triton.jit
@@ -27,8 +30,8 @@ def turned(even, odd, c, s, RELU: tl.constexpr):
 @triton.jit
 def state_kernel(k, v, cos, sin, values, keys, tokens, heads, k_b, k_n, k_h, v_b, v_n, v_h, DIM: tl.constexpr, HALF: tl.constexpr,
                  WIDTH: tl.constexpr, OUT: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr):
-    """values (splits, B * H, DIM, OUT) and keys (splits, B * H, DIM) in fp32, of BLOCKS blocks of tokens each. HALF, WIDTH: powers of
-    two, at least DIM / 2 and OUT."""
+    """values (splits, B * H, DIM, OUT) and keys (splits, B * H, DIM) in fp32, of BLOCKS blocks of tokens each; WIDTH columns of OUT a
+    program. HALF, WIDTH: powers of two, HALF at least DIM / 2."""
     pair = tl.program_id(0)
     split = tl.program_id(1)
     batch = (pair // heads).to(tl.int64)
@@ -36,7 +39,7 @@ def state_kernel(k, v, cos, sin, values, keys, tokens, heads, k_b, k_n, k_h, v_b
     k += batch * k_b + head * k_h
     v += batch * v_b + head * v_h
     p = tl.arange(0, HALF)
-    d = tl.arange(0, WIDTH)
+    d = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
     state_even = tl.zeros([HALF, WIDTH], tl.float32)
     state_odd = tl.zeros([HALF, WIDTH], tl.float32)
     sum_even = tl.zeros([HALF], tl.float32)
@@ -59,9 +62,10 @@ def state_kernel(k, v, cos, sin, values, keys, tokens, heads, k_b, k_n, k_h, v_b
     place = split * tl.num_programs(0) + pair
     values += place.to(tl.int64) * DIM * OUT
     keys += place * DIM
-    here = (p < DIM // 2)[:, None] & (d < OUT)[None, :]
-    tl.store(values + 2 * p[:, None] * OUT + d[None, :], state_even, here)
-    tl.store(values + (2 * p[:, None] + 1) * OUT + d[None, :], state_odd, here)
+    whole = (p < DIM // 2)[:, None] & (d < OUT)[None, :]
+    tl.store(values + 2 * p[:, None] * OUT + d[None, :], state_even, whole)
+    tl.store(values + (2 * p[:, None] + 1) * OUT + d[None, :], state_odd, whole)
+    # Every program of a pair's columns has the same sums.
     tl.store(keys + 2 * p, sum_even, p < DIM // 2)
     tl.store(keys + 2 * p + 1, sum_odd, p < DIM // 2)
 
@@ -78,10 +82,10 @@ def read_kernel(q, values, keys, cos, sin, out, tokens, heads, eps, q_b, q_n, q_
     values += pair.to(tl.int64) * DIM * OUT
     keys += pair * DIM
     p = tl.arange(0, HALF)
-    d = tl.arange(0, WIDTH)
-    here = (p < DIM // 2)[:, None] & (d < OUT)[None, :]
-    state_even = tl.load(values + 2 * p[:, None] * OUT + d[None, :], here, 0.0)
-    state_odd = tl.load(values + (2 * p[:, None] + 1) * OUT + d[None, :], here, 0.0)
+    d = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
+    entries = (p < DIM // 2)[:, None] & (d < OUT)[None, :]
+    state_even = tl.load(values + 2 * p[:, None] * OUT + d[None, :], entries, 0.0)
+    state_odd = tl.load(values + (2 * p[:, None] + 1) * OUT + d[None, :], entries, 0.0)
     sum_even = tl.load(keys + 2 * p, p < DIM // 2, 0.0)
     sum_odd = tl.load(keys + 2 * p + 1, p < DIM // 2, 0.0)
     for block in range(BLOCKS):
@@ -102,20 +106,22 @@ def read_kernel(q, values, keys, cos, sin, out, tokens, heads, eps, q_b, q_n, q_
 
 
 def _sizes(dim, width):
-    """HALF and WIDTH: matrix units take powers of two, 16 at least."""
-    return max(16, triton.next_power_of_2(dim // 2)), max(16, triton.next_power_of_2(width))
+    """HALF and WIDTH, powers of two, 16 at least, as matrix units take; and how many programs share the columns: more than COLUMNS of
+    them would not fit the registers."""
+    wide = min(COLUMNS, max(16, triton.next_power_of_2(width)))
+    return max(16, triton.next_power_of_2(dim // 2)), wide, triton.cdiv(width, wide)
 
 
 def launch_state(k, v, cos, sin, relu_first):
     k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (k, v))
     batch, tokens, heads, dim = k.shape
     width, pairs = v.shape[-1], batch * heads
-    half, wide = _sizes(dim, width)
+    half, wide, columns = _sizes(dim, width)
     each, splits = share(triton.cdiv(tokens, BLOCK), pairs, MOST_SPLITS)
     values = k.new_empty(splits, batch, heads, dim, width, dtype=torch.float32)
     keys = k.new_empty(splits, batch, heads, dim, dtype=torch.float32)
-    state_kernel[pairs, splits](k, v, cos.contiguous(), sin.contiguous(), values, keys, tokens, heads, *k.stride()[:3], *v.stride()[:3],
-                                DIM=dim, HALF=half, WIDTH=wide, OUT=width, RELU=relu_first, BLOCK=BLOCK, BLOCKS=each, num_warps=8)
+    state_kernel[pairs, splits, columns](k, v, cos.contiguous(), sin.contiguous(), values, keys, tokens, heads, *k.stride()[:3], *v.stride()[:3],
+                                DIM=dim, HALF=half, WIDTH=wide, OUT=width, RELU=relu_first, BLOCK=BLOCK, BLOCKS=each, **OPTIONS)
     return values.sum(0), keys.sum(0)
 
 
@@ -123,13 +129,13 @@ def launch_read(q, values, keys, cos, sin, eps, relu_first):
     q = q if q.stride(-1) == 1 else q.contiguous()
     batch, tokens, heads, dim = q.shape
     width, pairs = values.shape[-1], batch * heads
-    half, wide = _sizes(dim, width)
+    half, wide, columns = _sizes(dim, width)
     out = q.new_empty(batch, tokens, heads, width)
     blocks = triton.cdiv(tokens, BLOCK)
     each, programs = share(blocks, pairs, blocks)
-    read_kernel[pairs, programs](q, values.contiguous(), keys.contiguous(), cos.contiguous(), sin.contiguous(), out, tokens, heads, eps,
+    read_kernel[pairs, programs, columns](q, values.contiguous(), keys.contiguous(), cos.contiguous(), sin.contiguous(), out, tokens, heads, eps,
                                  *q.stride()[:3], DIM=dim, HALF=half, WIDTH=wide, OUT=width, RELU=relu_first, BLOCK=BLOCK, BLOCKS=each,
-                                 num_warps=8)
+                                 **OPTIONS)
     return out
 
 

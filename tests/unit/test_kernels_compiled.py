@@ -14,10 +14,13 @@ if not triton.backends.backends.get("nvidia"):
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from sanacog.kernels.fused import glumbconv, linear_attention, rms_norm, rope, spatial_norm  # noqa: E402
+from sanacog.kernels.fused import glumbconv, linear_attention, rms_norm, rope, rotary_attention, spatial_norm  # noqa: E402
 
 SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB a program may have (CUDA programming guide)
 STATE, APPLY = linear_attention.STATE_BLOCK, linear_attention.APPLY_BLOCK
+
+ROTARY = dict(DIM=112, HALF=64, WIDTH=rotary_attention.COLUMNS, OUT=112, RELU=True, BLOCK=rotary_attention.BLOCK)  # SANA-Video 2B's heads
+OPTIONS = dict.fromkeys((rotary_attention.state_kernel, rotary_attention.read_kernel), rotary_attention.OPTIONS)
 
 # kernel, its pointers that are fp32, arguments known when it is compiled: 1 where the stride is 1
 KERNELS = {
@@ -27,9 +30,11 @@ KERNELS = {
                                                x_c=1)),
     "rms norm": (rms_norm.rms_norm_kernel, [], dict(RESIDUAL=True, ACTIVATION="silu", ROWS=4, CHANNELS=1024)),
     "rope": (rope.rope_kernel, ["cos", "sin"], dict(DIM=64, HEADS=rope.HEADS)),
+    "rotary state": (rotary_attention.state_kernel, ["values", "keys", "cos", "sin"], dict(ROTARY, BLOCKS=4)),
+    "rotary read": (rotary_attention.read_kernel, ["values", "keys", "cos", "sin"], dict(ROTARY, BLOCKS=2)),
     "scale, shift, SiLU": (spatial_norm.scale_shift_silu_kernel, [], dict(ROWS=spatial_norm.ROWS, COLUMNS=spatial_norm.COLUMNS)),
 }
-POINTERS = {"q", "k", "v", "x", "out", "partial", "weight", "bias", "residual", "cos", "sin", "scale", "shift"}
+POINTERS = {"q", "k", "v", "values", "keys", "x", "out", "partial", "weight", "bias", "residual", "cos", "sin", "scale", "shift"}
 
 
 def built(kernel, arch, dtype, fp32, constants):
@@ -47,7 +52,7 @@ def built(kernel, arch, dtype, fp32, constants):
         if signature[name] != "fp32" and name not in ("heads", "strips", "tiles", "first", "ratio", "frames", "latents"):
             attributes[(i,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32))
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=OPTIONS.get(kernel))
 
 
 def resources(program, folder):
@@ -81,6 +86,8 @@ ONES = {
     "gated": dict(KERNELS["gated"][2], height=1, width=1, strips=1, hidden=1),
     "rms norm": dict(RESIDUAL=False, ACTIVATION=None, ROWS=4096, CHANNELS=1, pixels=1, channels=1),
     "rope": dict(DIM=16, HEADS=rope.HEADS, heads=1),
+    "rotary state": dict(ROTARY, DIM=16, HALF=16, WIDTH=16, OUT=16, RELU=False, BLOCKS=1, tokens=1, heads=1),
+    "rotary read": dict(ROTARY, DIM=16, HALF=16, WIDTH=16, OUT=16, RELU=False, BLOCKS=1, tokens=1, heads=1),
     "scale, shift, SiLU": dict(KERNELS["scale, shift, SiLU"][2], **{name: 1 for name in (
         "frames", "height", "width", "latents", "rows", "columns", "ratio", "tiles")}),
 }
