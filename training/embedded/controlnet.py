@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from . import gemma, judge, shapes, transformer
+from . import gemma, transformer
+from ...evaluation.drawn import judge, shapes
 from .autoencoder import LATENT_SCALE, to_numpy
 from .loop import Fit, contact_sheet, loss_curve
 from .recipe import Recipe, half, join_prompts, read_file, whole, write_chapter

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from . import clips, gemma, roaming
+from . import gemma
+from ...evaluation.drawn import clips, roaming
 from . import video_autoencoder as vae
 from .transformer import matrices  # noqa: F401  the recipe's
 from ..objectives.sana_video import SanaVideoFlow

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from . import gemma, shapes, transformer
+from . import gemma, transformer
+from ...evaluation.drawn import shapes
 from .loop import Fit, contact_sheet, loss_curve
 from .recipe import Recipe, half, join_prompts, read_file, whole, write_chapter
 from .sana import load_models

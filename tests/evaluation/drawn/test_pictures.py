@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sanacog.training.embedded import judge, shapes
+from sanacog.evaluation.drawn import judge, shapes
 
 
 def seeded(seed):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sanacog.training.embedded import clip_judge, clips, shapes
+from sanacog.evaluation.drawn import clip_judge, clips, shapes
 
 
 def seeded(seed):
