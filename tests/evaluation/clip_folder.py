@@ -16,7 +16,7 @@ def make(folder):
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     CLIPTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=24).save_pretrained(folder)
-    torch.manual_seed(3)
+    torch.manual_seed(2)
     small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     CLIPModel(CLIPConfig(
         text_config={**small, "vocab_size": len(vocabulary), "max_position_embeddings": 24, "bos_token_id": 0, "eos_token_id": 1,
