@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..evaluation.files import METADATA
 from .demo import write_whole
 
 MOVING = ("CreateVideo", "SaveAnimatedWEBP", "SaveAnimatedPNG", "VHS_VideoCombine")
+KEEPING = (*MOVING, "SaveVideo", "SaveImage", "PreviewImage")
 SETTINGS = "settings.json"
 MOST = 1000  # prompts; the next candidates' seeds begin so far behind
 
@@ -42,17 +42,12 @@ def with_frames_shown(nodes: dict) -> dict:
     """The workflow that shows the frames of its clip, or its picture, without loss and keeps no file.
 
     Raises ValueError where it saves more than one thing."""
-    nodes = copy.deepcopy(nodes)
-    savers = {key: node for key, node in nodes.items() if node["class_type"] in MOVING}
-    pictures = {key: node for key, node in nodes.items() if node["class_type"] in ("SaveImage", "PreviewImage")}
-    links = {tuple(node["inputs"]["images"]) for node in (savers or pictures).values()}
+    kinds = next((kinds for kinds in (MOVING, ("SaveImage",), ("PreviewImage",)) if any(node["class_type"] in kinds for node in nodes.values())), ())
+    links = {tuple(node["inputs"]["images"]) for node in nodes.values() if node["class_type"] in kinds}
     if len(links) != 1:
-        raise ValueError(f"the workflow saves {len(links)} different pictures or clips: one is evaluated. Take the other Save nodes out.")
-    for key, node in list(nodes.items()):
-        if key in savers or key in pictures or node["class_type"] == "SaveVideo":
-            del nodes[key]
-    nodes["evaluate"] = {"class_type": "PreviewImage", "inputs": {"images": list(links.pop())}}
-    return nodes
+        raise ValueError(f"the workflow saves {len(links)} different pictures or clips, and one is evaluated. Take the other Save nodes out.")
+    nodes = {key: node for key, node in nodes.items() if node["class_type"] not in KEEPING}
+    return nodes | {"evaluate": {"class_type": "PreviewImage", "inputs": {"images": list(links.pop())}}}
 
 
 def names(prompts: list[str], best_of: int, clips: bool) -> list[tuple[int, int, str, str]]:

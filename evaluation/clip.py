@@ -43,8 +43,12 @@ class Clip:
         if told["missing_keys"]:
             raise ValueError(f"{folder}: {len(told['missing_keys'])} tensors are not in its weights, first "
                              f"{sorted(told['missing_keys'])[0]}. {HAVE_ONE}")
-        self.model, self.device = model.eval().float().to(device), device
-        self.scale = float(self.model.logit_scale.exp())
+        self.model, self.scale = model.eval().float().requires_grad_(False), float(model.logit_scale.detach().exp())
+        self.to(device)
+
+    def to(self, device) -> None:
+        """Compute there from now on."""
+        self.model, self.device = self.model.to(device), device
 
     @torch.inference_mode()
     def pictures(self, pictures) -> np.ndarray:
@@ -72,9 +76,9 @@ def _unit(features):
 
 
 def scores(clip: Clip, pictures, prompts: list[str]) -> np.ndarray:
-    """CLIP score of each picture with its prompt: 100 times the cosine of their features, at least 0 (Hessel et al. 2021; the factor
-    is torchmetrics')."""
-    return 100 * np.maximum(0.0, (clip.pictures(pictures) * clip.texts(prompts)).sum(1))
+    """CLIP score of each picture with its prompt: 100 times the cosine of their features (Hessel et al. 2021; the factor is
+    torchmetrics'). Below 0 it stays as it is, so that of two bad ones the better is known."""
+    return 100 * (clip.pictures(pictures) * clip.texts(prompts)).sum(1)
 
 
 def preferences(clip: Clip, pictures, prompts: list[str]) -> np.ndarray:

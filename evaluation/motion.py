@@ -8,8 +8,8 @@ def motion(frames: np.ndarray) -> dict[str, float]:
     """Measures of frames (T, H, W, 3) in [0, 1], three or more. The first three are in steps of 8 bits, of 255:
 
     motion: mean absolute change from frame to frame. flicker: mean absolute second difference, which a steady change leaves at 0.
-    background: change of the pixel in the middle, when pixels are ordered by how much they change: what trembles where, in a
-    clip that moves less than half of the picture, nothing moves. consistency: mean correlation of a frame with the next, at most
+    trembling: change of the pixel in the middle, when pixels are ordered by how much they change: what trembles where, in a
+    clip that moves in less than half of the picture, is still. consistency: mean correlation of a frame with the next, at most
     1, and 1 where both are flat and alike.
 
     Raises ValueError for another shape.
@@ -19,7 +19,7 @@ def motion(frames: np.ndarray) -> dict[str, float]:
         raise ValueError(f"motion: expected frames (T, H, W, 3), three or more, found {frames.shape}")
     change = np.abs(np.diff(frames, axis=0))
     return {"motion": 255 * float(change.mean()), "flicker": 255 * float(np.abs(np.diff(frames, 2, axis=0)).mean()),
-            "background": 255 * float(np.median(change.mean(axis=(0, 3)))),
+            "trembling": 255 * float(np.median(change.mean(axis=(0, 3)))),
             "consistency": float(np.mean([_correlation(a, b) for a, b in zip(frames, frames[1:])]))}
 
 

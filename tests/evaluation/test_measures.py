@@ -57,9 +57,9 @@ def test_too_few_or_other_features_are_said():
 def test_a_steady_fade_moves_and_does_not_flicker():
     fade = np.linspace(0.2, 0.6, 5)[:, None, None, None] * np.ones((5, 8, 8, 3))
     found = motion(fade)
-    assert found == pytest.approx({"motion": 25.5, "flicker": 0, "background": 25.5, "consistency": 0}, abs=1e-9)  # flat and not alike
+    assert found == pytest.approx({"motion": 25.5, "flicker": 0, "trembling": 25.5, "consistency": 0}, abs=1e-9)  # flat and not alike
     still = motion(np.full((4, 8, 8, 3), 0.5))
-    assert still == pytest.approx({"motion": 0, "flicker": 0, "background": 0, "consistency": 1}, abs=1e-12)
+    assert still == pytest.approx({"motion": 0, "flicker": 0, "trembling": 0, "consistency": 1}, abs=1e-12)
 
 
 def test_a_trembling_clip():
@@ -69,7 +69,7 @@ def test_a_trembling_clip():
     b[:, :6] += 10 / 255
     found = motion(np.stack([a, b, a, b]))
     correlation = np.corrcoef(a.ravel(), b.ravel())[0, 1]
-    assert found == pytest.approx({"motion": 7.5, "flicker": 15, "background": 10, "consistency": correlation}, rel=1e-9)
+    assert found == pytest.approx({"motion": 7.5, "flicker": 15, "trembling": 10, "consistency": correlation}, rel=1e-9)
 
 
 def test_a_moving_square():
@@ -78,7 +78,7 @@ def test_a_moving_square():
     for t, frame in enumerate(frames):
         frame[12:20, 4 + t : 12 + t] = 1
     found = motion(frames)
-    assert found["motion"] == pytest.approx(255 * 16 / 1024) and found["background"] == 0
+    assert found["motion"] == pytest.approx(255 * 16 / 1024) and found["trembling"] == 0
     assert found["flicker"] == pytest.approx(255 * 32 / 1024)  # the pixels of two changes, which are others
     p = 64 / 1024
     assert found["consistency"] == pytest.approx((56 / 1024 - p * p) / (p - p * p))
@@ -87,8 +87,8 @@ def test_a_moving_square():
 def test_drawn_clips_have_a_still_background():
     drawn = clips.to_frames(clips.draw(torch.tensor([[0, 1, 6, 1]])))[0]
     noisy = drawn[:1] + np.random.default_rng(3).normal(0, 2 / 255, drawn.shape)
-    assert motion(drawn)["background"] == 0 < motion(drawn)["motion"]
+    assert motion(drawn)["trembling"] == 0 < motion(drawn)["motion"]
     # The mean absolute difference of two normal numbers of deviation s is 2 s / sqrt(pi).
-    assert motion(noisy)["background"] == pytest.approx(2 * 2 / np.sqrt(np.pi), rel=0.03)
+    assert motion(noisy)["trembling"] == pytest.approx(2 * 2 / np.sqrt(np.pi), rel=0.03)
     with pytest.raises(ValueError, match="three or more"):
         motion(drawn[:2])
