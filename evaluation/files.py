@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageSequence
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")  # the animated ones among them are clips
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
@@ -46,7 +46,7 @@ def frames(path: Path, most: int | None = None) -> np.ndarray:
         else:
             with Image.open(path) as file:
                 read = [np.array(frame.convert("RGB")) for frame, _ in zip(ImageSequence.Iterator(file), range(most or 10**9))]
-    except (OSError, UnidentifiedImageError) as error:  # PyAV's errors are OSErrors, too
+    except (OSError, ValueError) as error:  # Pillow's and PyAV's are either
         raise ValueError(f"{path}: cannot be read ({error}). Take it out of the folder, or write it anew.") from error
     if not read:
         raise ValueError(f"{path}: has no frame. Take it out of the folder, or write it anew.")
