@@ -29,36 +29,40 @@ PROMPTS = {
     "roaming": (lambda: clips.evaluation_scenes()[1], "roaming"),
 }
 ON_SHEET, SIDE = (64, 12), 256  # pictures, clips; pixels a side at most
+SAID = ("workflow", "prompts", "seed", "steps", "best_of", "verifier")  # options in the report
 REPORT, ROWS, SHEET = "evaluation.json", "rows.jsonl", "contact_sheet.png"
 
 
 def parser():
     parser = argparse.ArgumentParser(
-        prog="run.py evaluate", description="Measure pictures or clips: whether they obey their prompts (drawn world of the embedded "
-        "models), CLIP score, a preference model's opinion, FID and KID to other pictures, and how clips move. Writes evaluation.json, "
-        "rows.jsonl, a line a file, and contact_sheet.png. Run again, it goes on where it stopped. Exit status: 0, 1 below --at-least, 2 it could not be done.",
-        epilog="docs/evaluation.md says what the figures mean.")
+        prog="run.py evaluate", description="Measure pictures or clips: whether they obey their prompts (drawn world of the "
+        "embedded models), CLIP score, a preference model's opinion, FID and KID to other pictures, and how clips move. "
+        "Writes evaluation.json, rows.jsonl, a line a file, and contact_sheet.png. Run again, it goes on where it stopped. Exit "
+        "status: 0, 1 below --at-least, 2 it could not be done.", epilog="docs/evaluation.md says what the figures mean.")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--workflow", metavar="NAME|FILE", help="draw with it: a shipped workflow's name, or a file of yours in API form")
-    what.add_argument("--pictures", type=Path, metavar="DIR", help="a folder of pictures or clips, prompts in metadata.jsonl, in .txt "
-                      "files beside them, or in the PNGs as ComfyUI writes them")
-    parser.add_argument("--prompts", metavar="SET|FILE", help=f"what is drawn: {', '.join(PROMPTS)}, or a text file with a prompt a line "
-                        "(default: those that the embedded model of the workflow's kind was held back)")
+    what.add_argument("--workflow", metavar="NAME|FILE",
+                      help="draw with it: a shipped workflow's name, or a file of yours in API form")
+    what.add_argument("--pictures", type=Path, metavar="DIR", help="a folder of pictures or clips, prompts in "
+                      "metadata.jsonl, in .txt files beside them, or in the PNGs as ComfyUI writes them")
+    parser.add_argument("--prompts", metavar="SET|FILE", help=f"what is drawn: {', '.join(PROMPTS)}, or a text file with a "
+                        "prompt a line (default: those that the embedded model of the workflow's kind never saw)")
     parser.add_argument("--count", type=positive, metavar="N", help="only the first prompts, or pictures")
     parser.add_argument("--seed", type=int, default=0, help="of the first prompt; the next ones' count up (default: 0)")
     parser.add_argument("--steps", type=positive, help="sampling steps (default: the workflow's)")
-    parser.add_argument("--best-of", type=positive, metavar="N", help="draw N of each prompt, or take the pictures that share one, and "
-                        "say what keeping the best gains")
-    parser.add_argument("--verifier", choices=tuple(figures.VERIFIERS), default="judge", help="who says which is best (default: judge)")
-    parser.add_argument("--world", choices=("clips", "roaming"), help="roaming: what leaves a clip comes in on the other side, as "
-                        "with the embedded SANA-Video (default: the prompts')")
+    parser.add_argument("--best-of", type=positive, metavar="N", help="draw N of each prompt, or take the pictures that "
+                        "share one, and say what keeping the best gains")
+    parser.add_argument("--verifier", choices=tuple(figures.VERIFIERS), default="judge",
+                        help="who says which is best (default: judge)")
+    parser.add_argument("--world", choices=("clips", "roaming"), help="roaming: what leaves a clip comes in on the other "
+                        "side, as with the embedded SANA-Video (default: the prompts')")
     parser.add_argument("--clip", type=Path, metavar="DIR", help="a CLIP's folder, for CLIP score, FID and KID")
     parser.add_argument("--preference", type=Path, metavar="DIR", help="a preference model that is a CLIP, as PickScore")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="pictures to measure FID and KID to; needs --clip")
     parser.add_argument("--device", default="cpu", help="of --clip and --preference: cpu, cuda (default: cpu)")
-    parser.add_argument("--server", metavar="URL", help="a ComfyUI that runs, with your models (default: one is started; its models "
-                        "are those of `serve`)")
-    parser.add_argument("--at-least", type=float, metavar="SHARE", help="exit status 1 where fewer pictures obey all of their prompt")
+    parser.add_argument("--server", metavar="URL", help="a ComfyUI that runs, with your models (default: one is started; "
+                        "its models are those of `serve`)")
+    parser.add_argument("--at-least", type=float, metavar="SHARE",
+                        help="exit status 1 where fewer pictures obey all of their prompt")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: output/evaluate/NAME")
     return parser
 
@@ -84,7 +88,8 @@ def evaluate(options):
         raise ValueError(f"--reference needs --clip: FID and KID are taken from its features. {clip.HAVE_ONE}")
     if options.best_of and options.verifier != "judge" and not getattr(options, options.verifier):
         raise ValueError(f"--verifier {options.verifier} needs --{options.verifier}. {clip.HAVE_ONE}")
-    models = {name: folder and clip.Clip(folder, options.device) for name, folder in (("clip", options.clip), ("preference", options.preference))}
+    folders = {"clip": options.clip, "preference": options.preference}
+    models = {name: folder and clip.Clip(folder, options.device) for name, folder in folders.items()}
     name = Path(options.workflow).stem if options.workflow else options.pictures.resolve().name
     output = options.output or ROOT / "output" / "evaluate" / name
     items, world = drawn(options, output) if options.workflow else (files.items(options.pictures)[: options.count], "clips")
@@ -106,8 +111,9 @@ def evaluate(options):
             features = np.array([row["features"] for row in group])
             found[title] |= {"CLIP-FID": distances.fid(features, reference), "CLIP-KID": distances.kid(features, reference)}
     if not any(set(table) - {"files", "judged"} for table in found.values()):
-        raise ValueError(f"nothing could be measured: no prompt is of the drawn world ({rows[0].get('not_judged', 'there are none')}). "
-                         f"With --clip there are CLIP scores. {clip.HAVE_ONE}")
+        why = rows[0].get("not_judged", "there are none")
+        raise ValueError(f"nothing could be measured: no prompt is of the drawn world ({why}). With --clip "
+                         f"there are CLIP scores. {clip.HAVE_ONE}")
     for line in table(found):
         print(line)
     write(output, options, found, groups, rows, items)
@@ -129,7 +135,8 @@ def drawn(options, output):
     nodes = evaluate_drawing.workflow(options.workflow)
     moving = evaluate_drawing.shows_clips(nodes)
     kinds = " ".join(node["class_type"] for node in nodes.values())
-    prompts, world = chosen_prompts(options.prompts or ("pictures" if not moving else "roaming" if "SanaVideo" in kinds else "clips"))
+    usual = "pictures" if not moving else "roaming" if "SanaVideo" in kinds else "clips"
+    prompts, world = chosen_prompts(options.prompts or usual)
     prompts = prompts[: options.count]
     wanted = evaluate_drawing.names(prompts, options.best_of or 1, moving)
     folder = output / "drawn"
@@ -181,16 +188,18 @@ def show(text, last):
 
 def table(found):
     """The figures as lines: a row a figure, a column a group."""
+    def cell(value):
+        return "" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+
     names = list(dict.fromkeys(name for group in found.values() for name in group))
     yield " " * 22 + "".join(f"{title:>22s}" for title in found)
     for name in names:
-        cells = (group.get(name) for group in found.values())
-        yield f"{name:22s}" + "".join("".rjust(22) if cell is None else f"{cell:22d}" if isinstance(cell, int) else f"{cell:22.3f}" for cell in cells)
+        yield f"{name:22s}" + "".join(f"{cell(group.get(name)):>22s}" for group in found.values())
 
 
 def write(output, options, found, groups, rows, items):
     """Figures, rows and contact sheet, in the output folder."""
-    said = {name: value for name, value in vars(options).items() if name in ("workflow", "prompts", "seed", "steps", "best_of", "verifier") and value is not None}
+    said = {name: getattr(options, name) for name in SAID if getattr(options, name) is not None}
     if "best_of" not in said:
         said.pop("verifier")
     lines = (json.dumps({name: value for name, value in row.items() if name != "features"}) for row in rows)
@@ -225,5 +234,5 @@ def small(frames):
 
 def encoded(pictures, kind):
     data = BytesIO()
-    pictures[0].save(data, kind, **({"save_all": True, "append_images": pictures[1:], "lossless": True} if kind == "WEBP" else {}))
+    pictures[0].save(data, kind, save_all=kind == "WEBP", append_images=pictures[1:], lossless=True)
     return data.getvalue()

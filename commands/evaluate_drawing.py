@@ -23,13 +23,13 @@ def workflow(name: str) -> dict:
     """A shipped workflow by its name, or the API form in a file. Raises FileNotFoundError, ValueError."""
     path = Path(name) if name.endswith(".json") else WORKFLOWS / "api" / f"{name}.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{name}: no such workflow. Give the name of a shipped one, as sana_quickstart, or a file that ComfyUI "
-                                "wrote by Export (API).")
+        raise FileNotFoundError(f"{name}: no such workflow. Give the name of a shipped one, as sana_quickstart, or a file "
+                                "that ComfyUI wrote by Export (API).")
     try:
         nodes = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: is not JSON ({error}).") from error
-    if not isinstance(nodes, dict) or not nodes or not all(isinstance(node, dict) and "class_type" in node for node in nodes.values()):
+    if not (isinstance(nodes, dict) and nodes and all(isinstance(n, dict) and "class_type" in n for n in nodes.values())):
         raise ValueError(f"{path}: is not a workflow in API form. In ComfyUI, choose Export (API).")
     return nodes
 
@@ -42,24 +42,28 @@ def with_frames_shown(nodes: dict) -> dict:
     """The workflow that shows the frames of its clip, or its picture, without loss and keeps no file.
 
     Raises ValueError where it saves more than one thing."""
-    kinds = next((kinds for kinds in (MOVING, ("SaveImage",), ("PreviewImage",)) if any(node["class_type"] in kinds for node in nodes.values())), ())
-    links = {tuple(node["inputs"]["images"]) for node in nodes.values() if node["class_type"] in kinds}
+    found = [{tuple(node["inputs"]["images"]) for node in nodes.values() if node["class_type"] in kinds}
+             for kinds in (MOVING, ("SaveImage",), ("PreviewImage",))]
+    links = next(filter(None, found), set())
     if len(links) != 1:
-        raise ValueError(f"the workflow saves {len(links)} different pictures or clips, and one is evaluated. Take the other Save nodes out.")
+        raise ValueError(f"the workflow saves {len(links)} different pictures or clips, and one is evaluated: have one Save "
+                         "node in it.")
     nodes = {key: node for key, node in nodes.items() if node["class_type"] not in KEEPING}
     return nodes | {"evaluate": {"class_type": "PreviewImage", "inputs": {"images": list(links.pop())}}}
 
 
 def names(prompts: list[str], best_of: int, clips: bool) -> list[tuple[int, int, str, str]]:
     """(number of the prompt, of the candidate, prompt, file name) of all that is to be drawn, first candidates first."""
-    return [(i, k, prompt, f"{i:04d}_{k}.{'mkv' if clips else 'png'}") for k in range(best_of) for i, prompt in enumerate(prompts)]
+    ending = "mkv" if clips else "png"
+    return [(i, k, prompt, f"{i:04d}_{k}.{ending}") for k in range(best_of) for i, prompt in enumerate(prompts)]
 
 
 def draw(client, nodes: dict, wanted: list, folder: Path, seed: int, steps: int | None, progress) -> None:
-    """Draw into a folder what is not there. wanted: as `names` gives it. progress: called with (prompt, ended) before and after each.
+    """Draw into a folder what is not there. wanted: as `names` gives it. progress: called with (prompt, ended) before and
+    after each.
 
-    Prompt i's candidate k has the seed seed + i + 1000 k. Raises ValueError where the folder is another run's, or the workflow has
-    no place for a prompt; Refused, Failed, OSError.
+    Prompt i's candidate k has the seed seed + i + 1000 k. Raises ValueError where the folder is another run's, or the
+    workflow has no place for a prompt; Refused, Failed, OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _same_run(folder, {"workflow": nodes, "seed": seed, "steps": steps}, {name: prompt for _, _, prompt, name in wanted})
@@ -101,7 +105,8 @@ def _same_run(folder, settings, prompts):
     told = [json.loads(line) for line in table.read_text("utf-8").splitlines()] if table.exists() else []
     told = {row["file_name"]: row["text"] for row in told}
     if before != settings or any(told.get(name, prompt) != prompt for name, prompt in prompts.items()):
-        raise ValueError(f"{folder}: what is there was drawn by another workflow, seed or prompts. Give another --output, or delete it.")
+        raise ValueError(f"{folder}: what is there was drawn by another workflow, seed or prompts. Give another "
+                         "--output, or delete it.")
     write_whole(path, json.dumps(settings).encode())
     lines = (json.dumps({"file_name": name, "text": prompt}) for name, prompt in sorted((told | prompts).items()))
     write_whole(table, ("\n".join(lines) + "\n").encode())

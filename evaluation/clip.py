@@ -56,8 +56,8 @@ class Clip:
         found = []
         for at in range(0, len(pictures), BATCH):
             eight_bits = [np.clip(np.asarray(one) * 255 + 0.5, 0, 255).astype(np.uint8) for one in pictures[at : at + BATCH]]
-            pixels = self.processor(eight_bits, return_tensors="pt", input_data_format="channels_last")["pixel_values"].to(self.device)
-            pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+            given = self.processor(eight_bits, return_tensors="pt", input_data_format="channels_last").to(self.device)
+            pooled = self.model.vision_model(pixel_values=given["pixel_values"]).pooler_output
             found.append(self.model.visual_projection(pooled))
         return _unit(torch.cat(found))
 
@@ -65,8 +65,9 @@ class Clip:
     def texts(self, prompts: list[str]) -> np.ndarray:
         """Features (N, D) of length 1, float64. What is longer than the CLIP reads, often 77 tokens, is cut off."""
         most = self.model.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(list(prompts), padding=True, truncation=True, max_length=most, return_tensors="pt").to(self.device)
-        pooled = self.model.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
+        given = self.tokenizer(list(prompts), padding=True, truncation=True, max_length=most, return_tensors="pt")
+        given = given.to(self.device)
+        pooled = self.model.text_model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).pooler_output
         return _unit(self.model.text_projection(pooled))
 
 
@@ -82,5 +83,6 @@ def scores(clip: Clip, pictures, prompts: list[str]) -> np.ndarray:
 
 
 def preferences(clip: Clip, pictures, prompts: list[str]) -> np.ndarray:
-    """What a preference model thinks of each picture: the cosine times the scale that the model has learnt (Kirstain et al. 2023)."""
+    """What a preference model thinks of each picture: the cosine times the scale that the model has learnt (Kirstain et al.
+    2023)."""
     return clip.scale * (clip.pictures(pictures) * clip.texts(prompts)).sum(1)

@@ -20,12 +20,14 @@ def fid(features: np.ndarray, others: np.ndarray) -> float:
 
     With fewer pictures than features it is too large. Raises ValueError as `_checked`."""
     features, others = _checked(features, others)
-    return frechet(*(value for one in (features, others) for value in (one.mean(0), np.atleast_2d(np.cov(one, rowvar=False)))))
+    covariance, other_covariance = (np.atleast_2d(np.cov(one, rowvar=False)) for one in (features, others))
+    return frechet(features.mean(0), covariance, others.mean(0), other_covariance)
 
 
 def kid(features: np.ndarray, others: np.ndarray) -> float:
-    """Kernel distance: the squared maximum mean discrepancy under the kernel (x.y / D + 1)^3, unbiased, over all pictures at once
-    and not over subsets (Binkowski et al. 2018). May be below 0 where the two are alike. Raises ValueError as `_checked`."""
+    """Kernel distance: the squared maximum mean discrepancy under the kernel (x.y / D + 1)^3, unbiased, over all pictures
+    at once and not over subsets (Binkowski et al. 2018). May be below 0 where the two are alike. Raises ValueError as
+    `_checked`."""
     features, others = _checked(features, others)
 
     def kernel(a, b):
@@ -41,5 +43,6 @@ def kid(features: np.ndarray, others: np.ndarray) -> float:
 def _checked(features, others):
     features, others = (np.asarray(one, dtype=np.float64) for one in (features, others))
     if features.ndim != 2 or others.ndim != 2 or features.shape[1] != others.shape[1] or min(len(features), len(others)) < 2:
-        raise ValueError(f"expected features (N, D) and (M, D) of two pictures or more each, found {features.shape} and {others.shape}")
+        raise ValueError(f"expected features (N, D) and (M, D) of two pictures or more each, found {features.shape} and "
+                         f"{others.shape}")
     return features, others

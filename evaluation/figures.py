@@ -15,8 +15,8 @@ VERIFIERS = {"judge": "judge_score", "clip": "clip_score", "preference": "prefer
 
 
 def measured(item: Item, world: str = "clips", clip=None, preference=None) -> dict:
-    """A row of figures on one picture or clip: file, prompt, and what applies of obeys and judge_score (prompts of the drawn world),
-    clip_score, preference, features (of a clip's middle frame), motion (three frames or more).
+    """A row of figures on one picture or clip: file, prompt, and what applies of obeys and judge_score (prompts of the
+    drawn world), clip_score, preference, features (of a clip's middle frame), motion (three frames or more).
 
     clip, preference: `clip.Clip`s. Raises ValueError for a file that cannot be read.
     """
@@ -40,9 +40,11 @@ def measured(item: Item, world: str = "clips", clip=None, preference=None) -> di
 
 
 def chosen(rows: list[dict], verifier: str, best_of: int | None = None) -> tuple[list[dict], list[dict]]:
-    """(the first, the best) of the rows of each prompt, of its first `best_of` ones. verifier: of VERIFIERS. Of equal ones the first.
+    """(the first, the best) of the rows of each prompt, of its first `best_of` ones. verifier: of VERIFIERS. Of equal ones
+    the first.
 
-    Raises ValueError where a prompt has fewer, or the verifier could not say anything."""
+    Raises ValueError where a prompt has fewer, or the verifier could not say anything.
+    """
     by_prompt = {}
     for row in rows:
         by_prompt.setdefault(row["prompt"], []).append(row)
@@ -51,7 +53,8 @@ def chosen(rows: list[dict], verifier: str, best_of: int | None = None) -> tuple
         if best_of and len(group) < best_of:
             raise ValueError(f"{prompt!r} has {len(group)} pictures, and the best of {best_of} was asked for.")
         if missing := [row for row in group if key not in row]:
-            raise ValueError(f"{missing[0]['file']}: the verifier {verifier} cannot judge it. {missing[0].get('not_judged', 'It needs its folder.')}")
+            why = missing[0].get("not_judged", "It needs its folder, and a prompt.")
+            raise ValueError(f"{missing[0]['file']}: the verifier {verifier} cannot judge it. {why}")
     groups = [group[:best_of] for group in by_prompt.values()]
     return [group[0] for group in groups], [max(group, key=lambda row: row[key]) for group in groups]
 
@@ -65,7 +68,8 @@ def together(rows: list[dict]) -> dict[str, float]:
             values.setdefault(name, []).append(right)
         if "obeys" in row:
             values.setdefault("all", []).append(all(row["obeys"].values()))
-        for name, value in ({key: row[key] for key in ("clip_score", "preference") if key in row} | row.get("motion", {})).items():
+        scores = {name: row[name] for name in ("clip_score", "preference") if name in row}
+        for name, value in (scores | row.get("motion", {})).items():
             values.setdefault(name, []).append(value)
     for name in ("all", "clip_score", "preference"):  # behind what they sum up
         if name in values:

@@ -20,8 +20,9 @@ class Item:
 
 
 def items(folder: Path) -> list[Item]:
-    """The pictures and clips of a folder, by name, not those of folders in it. A prompt comes from metadata.jsonl (file_name, and
-    text or prompt), else from the .txt of the same name, else from what ComfyUI keeps in its pictures; None where there is none.
+    """The pictures and clips of a folder, by name, not those of folders in it. A prompt comes from metadata.jsonl
+    (file_name, and text or prompt), else from the .txt of the same name, else from what ComfyUI keeps in its pictures; None
+    where there is none.
 
     Raises FileNotFoundError where there is nothing, ValueError for a broken metadata.jsonl.
     """
@@ -29,23 +30,24 @@ def items(folder: Path) -> list[Item]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder. Give the folder that the pictures or clips lie in.")
     told = _told(folder / METADATA)
-    found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES + VIDEOS and not path.name.startswith(".")]
+    found = [path for path in sorted(folder.iterdir())
+             if path.suffix.lower() in PICTURES + VIDEOS and not path.name.startswith(".")]
     if not found:
         raise FileNotFoundError(f"{folder}: no picture or clip is in it. It may have {', '.join(PICTURES + VIDEOS)}.")
     return [Item(path, told.get(path.name) or _beside(path) or _within(path)) for path in found]
 
 
-def frames(path: Path, most: int | None = None) -> np.ndarray:
-    """(T, H, W, 3) float32 in [0, 1] of a picture, T = 1, or a clip. most: frames, from the first on. Raises ValueError for a file
-    that cannot be read."""
+def frames(path: Path) -> np.ndarray:
+    """(T, H, W, 3) float32 in [0, 1] of a picture, T = 1, or a clip. Raises ValueError for
+    a file that cannot be read."""
     try:
         if path.suffix.lower() in VIDEOS:
             import av  # comes with ComfyUI
             with av.open(str(path)) as file:
-                read = [frame.to_ndarray(format="rgb24") for frame, _ in zip(file.decode(video=0), range(most or 10**9))]
+                read = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
         else:
             with Image.open(path) as file:
-                read = [np.array(frame.convert("RGB")) for frame, _ in zip(ImageSequence.Iterator(file), range(most or 10**9))]
+                read = [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(file)]
     except (OSError, ValueError) as error:  # Pillow's and PyAV's are either
         raise ValueError(f"{path}: cannot be read ({error}). Take it out of the folder, or write it anew.") from error
     if not read:
@@ -64,7 +66,8 @@ def _told(path):
                 row = json.loads(line)
                 told[row["file_name"]] = row.get("text") or row.get("prompt")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{path}, line {number}: expected JSON with file_name, and text or prompt, found {line[:80]!r}.") from error
+                raise ValueError(f"{path}, line {number}: expected JSON with file_name, and text or prompt, found "
+                                 f"{line[:80]!r}.") from error
     return told
 
 
@@ -80,7 +83,8 @@ def _within(path):
     try:
         with Image.open(path) as file:
             nodes = json.loads(getattr(file, "text", {}).get("prompt", "{}"))
-        texts = {_text(nodes, node["inputs"]["positive"], len(nodes)) for node in nodes.values() if "positive" in node["inputs"]} - {None}
+        links = [node["inputs"]["positive"] for node in nodes.values() if "positive" in node["inputs"]]
+        texts = {_text(nodes, link, len(nodes)) for link in links} - {None}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return texts.pop() if len(texts) == 1 else None

@@ -7,10 +7,10 @@ import numpy as np
 def motion(frames: np.ndarray) -> dict[str, float]:
     """Measures of frames (T, H, W, 3) in [0, 1], three or more. The first three are in steps of 8 bits, of 255:
 
-    motion: mean absolute change from frame to frame. flicker: mean absolute second difference, which a steady change leaves at 0.
-    trembling: change of the pixel in the middle, when pixels are ordered by how much they change: what trembles where, in a
-    clip that moves in less than half of the picture, is still. consistency: mean correlation of a frame with the next, at most
-    1, and 1 where both are flat and alike.
+    motion: mean absolute change from frame to frame. flicker: mean absolute second difference, which a steady change leaves
+    at 0. trembling: change of the pixel in the middle, when pixels are ordered by how much they change: what trembles
+    where, in a clip that moves in less than half of the picture, is still. consistency: mean correlation of a frame with
+    the next, at most 1, and 1 where both are flat and alike.
 
     Raises ValueError for another shape.
     """

@@ -1,4 +1,5 @@
-"""The best of several pictures of one prompt, by the judge of the embedded models or by a CLIP: more drawing for a better result."""
+"""The best of several pictures of one prompt, by the judge of the embedded models or by a CLIP: more drawing for a better
+result."""
 
 from __future__ import annotations
 
@@ -24,14 +25,15 @@ def clip_folders() -> list[str]:
 def best_of(images: torch.Tensor, prompt: str, verifier: str, clip_folder: str = NO_FOLDER, keep: int = 1):
     """(the best `keep` of images, best first; the scores as text, a line a picture; the number of the best, from 0).
 
-    images: an IMAGE (N, H, W, 3) in [0, 1]. Of equal scores the first wins. Raises ValueError for a prompt that the judge cannot
-    read, a CLIP that is not there, pictures that are not finite, and a `keep` beyond N.
+    images: an IMAGE (N, H, W, 3) in [0, 1]. Of equal scores the first wins. Raises ValueError for a prompt that the judge
+    cannot read, a CLIP that is not there, pictures that are not finite, and a `keep` beyond N.
     """
     if not 1 <= keep <= len(images):
-        raise ValueError(f"keep is {keep}, and there are {len(images)} pictures to choose from: choose 1 to {len(images)}, or draw more at "
-                         "once (batch_size of the empty latent).")
+        raise ValueError(f"keep is {keep}, and there are {len(images)} pictures to choose from: choose 1 to {len(images)}, "
+                         "or draw more at once (batch_size of the empty latent).")
     if not prompt.strip():
-        raise ValueError("The prompt is empty, so no picture suits it better than another. Give Best of N the prompt that was drawn.")
+        raise ValueError("The prompt is empty, so no picture suits it better than another. Give Best of N the prompt that "
+                         "was drawn.")
     if not torch.isfinite(images).all():
         raise ValueError("A picture holds values that are not finite (NaN): it was broken before Best of N.")
     pictures = images[..., :3].float().cpu().numpy()
@@ -44,7 +46,8 @@ def best_of(images: torch.Tensor, prompt: str, verifier: str, clip_folder: str =
 def _judged(pictures, prompt):
     wanted = words.read(prompt)
     if wanted.direction:
-        raise ValueError("The prompt asks for a motion, and Best of N judges pictures one by one. Take the direction out of its prompt.")
+        raise ValueError("The prompt asks for a motion, and Best of N judges pictures one by one. Take the direction out "
+                         "of its prompt.")
     return [obedience.score(picture[None], wanted) for picture in pictures]
 
 
@@ -52,7 +55,8 @@ def _by_clip(pictures, prompt, name):
     folders = _folders()
     if name not in folders:
         there = f"there are {', '.join(sorted(folders))}" if folders else "there is none yet"
-        raise ValueError(f"clip_folder is {name!r}, and the verifier CLIP needs one in models/clip_vision; {there}. {clips.HAVE_ONE}")
+        raise ValueError(f"clip_folder is {name!r}, and the verifier CLIP needs one in models/clip_vision; {there}. "
+                         f"{clips.HAVE_ONE}")
     clip = clips.Clip(folders[name])
     device = mm.get_torch_device()
     mm.free_memory(sum(weight.nbytes for weight in clip.model.parameters()), device)  # it is here for this one call alone

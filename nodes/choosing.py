@@ -13,7 +13,8 @@ class BestOfN(io.ComfyNode):
     def define_schema(cls):
         return schema(
             node_id="SanaCogBestOfN", display_name="Best of N (Sana + CogVideoX)", category="Sana/pictures",
-            description="Keeps, of several pictures of one prompt, those that a verifier likes best: draw four at once, keep one.",
+            description="Keeps, of several pictures of one prompt, those that a verifier likes best: draw four at once, "
+                        "keep one.",
             search_aliases=["inference time scaling", "select best image", "clip score", "rank", "verifier", "batch"],
             inputs=[
                 io.Image.Input("images", tooltip="Pictures of one prompt: those of a batch."),

@@ -60,8 +60,8 @@ def judge(picture: np.ndarray) -> Verdict:
 
 
 class Fit(NamedTuple):
-    """The canonical mask that lies best over a soft mask. shape: None where even that lies badly; x, y, radius of its circle, in
-    grid cells."""
+    """The canonical mask that lies best over a soft mask. shape: None where even that lies badly; x, y, radius of its
+    circle, in grid cells."""
 
     shape: str | None
     overlap: float
@@ -139,8 +139,8 @@ def _cut_out(small: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarr
 
 def edge_colour(small: np.ndarray) -> np.ndarray:
     """The (3,) median colour along the edge of an averaged picture."""
-    edge = np.concatenate([small[:2].reshape(-1, 3), small[-2:].reshape(-1, 3), small[:, :2].reshape(-1, 3), small[:, -2:].reshape(-1, 3)])
-    return np.median(edge, axis=0)
+    sides = small[:2], small[-2:], small[:, :2], small[:, -2:]
+    return np.median(np.concatenate([side.reshape(-1, 3) for side in sides]), axis=0)
 
 
 def _shrink(picture: np.ndarray) -> np.ndarray:

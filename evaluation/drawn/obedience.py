@@ -13,11 +13,12 @@ WORLDS = ("pictures", "clips", "roaming")  # in the last, what leaves a clip on 
 
 
 def obeys(frames: np.ndarray, wanted: Wanted, world: str = "pictures") -> dict[str, bool]:
-    """What of a prompt a picture or clip shows. frames: (T, H, W, 3) in [0, 1], one for a picture, of at least 64 pixels a side.
+    """What of a prompt a picture or clip shows. frames: (T, H, W, 3) in [0, 1], one for a picture, of at least 64 pixels a
+    side.
 
     -> {attribute: whether it is right}, those that the prompt names: background; colour, shape, size and place of a single
-    shape; colours, shapes and relation of two; count of several; direction in a clip. In "roaming" shapes are not judged, as a
-    shape on the picture's edge has none. Raises ValueError for a prompt and frames that do not go together.
+    shape; colours, shapes and relation of two; count of several; direction in a clip. In "roaming" shapes are not judged,
+    as a shape on the picture's edge has none. Raises ValueError for a prompt and frames that do not go together.
     """
     if wanted.direction and len(frames) < 2:
         raise ValueError("the prompt asks for a motion, and there is one frame: give clips, not pictures")
@@ -33,15 +34,16 @@ def obeys(frames: np.ndarray, wanted: Wanted, world: str = "pictures") -> dict[s
         right = [one for one in found if (one.colour, one.shape) == (thing.colour, thing.shape)]
         return {"background": background == wanted.background, "count": len(right) == len(found) == thing.count}
     verdict = judge(frames[0])
-    asked = {"colour": thing.colour, "shape": thing.shape, "background": wanted.background, "size": thing.size, "place": wanted.place}
+    asked = {"colour": thing.colour, "shape": thing.shape, "background": wanted.background, "size": thing.size,
+             "place": wanted.place}
     return {name: getattr(verdict, name) == value for name, value in asked.items() if value is not None}
 
 
 def _clip(frames, wanted, world):
     thing = wanted.things[0]
     if world == "roaming":
-        scene = [shapes.COLOURS.index(thing.colour), shapes.SHAPES.index(thing.shape), shapes.COLOURS.index(wanted.background),
-                 DIRECTIONS.index(wanted.direction)]
+        scene = [shapes.COLOURS.index(thing.colour), shapes.SHAPES.index(thing.shape),
+                 shapes.COLOURS.index(wanted.background), DIRECTIONS.index(wanted.direction)]
         return {name: bool(seen[0]) for name, seen in roaming.agreement([frames], [scene]).items()}
     verdict = clip_judge.judge_clip(frames)
     asked = {"colour": thing.colour, "shape": thing.shape, "background": wanted.background, "direction": wanted.direction}
@@ -66,8 +68,9 @@ def _relation(first, second):
 
 
 def score(frames: np.ndarray, wanted: Wanted, world: str = "pictures") -> float:
-    """How well a picture or clip obeys, in [0, 1], for choosing among several: the share of attributes that are right; of equal
-    ones, the picture whose shape lies better under its canonical mask."""
+    """How well a picture or clip obeys, in [0, 1], for choosing among several: the share of attributes that are right; of
+    equal ones, the picture whose shape lies better under its canonical mask."""
     right = list(obeys(frames, wanted, world).values())
-    overlap = judge(frames[0]).overlap if len(frames) == 1 and len(wanted.things) == 1 and wanted.things[0].count == 1 else 0.0
+    single = len(frames) == 1 and not wanted.relation and wanted.things[0].count == 1
+    overlap = judge(frames[0]).overlap if single else 0.0
     return (sum(right) + overlap) / (len(right) + 1)

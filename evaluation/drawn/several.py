@@ -9,7 +9,7 @@ from scipy import ndimage
 from . import judge, shapes
 
 LEAST = 0.005  # share of the picture that a body covers at least
-CORE = 0.25    # and of its cells that have only their own colour around them, at least: the seam where two colours mix has few
+CORE = 0.25    # and of its cells that have only their own colour around them: the seam where two colours mix has few
 
 
 class Thing(NamedTuple):

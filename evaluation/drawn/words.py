@@ -26,8 +26,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a prompt asks for; None is what it leaves open. place is that of the only shape; relation tells where the first of
-    two is from the second; direction is of `clips`."""
+    """What a prompt asks for; None is what it leaves open. place is that of the only shape; relation tells where the first
+    of two is from the second; direction is of `clips`."""
 
     things: tuple[Asked, ...]
     background: str
@@ -60,8 +60,9 @@ def read(prompt: str) -> Wanted:
     background, relation, direction = (pattern.search(text) for pattern in (_BACKGROUND, _RELATION, _DIRECTION))
     if not background or not 1 <= len(things) <= 2 or (len(things) == 2) != bool(relation):
         raise ValueError(f"{prompt!r} is no prompt that the judge of the embedded models can judge by. It reads those like "
-                         f"'{shapes.plain_prompt((0, 0, 2, 0, 0))}', 'a red circle left of a blue square on a white background' and "
-                         f"'three red circles on a white background': colours {', '.join(shapes.COLOURS)}, shapes {', '.join(shapes.SHAPES)}.")
+                         f"'{shapes.plain_prompt((0, 0, 2, 0, 0))}', 'a red circle left of a blue square on a white "
+                         "background' and 'three red circles on a white background': colours "
+                         f"{', '.join(shapes.COLOURS)}, shapes {', '.join(shapes.SHAPES)}.")
     place = _PLACE.search(text) if not direction and not relation else None
     return Wanted(things, background[1], place and _PLACES[place[1]], relation and RELATIONS[relation[1]],
                   direction and _DIRECTIONS[direction[1]])
@@ -72,7 +73,8 @@ def read(prompt: str) -> Wanted:
 
 def two_shapes(count: int = 64) -> list[str]:
     """Prompts of two shapes of the four main ones, of different colours and shapes, each relation equally often."""
-    colours, kinds, relations = shapes.COLOURS, shapes.SHAPES[: shapes.MAIN_SHAPES], ("left of", "right of", "above", "below")
+    colours, kinds = shapes.COLOURS, shapes.SHAPES[: shapes.MAIN_SHAPES]
+    relations = ("left of", "right of", "above", "below")
     prompts = []
     for i in range(count):
         turn = i // len(kinds)
@@ -90,7 +92,8 @@ def counting(count: int = 48) -> list[str]:
     for i in range(count):
         number, turn = ("one", "two", "three")[i % 3], i // 3
         colour, paper = colours[(3 * turn + i % 3) % len(colours)], colours[(3 * turn + i % 3 + 2 + turn % 5) % len(colours)]
-        prompts.append(f"{number} {colour} {kinds[turn % len(kinds)]}{'s' * (i % 3 > 0)} on {_article(paper)} {paper} background")
+        kind = kinds[turn % len(kinds)] + "s" * (i % 3 > 0)
+        prompts.append(f"{number} {colour} {kind} on {_article(paper)} {paper} background")
     return prompts
 
 

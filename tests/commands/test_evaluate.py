@@ -43,7 +43,8 @@ def report(output):
 def test_a_folder(pictures, tmp_path, capsys):
     assert evaluate.main(["--pictures", str(pictures), "--output", str(tmp_path / "out")]) == 0
     found = report(tmp_path / "out")["figures"]["all"]
-    assert found == {"files": 4, "judged": 4, "colour": 0.75, "shape": 1, "background": 1, "size": 1, "place": 1, "all": 0.75}
+    assert found == {"files": 4, "judged": 4, "colour": 0.75, "shape": 1, "background": 1, "size": 1, "place": 1,
+                     "all": 0.75}
     assert "colour                                 0.750" in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     assert [all(row["obeys"].values()) for row in rows] == [False, True, True, True]
@@ -56,18 +57,21 @@ def test_the_best_of_a_folder(pictures, tmp_path, capsys):
     assert evaluate.main([*arguments, "--best-of", "2"]) == 0
     found = report(tmp_path / "out")
     assert [group["all"] for group in found["figures"].values()] == [0.5, 1.0] and found["options"]["verifier"] == "judge"
-    assert evaluate.main([*arguments, "--best-of", "3"]) == 2 and "has 2 pictures, and the best of 3" in capsys.readouterr().err
+    assert evaluate.main([*arguments, "--best-of", "3"]) == 2
+    assert "has 2 pictures, and the best of 3" in capsys.readouterr().err
 
 
 def test_scores_and_distances_by_a_clip(pictures, tmp_path):
-    folder, reference = clip_folder.make(tmp_path / "clip"), folder_of(tmp_path / "reference", [RED, [3, 1, 0, 1, 2], GREEN], ["", "", ""])
-    assert evaluate.main(["--pictures", str(pictures), "--reference", str(reference), "--clip", str(folder), "--preference", str(folder),
-                          "--output", str(tmp_path / "out")]) == 0
+    folder = clip_folder.make(tmp_path / "clip")
+    reference = folder_of(tmp_path / "reference", [RED, [3, 1, 0, 1, 2], GREEN], ["", "", ""])
+    assert evaluate.main(["--pictures", str(pictures), "--reference", str(reference), "--clip", str(folder), "--preference",
+                          str(folder), "--output", str(tmp_path / "out")]) == 0
     found, ours = report(tmp_path / "out")["figures"]["all"], Clip(folder)
     one, other = ([files.frames(item.path)[0] for item in files.items(place)] for place in (pictures, reference))
     texts = ours.texts([item.prompt for item in files.items(pictures)])
     cosine = float((ours.pictures(one) * texts).sum(1).mean())
-    assert found["clip_score"] == pytest.approx(100 * cosine, abs=1e-3) and found["preference"] == pytest.approx(ours.scale * cosine, abs=1e-3)
+    assert found["clip_score"] == pytest.approx(100 * cosine, abs=1e-3)
+    assert found["preference"] == pytest.approx(ours.scale * cosine, abs=1e-3)
     assert found["CLIP-FID"] == pytest.approx(distances.fid(ours.pictures(one), ours.pictures(other)), rel=1e-4)
     assert found["CLIP-KID"] == pytest.approx(distances.kid(ours.pictures(one), ours.pictures(other)), rel=1e-4)
 
@@ -161,7 +165,8 @@ def test_clips_keep_every_bit(tmp_path):
 
 def test_what_a_workflow_shows():
     best = evaluate_drawing.with_frames_shown(shipped("sana_best_of_n"))  # its previews show all four
-    assert best["evaluate"]["inputs"]["images"][0] == next(key for key, node in best.items() if node["class_type"] == "SanaCogBestOfN")
+    node = next(key for key, node in best.items() if node["class_type"] == "SanaCogBestOfN")
+    assert best["evaluate"]["inputs"]["images"] == [node, 0]
     clip = evaluate_drawing.with_frames_shown(shipped("sana_to_cogvideox"))
     assert [node["class_type"] for node in clip.values()].count("PreviewImage") == 1
     assert not any(node["class_type"].startswith(("Save", "CreateVideo")) for node in clip.values())

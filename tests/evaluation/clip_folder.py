@@ -15,12 +15,13 @@ def make(folder):
     vocabulary = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    CLIPTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=24).save_pretrained(folder)
+    tokenizer = CLIPTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"), model_max_length=24)
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(2)
     small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     CLIPModel(CLIPConfig(
-        text_config={**small, "vocab_size": len(vocabulary), "max_position_embeddings": 24, "bos_token_id": 0, "eos_token_id": 1,
-                     "pad_token_id": 1},
+        text_config={**small, "vocab_size": len(vocabulary), "max_position_embeddings": 24, "bos_token_id": 0,
+                     "eos_token_id": 1, "pad_token_id": 1},
         vision_config={**small, "image_size": SIDE, "patch_size": 8}, projection_dim=16)).save_pretrained(folder)
     CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_mean=MEAN,
                        image_std=DEVIATION).save_pretrained(folder)

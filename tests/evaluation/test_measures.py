@@ -29,7 +29,8 @@ def test_fid_beside_the_root_of_a_matrix():
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=(50, 8)) @ rng.normal(size=(8, 8)), rng.normal(size=(40, 8)) + 0.3
     covariances = [np.cov(a, rowvar=False) for a in (one, other)]
-    wanted = ((one.mean(0) - other.mean(0)) ** 2).sum() + np.trace(sum(covariances) - 2 * scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real)
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+    wanted = ((one.mean(0) - other.mean(0)) ** 2).sum() + np.trace(sum(covariances) - 2 * root)
     assert distances.fid(one, other) == pytest.approx(wanted, rel=1e-9)
 
 
@@ -44,7 +45,8 @@ def test_kid_beside_sums_over_pairs():
         pairs = [kernel(x, y) for i, x in enumerate(a) for j, y in enumerate(b) if not (same and i == j)]
         return sum(pairs) / len(pairs)
 
-    assert distances.kid(one, other) == pytest.approx(mean(one, one, True) + mean(other, other, True) - 2 * mean(one, other, False), rel=1e-12)
+    wanted = mean(one, one, True) + mean(other, other, True) - 2 * mean(one, other, False)
+    assert distances.kid(one, other) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_too_few_or_other_features_are_said():
@@ -57,7 +59,7 @@ def test_too_few_or_other_features_are_said():
 def test_a_steady_fade_moves_and_does_not_flicker():
     fade = np.linspace(0.2, 0.6, 5)[:, None, None, None] * np.ones((5, 8, 8, 3))
     found = motion(fade)
-    assert found == pytest.approx({"motion": 25.5, "flicker": 0, "trembling": 25.5, "consistency": 0}, abs=1e-9)  # flat and not alike
+    assert found == pytest.approx({"motion": 25.5, "flicker": 0, "trembling": 25.5, "consistency": 0}, abs=1e-9)  # flat, unlike
     still = motion(np.full((4, 8, 8, 3), 0.5))
     assert still == pytest.approx({"motion": 0, "flicker": 0, "trembling": 0, "consistency": 1}, abs=1e-12)
 

@@ -1,5 +1,5 @@
-"""Prompts read back from their words, and what pictures of several shapes show. Pictures are drawn here by signed distances, with
-the scene that they were drawn of as the reference."""
+"""Prompts read back from their words, and what pictures of several shapes show. Pictures are drawn here by signed
+distances, with the scene that they were drawn of as the reference."""
 
 import random
 
@@ -17,8 +17,9 @@ def canvas(background, things, side=128):
     picture = shapes.RGB[shapes.COLOURS.index(background)][:, None, None].expand(3, side, side)
     for colour, shape, *place in things:
         x, y, radius = (value * side / 256 for value in place)
-        distance = shapes.distances(torch.tensor([shapes.SHAPES.index(shape)]), torch.tensor([[x, y]]), torch.tensor([radius]), side)
-        picture = torch.lerp(picture, shapes.RGB[shapes.COLOURS.index(colour)][:, None, None], (0.5 - distance[0]).clamp(0, 1))
+        kind, ink = torch.tensor([shapes.SHAPES.index(shape)]), shapes.RGB[shapes.COLOURS.index(colour)][:, None, None]
+        distance = shapes.distances(kind, torch.tensor([[x, y]]), torch.tensor([radius]), side)
+        picture = torch.lerp(picture, ink, (0.5 - distance[0]).clamp(0, 1))
     return picture.permute(1, 2, 0).numpy()
 
 
@@ -42,8 +43,9 @@ def test_two_shapes_and_numbers_are_read():
     assert read("three orange crosses on a black background") == Wanted((Asked("orange", "cross", None, 3),), "black")
 
 
-@pytest.mark.parametrize("prompt", ["a cat on a sofa", "", "a red circle", "a red circle and a blue square on a white background",
-                                    "a red circle left of a blue square left of a green ring on a white background"])
+@pytest.mark.parametrize("prompt", [
+    "a cat on a sofa", "", "a red circle", "a red circle and a blue square on a white background",
+    "a red circle left of a blue square left of a green ring on a white background"])
 def test_what_cannot_be_judged_is_said(prompt):
     with pytest.raises(ValueError, match="no prompt that the judge of the embedded models"):
         read(prompt)
@@ -89,29 +91,32 @@ def test_counting():
             if thing.count > 1:
                 assert obedience.obeys(frames, wanted) == {"background": True, "count": number == thing.count}, prompt
     background, found = several.things(canvas("white", [("red", "circle", 64, 64, 40), ("orange", "star", 190, 190, 50)]))
-    assert background == "white" and {(thing.colour, thing.shape) for thing in found} == {("red", "circle"), ("orange", "star")}
+    assert background == "white"
+    assert {(thing.colour, thing.shape) for thing in found} == {("red", "circle"), ("orange", "star")}
     assert [round(value * 256) for value in found[0].centre] == [64, 64]
     wrong = canvas("white", [("red", "circle", 64, 64, 36), ("red", "square", 190, 190, 36)])[None]
     assert not obedience.obeys(wrong, read("two red circles on a white background"))["count"]
-    one_more = canvas("white", [("red", "circle", 64, 64, 36), ("red", "circle", 190, 190, 36), ("blue", "square", 64, 190, 36)])[None]
+    two_circles = [("red", "circle", 64, 64, 36), ("red", "circle", 190, 190, 36)]
+    one_more = canvas("white", [*two_circles, ("blue", "square", 64, 190, 36)])[None]
     assert not obedience.obeys(one_more, read("two red circles on a white background"))["count"]
 
 
 @pytest.mark.parametrize("background, ink, shape, other", [
     ("black", "yellow", "ring", "white"), ("red", "yellow", "square", "purple"), ("white", "black", "ring", "orange")])
 def test_soft_outlines_are_no_shapes(background, ink, shape, other):
-    """As a small autoencoder draws them, blurred by six pixels of 256: the colours between ink and paper look like others of the
-    table."""
-    picture = ndimage.gaussian_filter(canvas(background, [(ink, shape, 64, 64, 40), (other, "circle", 186, 186, 44)]), (3, 3, 0))
-    found = several.things(picture)
-    assert found[0] == background and {(thing.colour, thing.shape) for thing in found[1]} == {(ink, shape), (other, "circle")}
+    """As a small autoencoder draws them, blurred by six pixels of 256: the colours between ink and paper look like others
+    of the table."""
+    picture = canvas(background, [(ink, shape, 64, 64, 40), (other, "circle", 186, 186, 44)])
+    told, found = several.things(ndimage.gaussian_filter(picture, (3, 3, 0)))
+    assert told == background and {(thing.colour, thing.shape) for thing in found} == {(ink, shape), (other, "circle")}
 
 
 def test_a_single_shape_is_judged_by_what_the_prompt_names():
     frames = canvas("blue", [("red", "circle", 82, 128, 76)])[None]
     everything = obedience.obeys(frames, read("a large red circle on the left on a blue background"))
     assert everything == dict.fromkeys(("colour", "shape", "background", "size", "place"), True)
-    assert obedience.obeys(frames, read("a red square on a white background")) == {"colour": True, "shape": False, "background": False}
+    assert obedience.obeys(frames, read("a red square on a white background")) == {
+        "colour": True, "shape": False, "background": False}
 
 
 def test_the_score_counts_attributes_before_outlines():
