@@ -38,7 +38,8 @@ def parser():
         prog="run.py evaluate", description="Measure pictures or clips: whether they obey their prompts (drawn world of the "
         "embedded models), CLIP score, a preference model's opinion, FID and KID to other pictures, and how clips move. "
         "Writes evaluation.json, rows.jsonl, a line a file, and contact_sheet.png. Run again, it goes on where it "
-        "stopped. Exit status: 0, 1 below --at-least, 2 it could not be done.", epilog="docs/evaluation.md says what the figures mean.")
+        "stopped. Exit status: 0, 1 below --at-least, 2 it could not be done.",
+        epilog="docs/evaluation.md says what the figures mean.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--workflow", metavar="NAME|FILE",
                       help="draw with it: a shipped workflow's name, or a file of yours in API form")
