@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from . import t5, video_transformer
-from ...evaluation.drawn import clips
 from . import video_autoencoder as vae
 from .loop import Fit, contact_sheet
 from .recipe import Recipe, half, read_file, whole, write_chapter
+from ...evaluation.drawn import clips
 
 CLIPS = 2048  # cached for each of the two transformers
 GATE = 0.98  # share of reconstructions with the right colours, and with the right direction

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from . import controlnet, gemma, transformer
-from ...evaluation.drawn import judge, shapes
 from .autoencoder import LATENT_SCALE, to_numpy
 from .loop import Fit, contact_sheet, loss_curve
 from .recipe import Recipe, half, read_file, write_chapter
 from .sana import load_models
+from ...evaluation.drawn import judge, shapes
 
 PICTURES = 1024
 RANK = 16

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from . import autoencoder, gemma, transformer
-from ...evaluation.drawn import shapes
 from .loop import Fit, contact_sheet
 from .recipe import Recipe, half, read_file, whole, write_chapter
+from ...evaluation.drawn import shapes
 from ...sana_core import checkpoint
 
 PICTURES = 5120  # cached for the transformer

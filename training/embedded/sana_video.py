@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from . import cogvideox, gemma, sana
-from ...evaluation.drawn import clips, roaming
 from . import sana_video_transformer as transformer
 from . import video_autoencoder as vae
 from .cogvideox import side_by_side
 from .loop import Fit
 from .recipe import Recipe, half, read_file, whole, write_chapter
+from ...evaluation.drawn import clips, roaming
 from ...sana_core.video_checkpoint import from_canonical, to_canonical
 
 CLIPS = 3072  # cached for the transformer

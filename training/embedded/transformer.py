@@ -11,8 +11,8 @@ from torch import nn
 from tqdm import tqdm
 
 from . import gemma
-from ...evaluation.drawn import judge, shapes
 from .autoencoder import LATENT_SCALE, to_numpy
+from ...evaluation.drawn import judge, shapes
 from ...sana_core.config import SanaParams
 from ...sana_core.transformer import SanaTransformer
 

@@ -11,8 +11,8 @@ from torch import nn
 from tqdm import tqdm
 
 from . import t5
-from ...evaluation.drawn import clip_judge, clips
 from . import video_autoencoder as vae
+from ...evaluation.drawn import clip_judge, clips
 from ...cogvideo_core import schedule
 from ...cogvideo_core.config import CogVideoParams
 from ...cogvideo_core.transformer import CogVideoTransformer
