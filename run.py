@@ -5,6 +5,7 @@ python run.py serve      ComfyUI in the browser with this pack in it   (more arg
 python run.py app        a web page that draws, with ComfyUI behind it   (app --help: address, password, a Space)
 python run.py test       the whole test suite   (more arguments go to pytest; --slow: the slow tests too)
 python run.py bench      the figures in bench/results   (bench --help)
+python run.py evaluate   how well a model draws: prompts obeyed, CLIP score, FID, motion   (evaluate --help)
 python run.py dataset    look through pictures or clips to train on: faults, captions, sizes   (dataset --help)
 python run.py train      train a LoRA, all weights or a ControlNet on files of yours   (train --help)
 python run.py demo-train the same in a few minutes on a CPU: drawn pictures, a LoRA of the embedded Sana, what it does
@@ -51,6 +52,7 @@ COMMANDS = {
     "app": (("app",), True),
     "test": (("dev", "train", "hub", "app"), True),
     "bench": (("dev",), True),
+    "evaluate": ((), True),
     "dataset": (("train",), False),
     "train": (("train",), False),
     "demo-train": (("train",), False),

@@ -65,7 +65,7 @@ class Studio(editing.Family):
 
 def background(frames):
     """Mean colour (3,) of frames (T, H, W, 3) where the judge sees no shape, nor the cell next to one."""
-    from ..training.embedded.judge import GRID, shape_mask
+    from ..evaluation.drawn.judge import GRID, shape_mask
 
     cells = F.adaptive_avg_pool2d(frames.movedim(-1, 1), GRID).movedim(1, -1).numpy()
     masks = np.stack([shape_mask(frame) for frame in frames.numpy()])

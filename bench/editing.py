@@ -47,7 +47,7 @@ class Family:
         if name == "cogvideox":
             from ..host.cogvideox import model, text, vae
             from ..host.samplers import cogvideox_sigmas
-            from ..training.embedded import clip_judge, clips
+            from ..evaluation.drawn import clip_judge, clips
 
             self.model = model.load_cogvideox(folder / "diffusion_models/sanacog_tiny_cogvideox.safetensors")
             self.clip = text.load_t5(folder / "text_encoders/sanacog_tiny_t5.safetensors")
@@ -57,7 +57,7 @@ class Family:
         else:
             from ..host.sana import model, text, vae
             from ..host.sana.sampling import sana_sigmas
-            from ..training.embedded import judge, shapes
+            from ..evaluation.drawn import judge, shapes
 
             self.model = model.load_sana(folder / "diffusion_models/sanacog_tiny_sana.safetensors")
             self.clip = text.load_text_encoder(folder / "text_encoders/sanacog_tiny_gemma2.safetensors")
@@ -221,7 +221,7 @@ def edit_figures(family, word, edits=EDITS, count=COUNT):
 
 def distance(frames, sources):
     """Mean distance in pixels between the shape's centres of frames and sources (1, [T,] H, W, 3); NaN where none is seen."""
-    from ..training.embedded.judge import judge
+    from ..evaluation.drawn.judge import judge
 
     frames, sources = (one.reshape(-1, *one.shape[-3:]) for one in (frames, sources))
     centres = [(judge(a).centre, judge(b).centre) for a, b in zip(frames, sources)]

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from ..training import config_files, recipe, sampling, session, text, validation
-from ..training.embedded import judge, lora, shapes
+from ..evaluation.drawn import judge, shapes
+from ..training.embedded import lora
 from ..training.models import Models
 from . import train
 

@@ -1,5 +1,6 @@
 """The nodes of the pack: what a user drags. Schema, one call into host/, return."""
 
+from .choosing import NODES as _CHOOSING
 from .cogvideox import NODES as _COGVIDEOX
 from .cogvideox_conditioning import NODES as _COGVIDEOX_CONDITIONING
 from .cogvideox_control import NODES as _COGVIDEOX_CONTROL
@@ -21,4 +22,4 @@ from .weights import NODES as _WEIGHTS
 
 NODES = (_SANA + _SANA_PICTURES + _SANA_SPRINT + _SANA_CONTROL + _SANA_GUIDANCE
          + _COGVIDEOX + _COGVIDEOX_CONDITIONING + _COGVIDEOX_CONTROL + _COGVIDEOX_SAMPLING + _SANA_SAMPLING + _SANA_VIDEO
-         + _COGVIDEOX_TORA + _COGVIDEOX_VIDEO + _EDITING + _LORA + _WEIGHTS + _FASTER + _PROMPTS)
+         + _COGVIDEOX_TORA + _COGVIDEOX_VIDEO + _EDITING + _LORA + _WEIGHTS + _FASTER + _PROMPTS + _CHOOSING)

@@ -21,6 +21,7 @@ def files(server, comfyui_path):
     save_controlnet_of_the_embedded(models / "controlnet" / EMBEDDED["SanaCogLoadCogVideoXControlNet"])
     save_tora_of_the_embedded(models / "controlnet")
     save_second_generation(models / "diffusion_models" / "random_sana_video_2.safetensors")
+    (models / "vae").mkdir(exist_ok=True)
     import_host(comfyui_path)
     (models / "vae").mkdir(exist_ok=True)
     tiny_video_vaes.save_wan_vae(models / "vae" / "random_wan_vae.safetensors")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sanacog.app.graph import filled, shipped
 from sanacog.commands import demo
-from sanacog.training.embedded.judge import judge
+from sanacog.evaluation.drawn.judge import judge
 
 from ..comfy import frames_of
 

@@ -14,19 +14,20 @@ WINGS = {"host/sana", "host/cogvideox", "host/sana_video"}
 ALLOWED = {
     "kernels": {"kernels"},
     "storage": {"storage"},
+    "evaluation": {"evaluation"},
     "sana_core": {"sana_core", "kernels"},
     "cogvideo_core": {"cogvideo_core", "kernels"},
     "host/sana": {"host/sana", "host", "sana_core", "kernels", "storage"},
     "host/sana_video": {"host/sana_video", "host", "sana_core", "kernels", "storage"},
     "host/cogvideox": {"host/cogvideox", "host", "cogvideo_core", "kernels", "storage"},
-    "host": {"host", *WINGS, *CORES},
+    "host": {"host", *WINGS, *CORES, "evaluation"},
     "nodes": {"nodes", "host", *WINGS},
     "headless": {"headless"},
     "app": {"app", "headless"},
-    "training": {"training", *CORES},
+    "training": {"training", *CORES, "evaluation"},
     "hub": {"hub", "training", *CORES},
-    "bench": {"bench", "training", "headless", "host", *WINGS, *CORES},
-    "commands": {"commands", "app", "bench", "hub", "training", "headless", "host", *WINGS, *CORES},
+    "bench": {"bench", "evaluation", "training", "headless", "host", *WINGS, *CORES},
+    "commands": {"commands", "app", "bench", "evaluation", "hub", "training", "headless", "host", *WINGS, *CORES},
 }
 OURS = {room.split("/")[0] for room in ALLOWED} | {"tests", "run", "models", "workflows"}
 WITH_HOST = {"host", *WINGS, "nodes", "bench", "commands"}

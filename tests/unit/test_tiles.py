@@ -11,7 +11,7 @@ from sanacog.headless.installation import ROOT
 from sanacog.sana_core.autoencoder import AutoencoderDC, DCAEParams
 from sanacog.sana_core.tiles import Tiles, blend, shares, starts
 from sanacog.training.embedded import autoencoder as training
-from sanacog.training.embedded import shapes
+from sanacog.evaluation.drawn import shapes
 
 SIZES = [(length, tile, overlap) for tile in (1, 2, 5, 8, 32) for overlap in range(0, tile // 2 + 1, max(1, tile // 8))
          for length in (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 62, 63, 128, 200)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sanacog.training.embedded import clips, shapes
+from sanacog.evaluation.drawn import clips, shapes
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 INPUT = WORKFLOWS / "input"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import judge, shapes
+from ...evaluation.drawn import judge, shapes
 from ...sana_core.autoencoder import AutoencoderDC, DCAEParams
 
 LATENT_SCALE = 0.41407  # of every Sana autoencoder: latent for the transformer = encoded * scale

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from . import clips, t5, video_transformer
+from . import t5, video_transformer
 from . import video_autoencoder as vae
 from .loop import Fit, contact_sheet
 from .recipe import Recipe, half, read_file, whole, write_chapter
+from ...evaluation.drawn import clips
 
 CLIPS = 2048  # cached for each of the two transformers
 GATE = 0.98  # share of reconstructions with the right colours, and with the right direction
@@ -114,7 +115,7 @@ class CogVideoX(Recipe):
             "Four files in ComfyUI's folder names, fp16, with diffusers' (T5: Hugging Face's) key names. They have the real",
             "family's architecture and latent geometry (16 channels, 1/8 in space, 1/4 in time) and know one world: one flat",
             f"shape that moves in a straight line on a flat background, {clips.FRAMES} frames of {clips.PICTURE}x{clips.PICTURE} at {clips.RATE} a second, drawn by",
-            "`training/embedded/clips.py`. `python run.py train tiny-cogvideox` makes them from nothing. Prompts read like",
+            "`evaluation/drawn/clips.py`. `python run.py train tiny-cogvideox` makes them from nothing. Prompts read like",
             f"`{clips.evaluation_scenes()[1][0]}`.", "",
             *self.file_table(),
             "", f"Measured on {datetime.date.today().isoformat()} on the files as they are here, in fp32 on {self.device.type.upper()}:", "",
@@ -127,9 +128,9 @@ class CogVideoX(Recipe):
         lines.append(f"| (reconstructions) | {recall['colour']:.3f} | {recall['background']:.3f} | {recall['colour+background']:.3f} | "
                      f"{recall['direction']:.3f} | | {recall['shape']:.3f} |")
         lines += [
-            "", "The prompts are `training.embedded.clips.evaluation_scenes()`: colour, shape and background in combinations that no training",
+            "", "The prompts are `evaluation.drawn.clips.evaluation_scenes()`: colour, shape and background in combinations that no training",
             "clip and no training prompt had (the tokenizer's corpus has sentences of both sides), each direction in a quarter of",
-            "them. `training/embedded/clip_judge.py` judges from pixels: colours and shape must be right in two thirds of the frames, the",
+            "them. `evaluation/drawn/clip_judge.py` judges from pixels: colours and shape must be right in two thirds of the frames, the",
             "direction is that of a line through the shape's centres.", ""]
         kept = [f"{found['first frame']:.1f} dB ({found['kept']:.3f}) at {row.rpartition(', ')[2]}"
                 for row, found in rows.items() if "kept" in found]

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from . import gemma, judge, shapes, transformer
+from . import gemma, transformer
 from .autoencoder import LATENT_SCALE, to_numpy
 from .loop import Fit, contact_sheet, loss_curve
 from .recipe import Recipe, half, join_prompts, read_file, whole, write_chapter
 from .sana import load_models
+from ...evaluation.drawn import judge, shapes
 from ...sana_core import checkpoint
 from ...sana_core.controlnet import SanaControlNet
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import shapes
+from ...evaluation.drawn import shapes
 from ...sana_core.text import INSTRUCTION
 
 PAD, EOS, BOS, UNKNOWN = 0, 1, 2, 3

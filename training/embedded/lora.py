@@ -13,11 +13,12 @@ import shutil
 import torch
 from torch import nn
 
-from . import controlnet, gemma, judge, shapes, transformer
+from . import controlnet, gemma, transformer
 from .autoencoder import LATENT_SCALE, to_numpy
 from .loop import Fit, contact_sheet, loss_curve
 from .recipe import Recipe, half, read_file, write_chapter
 from .sana import load_models
+from ...evaluation.drawn import judge, shapes
 
 PICTURES = 1024
 RANK = 16
@@ -68,7 +69,7 @@ class Lora(Recipe):
             f"| {figures['cases']} held-out prompts, Euler, 20 steps, CFG 4.5 | outlined, in the right colours | background right |", "|---|---|---|",
             *(f"| {row} | {figures[row]['outlined']:.3f} | {figures[row]['background']:.3f} |"
               for row in ("with the LoRA", "without the LoRA", "outlined pictures", "pictures without outlines")),
-            "", "`training/embedded/judge.py` judges from pixels: a body of the shape's colour, and cells of the outline's colour around it. The last two rows are true",
+            "", "`evaluation/drawn/judge.py` judges from pixels: a body of the shape's colour, and cells of the outline's colour around it. The last two rows are true",
             "pictures through the autoencoder: what the judge can be trusted with.", "",
             self.history(), "", "![loss](lora_loss.png)", "",
             "With the LoRA, and without, from the same prompts and seeds:", "", "![with and without the LoRA](lora.png)"]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from . import autoencoder, gemma, shapes, transformer
+from . import autoencoder, gemma, transformer
 from .loop import Fit, contact_sheet
 from .recipe import Recipe, half, read_file, whole, write_chapter
+from ...evaluation.drawn import shapes
 from ...sana_core import checkpoint
 
 PICTURES = 5120  # cached for the transformer
@@ -95,7 +96,7 @@ class Sana(Recipe):
             "# The embedded tiny Sana", "",
             "Three files in ComfyUI's folder names, fp16, with diffusers' (Gemma: Hugging Face's) key names. They have the real",
             "family's architecture and latent geometry (32 channels at 1/32) and know one world: flat shapes on flat backgrounds,",
-            "256x256, drawn by `training/embedded/shapes.py`. `python run.py train tiny-sana` makes them from nothing.", "",
+            "256x256, drawn by `evaluation/drawn/shapes.py`. `python run.py train tiny-sana` makes them from nothing.", "",
             *self.file_table(),
             "", f"Measured on {datetime.date.today().isoformat()} on the files as they are here, in fp32 on {self.device.type.upper()}:", "",
             f"| {cases} held-out prompts, large, Euler, 20 steps, CFG 4.5, seeds 0 to {cases - 1} | " + " | ".join(names) + " |",
@@ -104,9 +105,9 @@ class Sana(Recipe):
             lines.append(f"| {row} | " + " | ".join(f"{figures[row][n]:.3f}" for n in names) + " |")
         recall = figures["reconstruction"]
         return lines + [
-            "", "The prompts are `training.shapes.evaluation_scenes()`: colour, shape and background in combinations that no training",
+            "", "The prompts are `evaluation.drawn.shapes.evaluation_scenes()`: colour, shape and background in combinations that no training",
             "picture and no training prompt had, of the four main shapes (cross and star are extras that the models saw less of);",
-            "half of them name a place, and place is judged on those alone. (The tokenizer's corpus has sentences of both sides.) `training/embedded/judge.py` judges from pixels.", "",
+            "half of them name a place, and place is judged on those alone. (The tokenizer's corpus has sentences of both sides.) `evaluation/drawn/judge.py` judges from pixels.", "",
             f"Autoencoder, {2 * cases} held-out pictures of both sizes and all six shapes: PSNR {recall['psnr']:.1f} dB; after reconstruction the",
             f"judge finds the shape in {recall['shape']:.3f} ({recall['main shape']:.3f} of the four main ones), its colour in "
             f"{recall['colour']:.3f}, the background in {recall['background']:.3f}.", "",

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from . import clips, cogvideox, gemma, roaming, sana
+from . import cogvideox, gemma, sana
 from . import sana_video_transformer as transformer
 from . import video_autoencoder as vae
 from .cogvideox import side_by_side
 from .loop import Fit
 from .recipe import Recipe, half, read_file, whole, write_chapter
+from ...evaluation.drawn import clips, roaming
 from ...sana_core.video_checkpoint import from_canonical, to_canonical
 
 CLIPS = 3072  # cached for the transformer
@@ -72,7 +73,7 @@ class SanaVideo(Recipe):
             "One file, fp16, with diffusers' key names: text to video, image to video, and, block by block, LongSANA. It goes with the",
             "tiny Sana's text encoder and the tiny CogVideoX' autoencoder, whose latents have Wan's geometry (16 channels, 1/8, 1/4).",
             f"Its world is that of the tiny CogVideoX without an end: {roaming.FRAMES} frames of {clips.PICTURE}x{clips.PICTURE} at {roaming.RATE} a second,",
-            "and what leaves the picture on one side comes in on the other (`training/embedded/roaming.py`).",
+            "and what leaves the picture on one side comes in on the other (`evaluation/drawn/roaming.py`).",
             "`python run.py train tiny-sana-video` trains it.", "", *self.file_table(), "",
             f"Measured on {datetime.date.today().isoformat()} on the file as it is here, in fp32 on {self.device.type.upper()}:", "",
             f"| {cases} held-out prompts, Euler, {STEPS} steps, CFG {GUIDANCE:g}, seeds 0 to {cases - 1} | " + " | ".join(names) + " |",

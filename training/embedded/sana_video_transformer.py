@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from . import clips, gemma, roaming
+from . import gemma
 from . import video_autoencoder as vae
 from .transformer import matrices  # noqa: F401  the recipe's
 from ..objectives.sana_video import SanaVideoFlow
+from ...evaluation.drawn import clips, roaming
 from ...sana_core.sampling import flow_sigmas
 from ...sana_core.text import with_motion_score
 from ...sana_core.video_config import SanaVideoParams

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from . import gemma, shapes, transformer
+from . import gemma, transformer
 from .loop import Fit, contact_sheet, loss_curve
 from .recipe import Recipe, half, join_prompts, read_file, whole, write_chapter
 from .sana import load_models
+from ...evaluation.drawn import shapes
 from ...sana_core import checkpoint
 from ...sana_core.sampling import flow_sigmas, sample_flow_dpm_solver, sample_scm, sprint_sigmas
 from ...sana_core.transformer import SanaTransformer

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import clips
+from ...evaluation.drawn import clips
 
 PAD, EOS, UNKNOWN = 0, 1, 2
 LENGTH = 32  # tokens of every prompt, end and padding included

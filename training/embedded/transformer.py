@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from . import gemma, judge, shapes
+from . import gemma
 from .autoencoder import LATENT_SCALE, to_numpy
+from ...evaluation.drawn import judge, shapes
 from ...sana_core.config import SanaParams
 from ...sana_core.transformer import SanaTransformer
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import clip_judge, clips
 from .autoencoder import reconstruction_loss
+from ...evaluation.drawn import clip_judge, clips
 from ...cogvideo_core.autoencoder import CogVideoVAE
 from ...cogvideo_core.config import CogVideoVAEParams
 

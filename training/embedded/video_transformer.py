@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from . import clip_judge, clips, t5
+from . import t5
 from . import video_autoencoder as vae
+from ...evaluation.drawn import clip_judge, clips
 from ...cogvideo_core import schedule
 from ...cogvideo_core.config import CogVideoParams
 from ...cogvideo_core.transformer import CogVideoTransformer

@@ -6,7 +6,7 @@ import torch
 
 from sanacog.cogvideo_core import schedule
 from sanacog.headless.installation import ROOT
-from sanacog.training.embedded import clips
+from sanacog.evaluation.drawn import clips
 
 from .video_model import VARIANTS, apart, host, noise, random, sample, text, velocity_of, weights  # noqa: F401
 

@@ -6,7 +6,7 @@ import torch
 
 from sanacog.app.graph import shipped
 from sanacog.headless.launcher import give_inputs
-from sanacog.training.embedded import clip_judge, clips, shapes
+from sanacog.evaluation.drawn import clip_judge, clips, shapes
 
 from .video_model import host, noise, random, sample, weights  # noqa: F401
 

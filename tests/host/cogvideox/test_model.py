@@ -240,7 +240,7 @@ def test_preview_colours_fit_the_embedded_autoencoder(host):
     from sanacog.cogvideo_core.config import identify_autoencoder
     from sanacog.headless.installation import ROOT
     from sanacog.storage.checkpoints import open_checkpoint
-    from sanacog.training.embedded import clips
+    from sanacog.evaluation.drawn import clips
 
     file = open_checkpoint(ROOT / "models" / "vae" / "sanacog_tiny_cogvideox_vae.safetensors")
     vae = CogVideoVAE(identify_autoencoder(file.shapes, file.config).params).eval()

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sanacog.app.graph import filled, shipped
-from sanacog.training.embedded import clip_judge, clips
+from sanacog.evaluation.drawn import clip_judge, clips
 
 from ..figures import at_least, measured
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from sanacog.headless.installation import ROOT
-from sanacog.training.embedded import clips
-from sanacog.training.embedded.judge import judge
+from sanacog.evaluation.drawn import clips
+from sanacog.evaluation.drawn.judge import judge
 
 from .video_model import host, random, sample  # noqa: F401
 

@@ -6,8 +6,8 @@ import torch
 
 from sanacog.app.graph import shipped
 from sanacog.headless.launcher import give_inputs
-from sanacog.training.embedded import clip_judge, clips, shapes
-from sanacog.training.embedded.judge import judge
+from sanacog.evaluation.drawn import clip_judge, clips, shapes
+from sanacog.evaluation.drawn.judge import judge
 
 COLOURS = "green", "red"  # the workflow's own, and another
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sanacog.headless import installation
-from sanacog.training.embedded import controlnet, judge, lora, shapes, sprint
+from sanacog.evaluation.drawn import judge, shapes
+from sanacog.training.embedded import controlnet, lora, sprint
 from sanacog.training.embedded.sana import FILES
 
 from .. import stock, tiny

@@ -38,7 +38,7 @@ def dcae(host):
 @pytest.fixture(scope="module")
 def pictures():
     """What the embedded autoencoder knows: drawn shapes, (4, 256, 256, 3)."""
-    from sanacog.training.embedded import shapes
+    from sanacog.evaluation.drawn import shapes
 
     generator = torch.Generator().manual_seed(9)
     return (shapes.draw(shapes.sample_scenes(4, generator), generator).movedim(1, -1) + 1) / 2

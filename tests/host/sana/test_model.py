@@ -147,7 +147,7 @@ def test_flow_dpm_solver_is_the_stochastic_solver_without_noise(host, model):
 
 def test_preview_colours_fit_the_embedded_autoencoder(host):
     from sanacog.headless.installation import ROOT
-    from sanacog.training.embedded import shapes
+    from sanacog.evaluation.drawn import shapes
 
     generator = torch.Generator().manual_seed(9)
     pictures = shapes.draw(shapes.sample_scenes(24, generator), generator)

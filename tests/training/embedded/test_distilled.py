@@ -13,7 +13,8 @@ from sanacog.sana_core import checkpoint, controlnet_checkpoint
 from sanacog.sana_core.config import identify
 from sanacog.sana_core.sampling import sprint_sigmas
 from sanacog.commands import train_embedded as cli
-from sanacog.training.embedded import controlnet, judge, lora, sana, shapes, sprint, transformer
+from sanacog.evaluation.drawn import judge, shapes
+from sanacog.training.embedded import controlnet, lora, sana, sprint, transformer
 from sanacog.training.embedded.autoencoder import to_numpy
 from sanacog.training.embedded.recipe import half, join_prompts, read_file
 

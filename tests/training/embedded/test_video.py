@@ -7,7 +7,8 @@ import torch
 
 from sanacog.cogvideo_core.config import identify, identify_autoencoder
 from sanacog.commands import train_embedded as cli
-from sanacog.training.embedded import clips, cogvideox, recipe, t5, video_transformer
+from sanacog.evaluation.drawn import clips
+from sanacog.training.embedded import cogvideox, recipe, t5, video_transformer
 from sanacog.training.embedded import video_autoencoder as vae
 
 SMOKE = ["tiny-cogvideox", "--steps", "2", "--cached", "6", "--cases", "8", "--device", "cpu"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sanacog.training.embedded import clip_judge, clips, shapes
+from sanacog.evaluation.drawn import clip_judge, clips, shapes
 
 
 def seeded(seed):
@@ -61,8 +61,8 @@ def test_words_name_what_they_say():
     for scene in clips.sample_scenes(200, seeded(5)).tolist():
         text = clips.any_prompt(scene, rng).lower()
         assert f"{clips.COLOURS[scene[clips.BACKGROUND]]} background" in text
-        assert any(f"{clips.COLOURS[scene[clips.COLOUR]]} {word}" in text for word in clips._SHAPE_WORDS[scene[clips.SHAPE]])
-        named = [d for d, (word, *_) in enumerate(clips._DIRECTION_WORDS) if word in text]
+        assert any(f"{clips.COLOURS[scene[clips.COLOUR]]} {word}" in text for word in clips.SHAPE_WORDS[scene[clips.SHAPE]])
+        named = [d for d, (word, *_) in enumerate(clips.DIRECTION_WORDS) if word in text]
         assert named == [scene[clips.DIRECTION]]
 
 

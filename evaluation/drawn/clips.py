@@ -61,9 +61,9 @@ def evaluation_scenes() -> tuple[torch.Tensor, list[str]]:
 
 # --- words ---
 
-_SHAPE_WORDS = (("circle", "disc"), ("square", "box"), ("triangle",), ("ring", "hoop"))
-_DIRECTION_WORDS = (("left", "to the left"), ("right", "to the right"), ("up", "upwards"), ("down", "downwards"))
-_MOVING, _MOVES = ("moving", "going", "sliding"), ("moves", "goes", "slides")
+SHAPE_WORDS = (("circle", "disc"), ("square", "box"), ("triangle",), ("ring", "hoop"))
+DIRECTION_WORDS = (("left", "to the left"), ("right", "to the right"), ("up", "upwards"), ("down", "downwards"))
+MOVING, MOVES = ("moving", "going", "sliding"), ("moves", "goes", "slides")
 _FORMS = (
     "a {colour} {shape} {moving} {direction} on a {background} background",
     "a {colour} {shape} on a {background} background, {moving} {direction}",
@@ -87,8 +87,8 @@ def any_prompt(scene, rng: random.Random) -> str:
         return plain_prompt(scene)
     colour, shape, background, direction = (int(v) for v in scene)
     text = rng.choice(_FORMS).format(
-        colour=COLOURS[colour], background=COLOURS[background], shape=rng.choice(_SHAPE_WORDS[shape]),
-        direction=rng.choice(_DIRECTION_WORDS[direction]), moving=rng.choice(_MOVING), moves=rng.choice(_MOVES))
+        colour=COLOURS[colour], background=COLOURS[background], shape=rng.choice(SHAPE_WORDS[shape]),
+        direction=rng.choice(DIRECTION_WORDS[direction]), moving=rng.choice(MOVING), moves=rng.choice(MOVES))
     text = text.replace("a orange", "an orange")
     if rng.random() < 0.3:
         text = text[0].upper() + text[1:]

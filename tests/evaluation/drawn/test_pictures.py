@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sanacog.training.embedded import judge, shapes
+from sanacog.evaluation.drawn import judge, shapes
 
 
 def seeded(seed):
@@ -65,9 +65,9 @@ def test_words_name_what_they_say():
         text, (has_size, has_place) = shapes.any_prompt(scene, rng)
         assert shapes.COLOURS[scene[0]] in text.lower() and f"{shapes.COLOURS[scene[2]]} background" in text.lower()
         assert "{" not in text and "  " not in text
-        words = shapes._SMALL if scene[3] else shapes._LARGE
+        words = shapes.SMALL if scene[3] else shapes.LARGE
         assert any(f"{w} " in text.lower() for w in words) == has_size
-        assert any(w in text for w in shapes._PLACE_WORDS[scene[4]]) == has_place
+        assert any(w in text for w in shapes.PLACE_WORDS[scene[4]]) == has_place
 
 
 @pytest.mark.parametrize("blur,noise", [(1, 0.0), (5, 0.1), (11, 0.1)])

@@ -55,12 +55,12 @@ def sample_scenes(count: int, generator: torch.Generator, held_out: bool = False
 
 # --- words ---
 
-_LARGE, _SMALL = ("large", "big", "huge"), ("small", "little", "tiny")
-_PLACE_WORDS = (
+LARGE, SMALL = ("large", "big", "huge"), ("small", "little", "tiny")
+PLACE_WORDS = (
     ("on the left", "at the left", "to the left"), ("on the right", "at the right", "to the right"),
     ("at the top", "on top", "near the top"), ("at the bottom", "at the very bottom", "near the bottom"),
     ("in the centre", "in the center", "in the middle"))
-_SHAPE_WORDS = (("circle", "disc"), ("square", "box"), ("triangle",), ("ring", "hoop"), ("cross", "plus"), ("star",))
+SHAPE_WORDS = (("circle", "disc"), ("square", "box"), ("triangle",), ("ring", "hoop"), ("cross", "plus"), ("star",))
 _FORMS = (
     "a {size} {colour} {shape} {place} on a {background} background",
     "a {size} {colour} {shape} on a {background} background {place}",
@@ -73,7 +73,7 @@ _FORMS = (
 def plain_prompt(scene, with_place: bool = True) -> str:
     """The grammar's own sentence for a scene: 'a large red circle [on the left] on a blue background'."""
     colour, shape, background, size, place = (int(v) for v in scene)
-    where = _PLACE_WORDS[place][0] + " " if with_place else ""
+    where = PLACE_WORDS[place][0] + " " if with_place else ""
     return f"a {SIZES[size]} {COLOURS[colour]} {SHAPES[shape]} {where}on a {COLOURS[background]} background"
 
 
@@ -86,9 +86,9 @@ def any_prompt(scene, rng: random.Random) -> tuple[str, tuple[bool, bool]]:
         return plain_prompt(scene, with_place), (True, with_place)
     with_size = rng.random() < 0.9
     text = rng.choice(_FORMS).format(
-        size=rng.choice(_SMALL if size else _LARGE) if with_size else "",
-        colour=COLOURS[colour], background=COLOURS[background], shape=rng.choice(_SHAPE_WORDS[shape]),
-        place=rng.choice(_PLACE_WORDS[place]) if with_place else "")
+        size=rng.choice(SMALL if size else LARGE) if with_size else "",
+        colour=COLOURS[colour], background=COLOURS[background], shape=rng.choice(SHAPE_WORDS[shape]),
+        place=rng.choice(PLACE_WORDS[place]) if with_place else "")
     text = " ".join(text.split()).replace(" ,", ",").replace("a orange", "an orange")
     if rng.random() < 0.3:
         text = text[0].upper() + text[1:]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -39,46 +40,63 @@ def judge(picture: np.ndarray) -> Verdict:
     """Judge a (H, W, 3) float picture in [0, 1], of any size of at least 64 pixels a side.
 
     Raises ValueError for another shape, or for values that are not finite."""
-    small = _checked(picture)
+    small = averaged(picture)
     paper, strength, mask = _cut_out(small)
-    background = _colour_name(paper)
+    background = colour_name(paper)
     if mask is None:
         return Verdict(background)
     core = strength > 0.85
-    colour = _colour_name(np.median(small[core], axis=0)) if core.any() else None
+    colour = colour_name(np.median(small[core], axis=0)) if core.any() else None
 
-    x, y, spread = _moments(mask)
-    best, most, centre_x, centre_y, radius = None, 0.0, x, y, 0.0
-    for index in range(len(shapes.SHAPES)):
+    best = fit(mask)
+    x, y = moments(mask)[:2]
+    if best.shape is None:
+        return Verdict(background, colour, overlap=best.overlap, centre=(x / GRID, y / GRID))
+    large, little = (r * GRID / shapes.PICTURE for r in shapes.RADII)
+    centres = np.array(shapes.CENTRES) * GRID / shapes.PICTURE + GRID / 2
+    place = int(np.argmin(((centres - (best.x, best.y)) ** 2).sum(axis=1)))
+    size = shapes.SIZES[0 if best.radius > (large * little) ** 0.5 else 1]
+    return Verdict(background, colour, best.shape, size, shapes.PLACES[place], best.overlap, (x / GRID, y / GRID))
+
+
+class Fit(NamedTuple):
+    """The canonical mask that lies best over a soft mask. shape: None where even that lies badly; x, y, radius of its
+    circle, in grid cells."""
+
+    shape: str | None
+    overlap: float
+    x: float
+    y: float
+    radius: float
+
+
+def fit(mask: np.ndarray) -> Fit:
+    """The shape whose mask, at the same centre and spread, has the largest overlap with a soft mask (64, 64)."""
+    x, y, spread = moments(mask)
+    best = Fit(None, 0.0, x, y, 0.0)
+    for index, name in enumerate(shapes.SHAPES):
         shift_x, shift_y, unit = _canonical_moments(index)
         r = spread / unit
         left, top = x - shift_x * r, y - shift_y * r
-        canonical = _mask(index, left, top, r)
-        score = overlap(mask, canonical)
-        if score > most:
-            best, most, centre_x, centre_y, radius = index, score, left, top, r
-    if most < MIN_OVERLAP:
-        return Verdict(background, colour, overlap=most, centre=(x / GRID, y / GRID))
-    large, little = (r * GRID / shapes.PICTURE for r in shapes.RADII)
-    centres = np.array(shapes.CENTRES) * GRID / shapes.PICTURE + GRID / 2
-    place = int(np.argmin(((centres - (centre_x, centre_y)) ** 2).sum(axis=1)))
-    size = shapes.SIZES[0 if radius > (large * little) ** 0.5 else 1]
-    return Verdict(background, colour, shapes.SHAPES[best], size, shapes.PLACES[place], most, (x / GRID, y / GRID))
+        score = overlap(mask, _mask(index, left, top, r))
+        if score > best.overlap:
+            best = Fit(name, score, left, top, r)
+    return best if best.overlap >= MIN_OVERLAP else best._replace(shape=None)
 
 
 def shape_mask(picture: np.ndarray) -> np.ndarray:
     """(H, W, 3) in [0, 1] -> what stands out from the background, (64, 64) in [0, 1]; zeros where nothing does."""
-    mask = _cut_out(_checked(picture))[2]
+    mask = _cut_out(averaged(picture))[2]
     return np.zeros((GRID, GRID)) if mask is None else mask
 
 
 def outlined(picture: np.ndarray, colour: int, line: int) -> bool:
     """Whether a (H, W, 3) picture in [0, 1] shows a body of one colour with an outline of another around it; both are
     indices into shapes.COLOURS."""
-    small = _checked(picture)
+    small = averaged(picture)
     nearest = ((small[:, :, None] - shapes.RGB.numpy()) ** 2).sum(axis=3).argmin(axis=2)
     body = nearest == colour
-    around = _grown(body, 1 + OUTLINE) & ~_grown(body, 1)
+    around = grown(body, 1 + OUTLINE) & ~grown(body, 1)
     return bool(body.mean() >= MIN_AREA and around.any() and (nearest[around] == line).mean() >= MIN_OUTLINE)
 
 
@@ -95,7 +113,7 @@ def agreement(pictures, scenes) -> dict[str, list[bool]]:
             for i, name in enumerate(shapes.ATTRIBUTES)}
 
 
-def _checked(picture) -> np.ndarray:
+def averaged(picture) -> np.ndarray:
     """The picture averaged down to (64, 64, 3)."""
     picture = np.asarray(picture, dtype=np.float64)
     if picture.ndim != 3 or picture.shape[2] != 3 or min(picture.shape[:2]) < GRID:
@@ -108,8 +126,7 @@ def _checked(picture) -> np.ndarray:
 def _cut_out(small: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """The background's colour; how far each cell is from it, 1 like the shape; the shape's soft mask. None for both
     where there is no shape."""
-    edge = np.concatenate([small[:2].reshape(-1, 3), small[-2:].reshape(-1, 3), small[:, :2].reshape(-1, 3), small[:, -2:].reshape(-1, 3)])
-    paper = np.median(edge, axis=0)
+    paper = edge_colour(small)
     distance = np.linalg.norm(small - paper, axis=2)
     far = distance[distance > max(MIN_CONTRAST, 0.6 * np.quantile(distance, 0.995))]
     if far.size < MIN_AREA * GRID * GRID * 0.5:
@@ -120,6 +137,12 @@ def _cut_out(small: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarr
     return (paper, strength, mask) if MIN_AREA <= mask.mean() <= MAX_AREA else (paper, None, None)
 
 
+def edge_colour(small: np.ndarray) -> np.ndarray:
+    """The (3,) median colour along the edge of an averaged picture."""
+    sides = small[:2], small[-2:], small[:, :2], small[:, -2:]
+    return np.median(np.concatenate([side.reshape(-1, 3) for side in sides]), axis=0)
+
+
 def _shrink(picture: np.ndarray) -> np.ndarray:
     """Area average to (64, 64, 3); sides that 64 does not divide are first cut to the nearest multiple."""
     if picture.shape[0] % GRID or picture.shape[1] % GRID:
@@ -128,17 +151,18 @@ def _shrink(picture: np.ndarray) -> np.ndarray:
     return picture.reshape(GRID, picture.shape[0] // GRID, GRID, picture.shape[1] // GRID, 3).mean(axis=(1, 3))
 
 
-def _grown(cells: np.ndarray, steps: int) -> np.ndarray:
+def grown(cells: np.ndarray, steps: int) -> np.ndarray:
     """The cells and all that are at most so many steps, diagonal ones too, from one."""
     padded = torch.from_numpy(cells)[None, None].float()
     return torch.nn.functional.max_pool2d(padded, 2 * steps + 1, 1, steps)[0, 0].bool().numpy()
 
 
-def _colour_name(rgb: np.ndarray) -> str:
+def colour_name(rgb: np.ndarray) -> str:
+    """The nearest of shapes.COLOURS."""
     return shapes.COLOURS[int(((shapes.RGB.numpy() - rgb) ** 2).sum(axis=1).argmin())]
 
 
-def _moments(mask: np.ndarray) -> tuple[float, float, float]:
+def moments(mask: np.ndarray) -> tuple[float, float, float]:
     """Centre (x, y) and root mean square distance from it, in grid cells."""
     line = np.arange(GRID) + 0.5
     total = mask.sum()
@@ -150,7 +174,7 @@ def _moments(mask: np.ndarray) -> tuple[float, float, float]:
 @functools.lru_cache(maxsize=None)
 def _canonical_moments(shape: int) -> tuple[float, float, float]:
     """Of a shape of radius 1 at the origin: centre of mass and spread."""
-    x, y, spread = _moments(_mask(shape, GRID / 2, GRID / 2, 20.0))
+    x, y, spread = moments(_mask(shape, GRID / 2, GRID / 2, 20.0))
     return (x - GRID / 2) / 20.0, (y - GRID / 2) / 20.0, spread / 20.0
 
 

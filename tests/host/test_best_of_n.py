@@ -1,0 +1,95 @@
+"""Best of N in the real host: by the judge on drawn pictures, by a CLIP of random weights, and the shipped workflow."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sanacog.app.graph import filled
+from sanacog.evaluation.drawn import obedience, shapes, words
+from sanacog.headless.installation import ROOT
+
+from ..evaluation import clip_folder
+from .tiny import import_host
+
+PROMPT = "a large red circle on a blue background"
+
+
+@pytest.fixture(scope="module")
+def best_of_n(comfyui_path):
+    import_host(comfyui_path)
+    from sanacog.host import best_of_n
+
+    return best_of_n
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """A green circle, a red ring, the right one, a small red circle; (4, 256, 256, 3)."""
+    scenes = torch.tensor([[1, 0, 2, 0, 4], [0, 3, 2, 0, 4], [0, 0, 2, 0, 4], [0, 0, 2, 1, 4]])
+    return shapes.draw(scenes).movedim(1, -1) / 2 + 0.5
+
+
+def test_the_judge_keeps_the_picture_that_obeys(best_of_n, pictures):
+    best, scores, index = best_of_n.best_of(pictures, PROMPT, best_of_n.JUDGE)
+    assert index == 2 and torch.equal(best, pictures[2:3])
+    lines = scores.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["0", "1", "2", "3"]
+    assert [line.endswith("kept") for line in lines] == [False, False, True, False]
+    best, _, index = best_of_n.best_of(pictures[:2], "a red ring on a blue background", best_of_n.JUDGE, keep=2)
+    assert index == 1 and torch.equal(best, pictures[:2].flip(0))
+
+
+def test_equal_ones_stay_in_order(best_of_n, pictures):
+    assert best_of_n.best_of(pictures[2:3].repeat(3, 1, 1, 1), PROMPT, best_of_n.JUDGE, keep=3)[2] == 0
+
+
+def test_a_clip_keeps_what_its_own_cosine_says(best_of_n, pictures, tmp_path, monkeypatch):
+    import folder_paths
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    folder = clip_folder.make(tmp_path / "clip_vision" / "tiny")
+    (tmp_path / "clip_vision" / "other").mkdir()
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(tmp_path / kind), str(tmp_path / "gone")])
+    assert best_of_n.clip_folders() == ["none", "tiny"]
+    model = CLIPModel.from_pretrained(folder).eval()
+    given = CLIPTokenizer.from_pretrained(folder)(["a lighthouse"], return_tensors="pt")
+    eight_bits = [(one.numpy() * 255).round().astype(np.uint8) for one in pictures]
+    given |= CLIPImageProcessor.from_pretrained(folder)(eight_bits, return_tensors="pt")
+    with torch.inference_mode():
+        wanted = model(**given).logits_per_image[:, 0] / model.logit_scale.exp()
+    assert wanted.argmax() != wanted.argmin()
+    order = wanted.argsort(descending=True).tolist()
+    best, scores, index = best_of_n.best_of(pictures, "a lighthouse", best_of_n.CLIP, "tiny", keep=2)
+    assert index == order[0] and torch.equal(best, pictures[order[:2]])
+    told = [float(line.split()[1]) for line in scores.splitlines()]
+    assert told == pytest.approx((100 * wanted).tolist(), abs=2e-3)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"prompt": "a lighthouse at dusk"}, "no prompt that the judge of the embedded models can judge by"),
+    ({"prompt": " "}, "The prompt is empty"),
+    ({"prompt": "a red circle moving left on a blue background"}, "asks for a motion"),
+    ({"keep": 5}, "keep is 5, and there are 4 pictures"),
+    ({"verifier": "CLIP"}, "needs one in models/clip_vision.*hf download"),
+    ({"verifier": "CLIP", "clip_folder": "gone"}, "clip_folder is 'gone'"),
+    ({"images": torch.full((4, 64, 64, 3), float("nan"))}, "not finite")])
+def test_what_cannot_be_judged_is_said(best_of_n, pictures, change, message):
+    with pytest.raises(ValueError, match=message):
+        best_of_n.best_of(**({"images": pictures, "prompt": PROMPT, "verifier": best_of_n.JUDGE} | change))
+
+
+def test_the_shipped_workflow(server):
+    workflow = json.loads((ROOT / "workflows" / "api" / "sana_best_of_n.json").read_text("utf-8"))
+    prompt = next(node for node in workflow.values() if "value" in node["inputs"])["inputs"]["value"]
+    result = server.run_prompt(workflow)
+    kept = [name for name in result.clips if name.startswith("best")]
+    all_four = [clip[0] for name, clip in sorted(result.clips.items()) if name not in kept]
+    wanted = words.read(prompt)
+    scores = [obedience.score(picture[None] / 255, wanted) for picture in all_four]
+    assert len(kept) == 1 and len(all_four) == 4 and len(set(scores)) > 1
+    assert np.array_equal(result.clips[kept[0]][0], all_four[int(np.argmax(scores))])
+    assert all(obedience.obeys(result.clips[kept[0]] / 255, wanted).values())
+    said = server.expect_error(filled(workflow, {"value": "a lighthouse"}))
+    assert "no prompt that the judge of the embedded models can judge by" in said
