@@ -37,9 +37,11 @@ def arguments(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--compile", action="store_true", help="torch.compile the networks: pays on a GPU and in long runs")
     parser.add_argument("--fresh", action="store_true", help="forget earlier runs; without it, training goes on where it stopped")
+    parser.add_argument("--further", action="store_true",
+                        help="train the files in --source further, one --stage at a time; then --stage export writes and measures them")
     parser.add_argument("--resume", action="store_true", help="go on where training stopped; this is what happens anyway")
     parser.add_argument("--work", type=Path, help="folder of checkpoints, curves and sheets; output/train/FAMILY unless given")
-    parser.add_argument("--source", type=Path, default=MODELS, help="folder of the tiny models that Sprint, ControlNet, LoRA and SANA-Video start from")
+    parser.add_argument("--source", type=Path, default=MODELS, help="folder of the tiny models that Sprint, ControlNet, LoRA and SANA-Video start from, and --further")
     parser.add_argument("--output", type=Path, default=MODELS, help="folder that gets the trained files")
     options = parser.parse_args(args)
     if options.stage not in (*stages[options.model], "all", "export"):

@@ -12,6 +12,7 @@ from . import t5, video_transformer
 from . import video_autoencoder as vae
 from .loop import Fit, contact_sheet
 from .recipe import Recipe, half, read_file, whole, write_chapter
+from ...cogvideo_core.autoencoder import CogVideoVAE
 from ...evaluation.drawn import clips
 
 CLIPS = 2048  # cached for each of the two transformers
@@ -32,6 +33,8 @@ class CogVideoX(Recipe):
     steps = {"text": 1500, "autoencoder": 2000, "decoder": 2000, "transformer": 10000, "image": 3000}
     share = {"text": 0.03, "autoencoder": 0.22, "decoder": 0.1, "transformer": 0.5, "image": 0.15}
     files = FILES
+    title = "The embedded tiny CogVideoX"
+    further = ("decoder", "transformer", "image")
 
     def text(self) -> Fit:
         return self.fit("text", t5.TextTraining, average=0.98)
@@ -40,15 +43,18 @@ class CogVideoX(Recipe):
         return self.fit("autoencoder", vae.Autoencoding, lr=2e-3, average=0.99)
 
     def decoder(self) -> Fit:
-        return self.fit("decoder", lambda: vae.Decoding(self.done("autoencoder").modules.model), lr=1e-3, average=0.99)
+        return self.fit("decoder", lambda: vae.Decoding(self.autoencoded()), lr=1e-3, average=0.99)
 
     def transformer(self) -> Fit:
-        return self.fit("transformer", lambda: video_transformer.Diffusion(
-            video_transformer.build(), self.cache("narrow", clips.NARROW, 1), self.device), **self.for_transformers(1.5e-3))
+        def make():
+            model = load_models(self.options.source)[3]["transformer"].train() if self.options.further else video_transformer.build()
+            return video_transformer.Diffusion(model, self.cache("narrow", clips.NARROW, 1), self.device)
+        return self.fit("transformer", make, **self.for_transformers(1.5e-3))
 
     def image(self) -> Fit:
         def make():
-            model = video_transformer.with_picture(self.done("transformer").modules.model)
+            model = (load_models(self.options.source)[3]["image"].train() if self.options.further
+                     else video_transformer.with_picture(self.done("transformer").modules.model))
             return video_transformer.Diffusion(model.requires_grad_(True), self.cache("wide", clips.WIDE, 2), self.device)
         return self.fit("image", make, **self.for_transformers(1e-3))
 
@@ -57,13 +63,25 @@ class CogVideoX(Recipe):
 
     def cache(self, name: str, layout: clips.Layout, seed: int) -> dict[str, torch.Tensor]:
         def make():
-            text = self.done("text").modules
-            return video_transformer.make_cache(self.done("autoencoder").modules.model, text.model, text.tokenizer,
-                                                self.options.cached or CLIPS, layout, seed)
+            return video_transformer.make_cache(self.autoencoded(), *self.text_encoder(), self.options.cached or CLIPS, layout, seed)
         return self.cached(name, make)
 
-    def pictures(self):
+    def text_encoder(self):
+        """(T5, tokenizer)"""
+        if self.from_file("text"):
+            return load_models(self.options.source, self.device)[:2]
+        text = self.done("text").modules
+        return text.model, text.tokenizer
+
+    def autoencoded(self) -> CogVideoVAE:
+        """The autoencoder whose latents the transformers learn."""
+        return (load_models(self.options.source, self.device)[2] if self.from_file("autoencoder")
+                else self.done("autoencoder").modules.model)
+
+    def pictures(self) -> CogVideoVAE:
         """The autoencoder, with the best decoder that there is."""
+        if self.from_file("decoder"):
+            return self.autoencoded()
         return self.done("decoder" if self.began("decoder") else "autoencoder").modules.model
 
     def gate(self, stage: str) -> None:
@@ -78,9 +96,11 @@ class CogVideoX(Recipe):
     def export(self) -> None:
         """Write the files of all stages that have begun, measure what they can do as they are on disk, and write
         README.md and the sheets."""
-        text = self.done("text").modules
-        self.write("text", *t5.to_file(text.model, text.tokenizer_model))
-        self.write("autoencoder", half(self.pictures()), vae.to_config())
+        if not self.from_file("text"):
+            text = self.done("text").modules
+            self.write("text", *t5.to_file(text.model, text.tokenizer_model))
+        if not self.from_file("decoder"):
+            self.write("autoencoder", half(self.pictures()), vae.to_config())
         for stage in ("transformer", "image"):
             if self.began(stage):
                 model = self.done(stage).modules.model
@@ -101,17 +121,16 @@ class CogVideoX(Recipe):
                     model, autoencoder, text, tokenizer, count=cases, picture=stage == "image", steps=SAMPLED_STEPS, guidance=guidance)
             side_by_side(sheet[:10], self.work / f"{stage}.png", prompts)
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
-        write_chapter(output / "README.md", self.chapter(figures, cases))
-        for name in ("transformer", "image", "loss"):
-            if (self.work / f"{name}.png").exists():
-                shutil.copy(self.work / f"{name}.png", output / f"cogvideox_{name}.png")
+        self.keep_curve("cogvideox_loss.png")
+        write_chapter(output / "README.md", self.title, self.chapter(figures, cases))
+        for stage in models:
+            shutil.copy(self.work / f"{stage}.png", output / f"cogvideox_{stage}.png")
         print(json.dumps(figures, indent=1))
 
     def chapter(self, figures: dict, cases: int) -> list[str]:
         """Lines for models/README.md: what the files are, their sums, and what was measured."""
         names = ["colour", "background", "colour+background", "direction", "colours+direction", "shape"]
         lines = [
-            "# The embedded tiny CogVideoX", "",
             "Four files in ComfyUI's folder names, fp16, with diffusers' (T5: Hugging Face's) key names. They have the real",
             "family's architecture and latent geometry (16 channels, 1/8 in space, 1/4 in time) and know one world: one flat",
             f"shape that moves in a straight line on a flat background, {clips.FRAMES} frames of {clips.PICTURE}x{clips.PICTURE} at {clips.RATE} a second, drawn by",
@@ -138,9 +157,9 @@ class CogVideoX(Recipe):
             lines += ["Image to video starts from the first frame of a drawn clip of the prompt's scene, of any size and place. Mean PSNR of the",
                       f"result's first frame to it (share over 20 dB): {'; '.join(kept)}.", ""]
         lines += [f"Autoencoder, {cases} held-out clips of shapes of all sizes and places: PSNR {recall['psnr']:.1f} dB, spread of the scaled latents "
-                  f"{recall['latent spread']:.2f}.", "", self.history(), "", "![loss](cogvideox_loss.png)"]
+                  f"{recall['latent spread']:.2f}.", "", self.history(), "", *self.curves("cogvideox_loss.png")]
         for stage, kind in KINDS.items():
-            if self.began(stage):
+            if (self.options.output / FILES[stage]).exists():
                 lines += ["", f"![held-out prompts, {kind}](cogvideox_{stage}.png)"]
         return lines
 

@@ -46,6 +46,7 @@ class ControlNet(Recipe):
     steps = {"controlnet": 6000}
     share = {"controlnet": 1.0}
     files = {"controlnet": FILE}
+    title = "The embedded tiny edge ControlNet"
 
     def controlnet(self) -> Fit:
         def make():
@@ -70,14 +71,13 @@ class ControlNet(Recipe):
         figures, sheet = evaluate(network, *models, count=min(CASES, self.options.cases or CASES))
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
         contact_sheet(sheet, self.work / "controlnet.png")
-        write_chapter(self.options.output / "README.md", self.chapter(figures))
+        write_chapter(self.options.output / "README.md", self.title, self.chapter(figures))
         loss_curve({"controlnet": self.losses("controlnet")}, self.options.output / "controlnet_loss.png")
         shutil.copy(self.work / "controlnet.png", self.options.output)
         print(json.dumps(figures, indent=1))
 
     def chapter(self, figures: dict) -> list[str]:
         lines = [
-            "# The embedded tiny edge ControlNet", "",
             f"For the tiny Sana: white edges on black, 1 to 3 pixels wide, say where the outline is. {BLOCKS} copied blocks, in the wiring and",
             "the layout of diffusers' SanaControlNetModel (with the tiny Sana's query-key norm). `python run.py train tiny-controlnet` trains it.", "",
             *self.file_table(),

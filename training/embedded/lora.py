@@ -36,6 +36,7 @@ class Lora(Recipe):
     steps = {"lora": 1500}
     share = {"lora": 1.0}
     files = {"lora": FILE}
+    title = "The embedded tiny LoRA"
 
     def lora(self) -> Fit:
         def make():
@@ -54,14 +55,13 @@ class Lora(Recipe):
                                   count=min(CASES, self.options.cases or CASES))
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
         contact_sheet(sheet, self.work / "lora.png")
-        write_chapter(self.options.output / "README.md", self.chapter(figures))
+        write_chapter(self.options.output / "README.md", self.title, self.chapter(figures))
         loss_curve({"lora": self.losses("lora")}, self.options.output / "lora_loss.png")
         shutil.copy(self.work / "lora.png", self.options.output)
         print(json.dumps(figures, indent=1))
 
     def chapter(self, figures: dict) -> list[str]:
         return [
-            "# The embedded tiny LoRA", "",
             f"For the tiny Sana: an outline around every shape, {WIDTH:g} pixels wide, black, or white where the shape or the background is black. Rank {RANK} on",
             "every linear layer of the blocks, with diffusers' key names. `python run.py train tiny-lora` trains it.", "",
             *self.file_table(),

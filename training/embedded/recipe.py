@@ -26,9 +26,14 @@ class Recipe:
     steps: dict[str, int]          # lengths of the schedules when time allows
     share: dict[str, float]        # of --minutes
     files: dict[str, str]          # stage to file, below the folder of models
+    title: str                     # of its chapter in models/README.md
+    further: tuple[str, ...] = ()  # stages that can go on from the files, since nothing else was trained on what they change
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
+        if options.further and options.stage not in (*self.further, "export"):
+            raise SystemExit(f"train: --further goes with --stage {' or '.join(self.further) or '(none of this model)'}: what the "
+                             f"other files were trained on cannot change under them.")
         self.work = options.work or WORK / self.name
         self.device = pick_device(options.device)
         if options.fresh and self.work.exists():
@@ -50,10 +55,15 @@ class Recipe:
         """A finished, or at least begun, stage with its averaged weights."""
         fit = getattr(self, stage)()
         if fit.step == 0:
-            raise SystemExit(f"train: stage '{stage}' has not been trained in {self.work}; run it first.")
+            raise SystemExit(f"train: stage '{stage}' has not been trained in {self.work}; run it first, or go on from the files "
+                             f"in {self.options.source} with --further.")
         fit.use_average()
         fit.modules.eval().requires_grad_(False)
         return fit
+
+    def from_file(self, stage: str) -> bool:
+        """Whether the stage's weights are those of the file in --source: with --further, until it is trained here."""
+        return self.options.further and not self.began(stage)
 
     def train(self, stage: str) -> None:
         fit = getattr(self, stage)()
@@ -98,12 +108,28 @@ class Recipe:
         return lines
 
     def history(self) -> str:
-        """A sentence on the steps and minutes of each stage."""
+        """A sentence on the steps and minutes of each stage; with --further, behind what the chapter says so far."""
         parts = []
         for stage in filter(self.began, self.stages):
             minutes = torch.load(self.work / f"{stage}.pt", map_location="cpu", weights_only=True)["elapsed"] / 60
             parts.append(f"{stage} {len(self.losses(stage))} steps, {minutes:.0f} minutes")
-        return "Training: " + "; ".join(parts) + ". " + self.options.note
+        new = f"{'; '.join(parts)}. {self.options.note}".rstrip()
+        if not self.options.further:
+            return "Training: " + new
+        lines = chapters_of(self.options.output / "README.md").get(self.title, "").splitlines()
+        before = next((line for line in lines if line.startswith("Training: ")), "Training: not noted.")
+        return before if new in before else f"{before} Then further: {new}"
+
+
+    def keep_curve(self, name: str) -> None:
+        """Copy the working folder's loss curve to the models, of what was trained further beside that of the first training."""
+        if (self.work / "loss.png").exists():
+            shutil.copy(self.work / "loss.png", self.options.output / (f"further_{name}" if self.options.further else name))
+
+    def curves(self, name: str) -> list[str]:
+        """A line of Markdown with the kept curves."""
+        kept = [file for file in (name, f"further_{name}") if (self.options.output / file).exists()]
+        return [" ".join(f"![loss]({file})" for file in kept)]
 
 
 def read_file(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
@@ -130,14 +156,13 @@ def join_prompts(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor
     return {name: torch.cat([part[name] for part in padded]) for name in parts[0]}
 
 
-def write_chapter(path: Path, lines: list[str]) -> None:
-    """Write a chapter, whose first line is its '# Title', into a README in place of the one of that title, if any."""
-    text = "\n".join(lines).rstrip() + "\n"
-    old = path.read_text() if path.exists() else ""
-    chapters = ["# " + part.rstrip() + "\n" for part in ("\n" + old).split("\n# ")[1:]]
-    titles = [chapter.partition("\n")[0] for chapter in chapters]
-    if lines[0] in titles:
-        chapters[titles.index(lines[0])] = text
-    else:
-        chapters.append(text)
-    path.write_text("\n".join(chapters))
+def chapters_of(path: Path) -> dict[str, str]:
+    """A README's chapters by their titles, in order; none where there is no file."""
+    text = "\n" + path.read_text() if path.exists() else ""
+    return {part.partition("\n")[0]: "# " + part.rstrip() + "\n" for part in text.split("\n# ")[1:]}
+
+
+def write_chapter(path: Path, title: str, lines: list[str]) -> None:
+    """Write a chapter into a README, in place of the one of that title, if any."""
+    text = "\n".join([f"# {title}", "", *lines]).rstrip() + "\n"
+    path.write_text("\n".join((chapters_of(path) | {title: text}).values()))

@@ -13,6 +13,7 @@ from .loop import Fit, contact_sheet
 from .recipe import Recipe, half, read_file, whole, write_chapter
 from ...evaluation.drawn import shapes
 from ...sana_core import checkpoint
+from ...sana_core.autoencoder import AutoencoderDC
 
 PICTURES = 5120  # cached for the transformer
 GATE = 0.98  # share of reconstructions in which the judge must find the right one of the main shapes
@@ -28,6 +29,8 @@ class Sana(Recipe):
     steps = {"text": 600, "autoencoder": 3000, "decoder": 3000, "transformer": 10000}
     share = {"text": 0.05, "autoencoder": 0.2, "decoder": 0.2, "transformer": 0.55}
     files = FILES
+    title = "The embedded tiny Sana"
+    further = ("decoder", "transformer")
 
     def text(self) -> Fit:
         return self.fit("text", gemma.TextTraining, average=0.98)
@@ -36,36 +39,53 @@ class Sana(Recipe):
         return self.fit("autoencoder", autoencoder.Autoencoding, lr=1.5e-3, average=0.995)
 
     def decoder(self) -> Fit:
-        return self.fit("decoder", lambda: autoencoder.Decoding(self.done("autoencoder").modules.model.requires_grad_(True)),
+        return self.fit("decoder", lambda: autoencoder.Decoding(self.pictures("autoencoder").requires_grad_(True)),
                         lr=1.2e-3, average=0.995)
 
     def transformer(self) -> Fit:
-        return self.fit("transformer", lambda: transformer.Flow(self.cache(), self.device), lr=1.5e-3, average=0.998,
+        def make():
+            start = load_models(self.options.source)[3].train() if self.options.further else transformer.build()
+            return transformer.Flow(self.cache(), self.device, start)
+        return self.fit("transformer", make, lr=1.5e-3, average=0.998,
                         split=lambda modules: transformer.matrices(modules.model))
+
+    def text_encoder(self):
+        """(Gemma, tokenizer)"""
+        if self.from_file("text"):
+            return load_models(self.options.source, self.device)[:2]
+        text = self.done("text").modules
+        return text.model, text.tokenizer
+
+    def pictures(self, stage: str) -> AutoencoderDC:
+        """The autoencoder as that stage left it."""
+        return load_models(self.options.source, self.device)[2] if self.from_file(stage) else self.done(stage).modules.model
 
     def cache(self) -> dict[str, torch.Tensor]:
         def make():
-            text = self.done("text").modules
-            return transformer.make_cache(self.done("autoencoder").modules.model, text.model, text.tokenizer,
-                                          self.options.cached or PICTURES, self.device)
+            return transformer.make_cache(self.pictures("autoencoder"), *self.text_encoder(), self.options.cached or PICTURES,
+                                          self.device)
         return self.cached("cache", make)
 
     def gate(self, stage: str) -> None:
         if stage != "transformer":
             return
-        figures, _, _ = autoencoder.evaluate_autoencoder(self.done("decoder").modules.model, self.options.cases or 64)
+        figures, _, _ = autoencoder.evaluate_autoencoder(self.pictures("decoder"), self.options.cases or 64)
         if figures["main shape"] < GATE:
             print(f"train: the autoencoder keeps the shape in {figures['main shape']:.3f} of pictures, {GATE} is wanted: "
                   f"the transformer cannot do better than that. Train it longer if there is time.")
 
     def export(self) -> None:
-        """Write the three files, measure what they can do as they are on disk, and write README.md and the sheets."""
-        text = self.done("text").modules
-        self.write("text", *gemma.to_file(text.model, text.tokenizer_model))
-        self.write("autoencoder", half(self.done("decoder").modules.model), autoencoder.CONFIG)
+        """Write the files of what was trained, measure what they can do as they are on disk, and write README.md and the
+        sheets."""
+        if not self.from_file("text"):
+            text = self.done("text").modules
+            self.write("text", *gemma.to_file(text.model, text.tokenizer_model))
+        if not self.from_file("decoder"):
+            self.write("autoencoder", half(self.pictures("decoder")), autoencoder.CONFIG)
         if self.began("transformer"):
             sana = self.done("transformer").modules.model
             self.write("transformer", half(checkpoint.from_canonical(sana.state_dict(), "diffusers")), transformer.to_config())
+        if self.began("transformer") or self.options.further:
             self.report()
 
     def report(self) -> None:
@@ -83,17 +103,15 @@ class Sana(Recipe):
         (self.work / "preview.json").write_text(json.dumps({"factors": factors.tolist(), "bias": bias.tolist()}))
         figures = {"reconstruction": recall, **rows}
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
-        write_chapter(output / "README.md", self.chapter(figures, cases))
-        for name in ("contact_sheet.png", "loss.png"):
-            if (self.work / name).exists():
-                shutil.copy(self.work / name, output / name)
+        self.keep_curve("loss.png")
+        write_chapter(output / "README.md", self.title, self.chapter(figures, cases))
+        shutil.copy(self.work / "contact_sheet.png", output)
         print(json.dumps(figures, indent=1))
 
     def chapter(self, figures: dict, cases: int) -> list[str]:
         """Lines for models/README.md: what the files are, their sums, and what was measured."""
         names = ["colour", "background", "shape", "size", "place", "colour+background", "colour+background+shape"]
         lines = [
-            "# The embedded tiny Sana", "",
             "Three files in ComfyUI's folder names, fp16, with diffusers' (Gemma: Hugging Face's) key names. They have the real",
             "family's architecture and latent geometry (32 channels at 1/32) and know one world: flat shapes on flat backgrounds,",
             "256x256, drawn by `evaluation/drawn/shapes.py`. `python run.py train tiny-sana` makes them from nothing.", "",
@@ -111,7 +129,7 @@ class Sana(Recipe):
             f"Autoencoder, {2 * cases} held-out pictures of both sizes and all six shapes: PSNR {recall['psnr']:.1f} dB; after reconstruction the",
             f"judge finds the shape in {recall['shape']:.3f} ({recall['main shape']:.3f} of the four main ones), its colour in "
             f"{recall['colour']:.3f}, the background in {recall['background']:.3f}.", "",
-            self.history(), "", "![loss](loss.png)", "", "![held-out prompts](contact_sheet.png)"]
+            self.history(), "", *self.curves("loss.png"), "", "![held-out prompts](contact_sheet.png)"]
 
 
 def load_models(folder: Path, device=torch.device("cpu")):

@@ -31,10 +31,13 @@ class SanaVideo(Recipe):
     steps = {"transformer": 6000}
     share = {"transformer": 1.0}
     files = FILES
+    title = "The embedded tiny SANA-Video"
+    further = ("transformer",)
 
     def transformer(self) -> Fit:
         def make():
-            return transformer.Flow(transformer.build(), self.cache(), self.device)
+            start = load_transformer(self.options.source).train() if self.options.further else transformer.build()
+            return transformer.Flow(start, self.cache(), self.device)
         return self.fit("transformer", make, lr=1.5e-3, average=0.998, split=lambda modules: transformer.matrices(modules.model))
 
     def cache(self) -> dict[str, torch.Tensor]:
@@ -45,8 +48,9 @@ class SanaVideo(Recipe):
 
     def export(self) -> None:
         """Write the file, measure what it can do as it is on disk, and write its chapter of README.md and the sheets."""
-        model = self.done("transformer").modules.model
-        self.write("transformer", half(from_canonical(model.state_dict(), "diffusers")), transformer.to_config())
+        if not self.from_file("transformer"):
+            model = self.done("transformer").modules.model
+            self.write("transformer", half(from_canonical(model.state_dict(), "diffusers")), transformer.to_config())
         self.report()
 
     def report(self) -> None:
@@ -60,16 +64,15 @@ class SanaVideo(Recipe):
             shown = drawn[:8, :, :: drawn.shape[2] // 8]
             side_by_side(shown, self.work / f"{kind.split()[0]}.png", clips.evaluation_scenes()[1])
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
-        write_chapter(output / "README.md", self.chapter(figures, cases))
-        for name in ("text", "image", "block", "loss"):
-            if (self.work / f"{name}.png").exists():
-                shutil.copy(self.work / f"{name}.png", output / f"sana_video_{name}.png")
+        self.keep_curve("sana_video_loss.png")
+        write_chapter(output / "README.md", self.title, self.chapter(figures, cases))
+        for kind in KINDS:
+            shutil.copy(self.work / f"{kind.split()[0]}.png", output / f"sana_video_{kind.split()[0]}.png")
         print(json.dumps(figures, indent=1))
 
     def chapter(self, figures: dict, cases: int) -> list[str]:
         names = ["colour", "background", "colour+background", "direction", "colours+direction"]
         lines = [
-            "# The embedded tiny SANA-Video", "",
             "One file, fp16, with diffusers' key names: text to video, image to video, and, block by block, LongSANA. It goes with the",
             "tiny Sana's text encoder and the tiny CogVideoX' autoencoder, whose latents have Wan's geometry (16 channels, 1/8, 1/4).",
             f"Its world is that of the tiny CogVideoX without an end: {roaming.FRAMES} frames of {clips.PICTURE}x{clips.PICTURE} at {roaming.RATE} a second,",
@@ -82,7 +85,7 @@ class SanaVideo(Recipe):
         lines += ["", "The prompts are those of the tiny CogVideoX. Colours must be right in two thirds of the frames; the direction in every stretch",
                   "of 17 frames, by the way of the shape's middle round the picture.", "",
                   f"Image to video begins with the first frame of a drawn clip of the prompt's scene: mean PSNR of the result's first frame to it "
-                  f"{figures['image to video']['first frame']:.1f} dB.", "", self.history(), "", "![loss](sana_video_loss.png)", "",
+                  f"{figures['image to video']['first frame']:.1f} dB.", "", self.history(), "", *self.curves("sana_video_loss.png"), "",
                   "![held-out prompts, text to video](sana_video_text.png)", "", "![held-out prompts, image to video](sana_video_image.png)", "",
                   f"Block by block ({4 * transformer.LONG - 3} frames, {transformer.BLOCK} latent frames a block, the last one seen, every step to a level with fresh",
                   "noise), every tenth frame:", "", "![held-out prompts, block by block](sana_video_block.png)"]

@@ -44,6 +44,7 @@ class Sprint(Recipe):
     steps = {"sprint": 6000}
     share = {"sprint": 1.0}
     files = {"sprint": FILE}
+    title = "The embedded tiny Sprint"
 
     def sprint(self) -> Fit:
         def make():
@@ -67,7 +68,7 @@ class Sprint(Recipe):
         for steps, sheet in sheets.items():
             contact_sheet(sheet[:16], self.work / f"sprint_{steps}.png", captions=shapes.evaluation_scenes()[1][:16])
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
-        write_chapter(self.options.output / "README.md", self.chapter(figures, cases))
+        write_chapter(self.options.output / "README.md", self.title, self.chapter(figures, cases))
         loss_curve({"sprint": self.losses("sprint")}, self.options.output / "sprint_loss.png")
         for steps in STEPS[:2]:
             shutil.copy(self.work / f"sprint_{steps}.png", self.options.output)
@@ -76,7 +77,6 @@ class Sprint(Recipe):
     def chapter(self, figures: dict, cases: int) -> list[str]:
         names = ["colour", "background", "shape", "size", "place", "colour+background", "colour+background+shape"]
         lines = [
-            "# The embedded tiny Sprint", "",
             "The tiny Sana in one to four steps, with guidance as an input and no negative prompt, as Sana Sprint has it. It goes",
             "with the tiny Sana's text encoder and autoencoder. `python run.py train tiny-sprint` distils it from the tiny Sana.", "",
             *self.file_table(),

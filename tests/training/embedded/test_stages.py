@@ -1,5 +1,6 @@
 """A few steps of every training stage: resumed equals uninterrupted, and the exported files are what the pack loads."""
 import json
+import shutil
 
 import pytest
 import safetensors
@@ -97,6 +98,28 @@ def test_export_says_what_it_measured(exported):
 def test_a_stage_without_the_one_before_says_so(tmp_path):
     with pytest.raises(SystemExit, match="stage 'autoencoder' has not been trained"):
         train(tmp_path, "--stage", "decoder")
+
+
+def test_further_goes_on_from_the_files(exported, tmp_path):
+    """The decoder alone changes; the files of what was not trained stay as they are."""
+    shutil.copytree(exported / "models", tmp_path / "models")
+    more = ["--further", "--source", str(tmp_path / "models")]
+    train(tmp_path, "--stage", "decoder", *more)
+    train(tmp_path, "--stage", "export", *more)
+    for name, path in sana.FILES.items():
+        before, after = (read(folder / "models" / path)[0] for folder in (exported, tmp_path))
+        changed = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
+        assert changed == ({"decoder"} if name == "autoencoder" else set())
+    first, text = ((folder / "models" / "README.md").read_text() for folder in (exported, tmp_path))
+    history = next(line for line in first.splitlines() if line.startswith("Training: "))
+    assert history + " Then further: decoder 3 steps" in text and "![loss](further_loss.png)" in text
+    train(tmp_path, "--stage", "export", *more)
+    assert (tmp_path / "models" / "README.md").read_text().count("Then further") == 1
+
+
+def test_further_does_not_change_what_others_were_trained_on(tmp_path):
+    with pytest.raises(SystemExit, match="--further goes with --stage decoder or transformer"):
+        train(tmp_path, "--further", "--stage", "autoencoder")
 
 
 def test_schedule_ends_with_the_time(tmp_path):

@@ -96,8 +96,8 @@ def test_a_stage_of_the_other_family_is_refused(capsys):
 
 def test_chapters_of_a_readme(tmp_path):
     path = tmp_path / "README.md"
-    for lines in (["# One", "", "first"], ["# Two", "", "second"], ["# One", "", "third"]):
-        recipe.write_chapter(path, lines)
+    for title, line in (("One", "first"), ("Two", "second"), ("One", "third")):
+        recipe.write_chapter(path, title, [line])
     assert path.read_text() == "# One\n\nthird\n\n# Two\n\nsecond\n"
 
 
