@@ -360,7 +360,7 @@ def test_other_models_and_bad_values_are_refused(host, cache, load):
     class Other:
         model = object()
 
-    with pytest.raises(ValueError, match="this model is object: load one with Load Sana Model"):
+    with pytest.raises(ValueError, match="this model is object: load one of those with its loader"):
         cache.step_cache(Other(), "TeaCache", 0.1)
     with pytest.raises(ValueError, match="method is 'magic': choose one of first block, TeaCache"):
         cache.step_cache(load("sana"), "magic", 0.1)
