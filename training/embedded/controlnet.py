@@ -64,15 +64,16 @@ class ControlNet(Recipe):
 
     def export(self) -> None:
         """Write the file, measure what it can do as it is on disk, and write its chapter and pictures."""
-        network = self.done("controlnet").modules.network
-        self.write("controlnet", half(checkpoint.from_canonical(network.state_dict(), "diffusers")), to_config())
+        if not self.from_file("controlnet"):
+            network = self.done("controlnet").modules.network
+            self.write("controlnet", half(checkpoint.from_canonical(network.state_dict(), "diffusers")), to_config())
+            loss_curve({"controlnet": self.losses("controlnet")}, self.options.output / "controlnet_loss.png")
         models = load_models(self.options.source, self.device)
         network = load_controlnet(self.options.output / FILE, self.device)
         figures, sheet = evaluate(network, *models, count=min(CASES, self.options.cases or CASES))
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
         contact_sheet(sheet, self.work / "controlnet.png")
         write_chapter(self.options.output / "README.md", self.title, self.chapter(figures))
-        loss_curve({"controlnet": self.losses("controlnet")}, self.options.output / "controlnet_loss.png")
         shutil.copy(self.work / "controlnet.png", self.options.output)
         print(json.dumps(figures, indent=1))
 

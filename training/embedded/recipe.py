@@ -62,7 +62,8 @@ class Recipe:
         return fit
 
     def from_file(self, stage: str) -> bool:
-        """Whether the stage's weights are those of the file in --source: with --further, until it is trained here."""
+        """Whether the stage's weights are those of the file in --source: with --further, until it is trained here. So
+        `--further --stage export` in an empty working folder measures the files as they are."""
         return self.options.further and not self.began(stage)
 
     def train(self, stage: str) -> None:
@@ -118,7 +119,7 @@ class Recipe:
             return "Training: " + new
         lines = chapters_of(self.options.output / "README.md").get(self.title, "").splitlines()
         before = next((line for line in lines if line.startswith("Training: ")), "Training: not noted.")
-        return before if new in before else f"{before} Then further: {new}"
+        return before if not parts or new in before else f"{before} Then further: {new}"
 
 
     def keep_curve(self, name: str) -> None:

@@ -60,8 +60,10 @@ class Sprint(Recipe):
 
     def export(self) -> None:
         """Write the file, measure what it can do as it is on disk, and write its chapter and pictures."""
-        student = self.done("sprint").modules.model
-        self.write("sprint", half(checkpoint.from_canonical(student.state_dict(), "diffusers")), to_config())
+        if not self.from_file("sprint"):
+            student = self.done("sprint").modules.model
+            self.write("sprint", half(checkpoint.from_canonical(student.state_dict(), "diffusers")), to_config())
+            loss_curve({"sprint": self.losses("sprint")}, self.options.output / "sprint_loss.png")
         text, tokenizer, pictures, teacher = load_models(self.options.source, self.device)
         student, cases = load_sprint(self.options.output / FILE, self.device), self.options.cases or 64
         figures, sheets = compare(student, teacher, pictures, text, tokenizer, cases)
@@ -69,7 +71,6 @@ class Sprint(Recipe):
             contact_sheet(sheet[:16], self.work / f"sprint_{steps}.png", captions=shapes.evaluation_scenes()[1][:16])
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
         write_chapter(self.options.output / "README.md", self.title, self.chapter(figures, cases))
-        loss_curve({"sprint": self.losses("sprint")}, self.options.output / "sprint_loss.png")
         for steps in STEPS[:2]:
             shutil.copy(self.work / f"sprint_{steps}.png", self.options.output)
         print(json.dumps(figures, indent=1))
