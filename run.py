@@ -58,9 +58,9 @@ COMMANDS = {
     "demo-train": (("train",), False),
     "convert": (("train",), False),
     "hub": (("hub",), False),
-    "app": (("app",), True),
     "container": (("app",), True),  # what docker/Dockerfile starts; the page is in the image too
     "help-pictures": (("dev",), True),  # for us: the pictures in web/docs
+    "thumbnails": (("dev",), True),  # for us: those beside the names of the workflows
 }
 
 
