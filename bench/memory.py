@@ -87,9 +87,11 @@ def sana_video_step(variant, size, layers, dtype):
 
 
 def long_sana(blocks, dtype):
-    """The prediction is that of one block, whatever their number."""
-    size = (10, 16, 26)
-    predicted = size[0] * size[1] * size[2] * numbers_of_sana_video(sana_video.SMALL, dtype.itemsize) * dtype.itemsize
+    """The prediction is that of one block and of what two leave behind, whatever their number."""
+    size, params = (10, 16, 26), sana_video.SMALL
+    tokens, heads, width = size[1] * size[2] // params.patch_size**2, params.num_attention_heads, params.attention_head_dim
+    kept = params.num_layers * (heads * (width + 1) * width * 4 + tokens * params.width * dtype.itemsize)
+    predicted = size[0] * size[1] * size[2] * numbers_of_sana_video(params, dtype.itemsize) * dtype.itemsize + 2 * kept
     return (f"LongSANA, {blocks} blocks of {size[0]} x {size[1]} x {size[2]} latents", predicted,
             sana_video.long_clip(blocks, dtype), sana_video.long_clip(1, dtype, 1, (4, 4)))
 

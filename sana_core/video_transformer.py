@@ -57,7 +57,7 @@ class GLUMBTempConv(GLUMBConv):
         x = super().forward(x.reshape(B * frames, height * width, -1), height, width).unflatten(0, (B, frames))
         before = x if past is None else torch.cat([past.to(x), x], dim=1)
         around = self.conv_temp(before.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, -frames:]
-        return (x + around).flatten(1, 2), x[:, -1:]
+        return (x + around).flatten(1, 2), x[:, -1:].clone()  # a view would keep all frames
 
 
 class SanaVideoBlock(nn.Module):

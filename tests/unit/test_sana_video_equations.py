@@ -68,6 +68,18 @@ def test_blocks_one_after_the_other(sizes):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_is_left_behind_is_of_one_frame(batch):
+    """Also in memory: a view of the last frame would hold all of them, in every block."""
+    net, _ = made(FIRST)
+    x, y, mask = inputs(FIRST, frames=6)
+    keep = []
+    net(x[:batch], torch.tensor([727.0] * batch), y[:batch], mask[:batch], keep=keep)
+    for own in keep:
+        assert own.frame.untyped_storage().nbytes() == own.frame.numel() * own.frame.element_size()
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("times", ["one", "a frame"])
 def test_second_generation(times):
     net, weights = made(SECOND)
