@@ -35,6 +35,7 @@ from ..cogvideo_core.transformer import CogVideoTransformer
 from ..sana_core import memory as sana_memory
 from ..sana_core.autoencoder import AutoencoderDC, DCAEParams
 from ..sana_core.transformer import SanaTransformer
+from ..sana_core.video_checkpoint import network
 from ..sana_core.video_memory import numbers_a_latent_pixel as numbers_of_sana_video
 from . import cogvideox, record, sana, sana_video
 from .harness import peak_memory
@@ -213,6 +214,11 @@ def totals():
         params = cogvideox.VARIANTS[variant]
         yield (f"CogVideoX {variant} step, {4 * frames - 3} frames of {height} x {width} px, batch 2",
                weights(CogVideoTransformer, params), cogvideo_step_bytes(variant, shape, 2))
+    for variant, size, side in (("2B 480p", (21, 60, 104), "81 frames of 480 x 832"), ("2B 720p", (11, 22, 40), "81 frames of 704 x 1280"),
+                                ("2.0 5B", (11, 23, 40), "81 frames of 736 x 1280")):
+        params = sana_video.VARIANTS[variant]
+        yield (f"SANA-Video {variant} step, {side} px, batch 2", weights(network, params),
+               2 * size[0] * size[1] * size[2] * numbers_of_sana_video(params, 2) * 2)
     for what, tiles in (("at once", None), (f"tiles of {tile.height * PIXELS} x {tile.width * PIXELS}", tile)):
         yield (f"CogVideoX VAE decode, 49 frames of 480 x 720 px, {what}", weights(CogVideoVAE, VAE),
                cogvideo_memory.decode_bytes(VAE, (1, 16, 13, 60, 90), 2, tiles))
