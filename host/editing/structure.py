@@ -53,7 +53,8 @@ class Structure:
                 return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
             if x.shape[1:] != latent_image.shape[1:] or len(x) % len(latent_image):
                 raise ValueError("Keep Structure sees the whole source at once: it does not go with context windows or areas.")
-            source = sampling.noise_scaling(sigma, noise.clone(), latent_image, False).to(x)
+            # To x first: the host may have spread the conditions over several devices.
+            source = sampling.noise_scaling(sigma, noise.to(x.device, copy=True), latent_image.to(x.device), False).to(x)
             source = source.repeat(len(x) // len(source), *[1] * (x.ndim - 1))
             twice = {name: _twice(value, len(x)) for name, value in kwargs.items()}
             out = executor(torch.cat([x, source]), _twice(t, len(x)), _twice(c_concat, len(x)), _twice(c_crossattn, len(x)),
