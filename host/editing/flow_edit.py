@@ -11,8 +11,8 @@ import comfy.model_sampling
 import comfy.samplers
 import torch
 
-from ..samplers import alphas_of, check_sampling
-from .path import check_whole
+from ..samplers import check_sampling
+from .path import as_flow, check_whole, from_flow
 
 
 class FlowEdit(comfy.samplers.CFGGuider):
@@ -60,13 +60,8 @@ class FlowEdit(comfy.samplers.CFGGuider):
         return self.start + change / self.averages
 
     def _clean(self, x, sigma, model_options, seed, positive, negative, cfg):
-        sampling = self.inner_model.model_sampling
-        if not self.flow:  # to the host's scale
-            sigma = (sigma.double() / (1.0 - sigma.double())).clamp(max=float(sampling.sigma_max)).to(sigma)
-            whole = sigma.reshape(-1, *[1] * (x.ndim - 1))
-            x = x * (1.0 + whole)
-            if not isinstance(sampling, comfy.model_sampling.EPS):  # the host's own CogVideoX is fed at variance 1
-                x = x / (1.0 + whole**2).sqrt()
+        if not self.flow:
+            x, sigma = from_flow(x, sigma, self.inner_model.model_sampling)
         return comfy.samplers.sampling_function(self.inner_model, x, sigma, self.conds.get(negative), self.conds.get(positive), cfg,
                                                 model_options=model_options, seed=seed)
 
@@ -82,7 +77,7 @@ class Walk(comfy.samplers.Sampler):
         guider.start, guider.plain = latent_image, False
         # Of its own: with the seed itself the host has drawn the first noise.
         guider.generator = torch.Generator().manual_seed(((extra_args.get("seed") or 0) + 1) % 2**64)
-        levels = flow_levels(sigmas, guider.flow)
+        levels = sigmas if guider.flow else as_flow(sigmas)
         model = Masked(model_wrap, latent_image, denoise_mask)
         total, x = len(levels) - 1, latent_image.clone()
 
@@ -109,16 +104,6 @@ class Masked:
     def __call__(self, x, sigma, denoise_mask=None, model_options={}, seed=None):
         out = self.inner_model(x, sigma, model_options=model_options, seed=seed)
         return out if self.mask is None else out * self.mask + self.latent_image * (1.0 - self.mask)
-
-
-def flow_levels(sigmas, flow: bool):
-    """sigmas (n,) of the host as levels of a flow, the infinite one as 1 less a little."""
-    if flow:
-        return sigmas
-    found = []
-    for alpha, sigma in zip(alphas_of(sigmas), sigmas.double().tolist()):
-        found.append(sigma / (1.0 + sigma) if alpha else 1.0 - 1.0 / (1.0 + sigma))
-    return sigmas.new_tensor(found)
 
 
 def check_source(latent) -> None:
