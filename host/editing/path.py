@@ -15,7 +15,7 @@ import comfy.model_sampling
 import comfy.samplers
 import torch
 
-from ..samplers import alphas_of, check_sampling
+from ..samplers import alphas_of, check_sampling, fed
 
 SMALLEST_LEVEL = 0.001  # of a flow: below it the host's x0 says too little of the velocity
 
@@ -74,7 +74,7 @@ class Path:
             clean = self.model(x, sigma * ones, **self.extra_args)
             return (x - clean) / sigma, clean
         whole = x * self._scale(level)
-        clean = self.model(_fed(whole, sigma * ones, self.sampling), sigma * ones, **self.extra_args)
+        clean = self.model(fed(whole, sigma, self.sampling), sigma * ones, **self.extra_args)
         # The host's last sigma is finite, where the path's is not: v is what both have in common.
         root = 1.0 / float(1.0 + level.sigma**2) ** 0.5
         v = (root * whole - clean) / math.sqrt(1.0 - root**2)
@@ -106,12 +106,6 @@ class Path:
         return self.sampling.noise_scaling(sigmas[0].to(noise.dtype), noise.clone(), latent, full)
 
 
-def _fed(whole, sigmas, sampling):
-    """A state of variance 1 (B, ...) as samplers of the host feed it to a CogVideoX at sigmas (B,): the pack's as clean + sigma *
-    noise, the host's own as it is."""
-    return whole / sampling.calculate_input(sigmas, whole.new_ones(len(whole), *[1] * (whole.ndim - 1)))
-
-
 def as_flow(sigmas):
     """sigmas (n,) of a CogVideoX as levels of the flow that it is in another scale, the infinite one as 1 less a little."""
     sigmas = sigmas.double()
@@ -122,8 +116,8 @@ def from_flow(x, levels, sampling):
     """(state as the host feeds it, its sigmas (B,)) of a CogVideoX for a state x (B, ...) of that flow at levels (B,)."""
     levels = levels.double()
     sigmas = (levels / (1.0 - levels)).clamp(max=float(sampling.sigma_max)).to(x.dtype)
-    scale = (1.0 + sigmas) / (1.0 + sigmas**2).sqrt()
-    return _fed(x * scale.reshape(-1, *[1] * (x.ndim - 1)), sigmas, sampling), sigmas
+    each = sigmas.reshape(-1, *[1] * (x.ndim - 1))
+    return fed(x * (1.0 + each) / (1.0 + each**2).sqrt(), each, sampling), sigmas
 
 
 def check_whole(sigmas) -> None:
