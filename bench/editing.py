@@ -1,5 +1,5 @@
-"""Inversion and editing on the embedded models, in ComfyUI's own sampling: how near the source comes back, and whether an edit with
-one word replaced keeps the rest. Drawn clips and pictures of held-out scenes, judged from pixels.
+"""Inversion and editing on the embedded models, in ComfyUI's own sampling: how near the source comes back, and whether an
+edit with one word replaced keeps the rest. Drawn clips and pictures of held-out scenes, judged from pixels.
 
 As a script (python bench/editing.py 2: threads) it computes in this very process, in fp32, and prints the figures as JSON.
 """
@@ -67,8 +67,8 @@ class Family:
         self.scenes = self.world.evaluation_scenes()[0][:COUNT]
 
     def sources(self, scenes=None):
-        """(latents, pixels of what the autoencoder makes of them) of the drawn scenes, one by one. scenes: others, which differ
-        in colours alone: drawn at the same places."""
+        """(latents, pixels of what the autoencoder makes of them) of the drawn scenes, one by one. scenes: others, which
+        differ in colours alone: drawn at the same places."""
         generator = torch.Generator().manual_seed(32)
         drawn = self.world.draw(self.scenes if scenes is None else scenes, generator)  # (B, 3, [T,] H, W) in [-1, 1]
         pixels = (drawn.movedim(1, -1) + 1) / 2
@@ -134,7 +134,8 @@ def inversion_figures(family, count=COUNT):
                 rows.append((psnr(family.vae.decode(back), wanted[i]), float(noise.std())))
             name = method if cfg == 1.0 else f"{method}, CFG {cfg:g}"
             found[name] = {"psnr": round(float(np.mean([row[0] for row in rows])), 1),
-                           "worst": round(min(row[0] for row in rows), 1), "std": round(float(np.mean([row[1] for row in rows])), 2)}
+                           "worst": round(min(row[0] for row in rows), 1),
+                           "std": round(float(np.mean([row[1] for row in rows])), 2)}
     return found
 
 
@@ -208,8 +209,8 @@ DRAWN = "the target drawn"  # at the source's place, through the autoencoder: no
 
 
 def edit_figures(family, word, edits=EDITS, count=COUNT):
-    """{edit, or DRAWN: {attribute: share of the results that show the target scene's; distance: of the shape's centre from the
-    source's, mean over pictures, in px}}"""
+    """{edit, or DRAWN: {attribute: share of the results that show the target scene's; distance: of the shape's centre from
+    the source's, mean over pictures, in px}}"""
     latents, sources = family.sources()
     targets = edited_scenes(family, word)
 
@@ -229,7 +230,7 @@ def edit_figures(family, word, edits=EDITS, count=COUNT):
 
 
 def distance(frames, sources):
-    """Mean distance in pixels between the shape's centres of frames and sources (1, [T,] H, W, 3); NaN where none is seen."""
+    """Mean distance in pixels between the shape's centres of frames and sources (1, [T,] H, W, 3); NaN where none is."""
     from ..evaluation.drawn.judge import judge
 
     frames, sources = (one.reshape(-1, *one.shape[-3:]) for one in (frames, sources))
@@ -261,12 +262,13 @@ def main(threads):
         found[f"{name}, inversion"] = inversion_figures(family)
         for word in words:
             found[f"{name}, edits of {word}"] = edit_figures(family, word)
-    print(json.dumps(found | {"wanted": WANTED, "count": COUNT, "steps": STEPS, "seconds": round(time.perf_counter() - start, 1)}))
+    seconds = round(time.perf_counter() - start, 1)
+    print(json.dumps(found | {"wanted": WANTED, "count": COUNT, "steps": STEPS, "seconds": seconds}))
 
 
 def figures():
-    """{"cogvideox, inversion": {method: {psnr, worst (dB), std}}, "cogvideox, edits of colour": {edit: {attribute: share, distance}},
-    the same of Sana, "wanted": {...}, "seconds": float}. Raises RuntimeError with the process's last line."""
+    """{"cogvideox, inversion": {method: {psnr, worst (dB), std}}, "cogvideox, edits of colour": {edit: {attribute: share,
+    distance}}, the same of Sana, "wanted": {...}, "seconds": float}. Raises RuntimeError with the process's last line."""
     return by_itself(__file__)
 
 

@@ -42,8 +42,9 @@ def step_cache(model, method: str, threshold: float, start: float = 0.0, end: fl
     if most < 1:
         raise ValueError(f"max_skips is {most}: it must be at least 1. A threshold of 0 switches the cache off.")
     if not hasattr(model.model, "teacache_polynomial"):
-        raise ValueError(f"Step Cache knows the blocks of Sana, CogVideoX and SANA-Video of the first generation, and this model is "
-                         f"{type(model.model).__name__}: load one of those with its loader of this pack, or take the stock EasyCache.")
+        raise ValueError("Step Cache knows the blocks of Sana, CogVideoX and SANA-Video of the first generation, and this "
+                         f"model is {type(model.model).__name__}: load one of those with its loader of this pack, or take "
+                         "the stock EasyCache.")
     patched = model.clone()
     patched.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)  # the last one counts
     if threshold > 0.0:
@@ -189,8 +190,8 @@ def _conditions(options: dict) -> tuple:
 
 
 def _window(options: dict):
-    """A name for the context window of a call, on the device that it runs on: where the host spreads conditions over several, each
-    decides by its own ones, as none can know what another is about to."""
+    """A name for the context window of a call, on the device that it runs on: where the host spreads conditions over
+    several, each decides by its own ones, as none can know what another is about to."""
     window = options.get("context_window")
     return options.get("multigpu_thread_device"), None if window is None else tuple(window.index_list)
 

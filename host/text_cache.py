@@ -31,7 +31,8 @@ class Read(NamedTuple):
 
 
 class Texts:
-    """What networks have read in one run: the last texts used, of LIMIT bytes in all. The host may ask from a thread a device."""
+    """What networks have read in one run: the last texts used, of LIMIT bytes in all. With several devices the host asks
+    from a thread for each."""
 
     def __init__(self):
         self.kept = []  # Read, the last used at the end

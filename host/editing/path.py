@@ -1,7 +1,8 @@
 """A model's way from clean to noise, with one set of formulas for both families.
 
-A state is x = a * clean + b * noise. The network's prediction is put as a velocity, in which a step of the deterministic sampler
-(DDIM for CogVideoX, Euler for a flow) from one level to another is x' = c * x + d * velocity, and can be turned round.
+A state is x = a * clean + b * noise. The network's prediction is put as a velocity, in which a step of the deterministic
+sampler (DDIM for CogVideoX, Euler for a flow) from one level to another is x' = c * x + d * velocity, and can be
+turned round.
 
 CogVideoX: a = sqrt(alpha), b = sqrt(1 - alpha), velocity v. Flow: a = 1 - sigma, b = sigma, velocity noise - clean.
 """
@@ -31,8 +32,8 @@ class Level(NamedTuple):
 class Path:
     """The way of the model that a sampler function of the host was given.
 
-    model: the sampler's first argument. extra_args: its arguments for the model, taken without a mask. flow: walk a CogVideoX
-    as the flow that it is in another scale, too.
+    model: the sampler's first argument. extra_args: its arguments for the model, taken without a mask. flow: walk a
+    CogVideoX as the flow that it is in another scale, too.
     """
 
     def __init__(self, model, extra_args, flow=False):
@@ -125,10 +126,10 @@ def check_whole(sigmas) -> None:
     values = sigmas.double().tolist()
     if len(values) < 3 or values[-1] != 0.0 or any(after >= before for before, after in zip(values, values[1:])):
         some = ", ".join(f"{value:g}" for value in values[:6]) + " ..." * (len(values) > 6)
-        raise ValueError(f"Inversion and editing want the sigmas that the result is sampled with, two steps or more, falling to 0; "
-                         f"these are {some}. Take CogVideoX Sigmas, Sana Sigmas or BasicScheduler, whole and without FlipSigmas: "
-                         "an inversion turns them round by itself, and does not compute at the clean end, where the model has "
-                         "learned nothing.")
+        raise ValueError("Inversion and editing want the sigmas that the result is sampled with, two steps or more, falling "
+                         f"to 0; these are {some}. Take CogVideoX Sigmas, Sana Sigmas or BasicScheduler, whole and without "
+                         "FlipSigmas: an inversion turns them round by itself, and does not compute at the clean end, where "
+                         "the model has learned nothing.")
 
 
 def check_flow(path: Path, what: str) -> None:

@@ -1,7 +1,7 @@
 """A second device on a machine without one: "cpu:1".
 
-To PyTorch its tensors are the CPU's. So what runs there is watched: what is made there or moved there with .to is on it and says so
-when asked for its device; an operation on tensors of both is an error, as it is between two GPUs.
+To PyTorch its tensors are the CPU's. So what runs there is watched: what is made there or moved there with .to is on it
+and says so when asked for its device; an operation on tensors of both is an error, as it is between two GPUs.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Watch(TorchFunctionMode):
     def moved(self, tensor, *args, **kwargs):
         if args and isinstance(args[0], torch.Tensor):
             args = (self.device_of(args[0]), args[0].dtype, *args[1:])
-        device = next((arg for arg in (*args, kwargs.get("device")) if isinstance(arg, torch.device)), self.device_of(tensor))
+        devices = [arg for arg in (*args, kwargs.get("device")) if isinstance(arg, torch.device)] or [self.device_of(tensor)]
         out = tensor.to(*args, **kwargs)
-        return self.kept(out) if device == SECOND else out
+        return self.kept(out) if devices[0] == SECOND else out
 
     def device_of(self, tensor):
         return SECOND if address(tensor) in self.own else FIRST

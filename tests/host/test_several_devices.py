@@ -1,5 +1,5 @@
-"""The host's MultiGPU CFG Split on each family and on what goes with it: the same result as on one device, half of it made on the
-other one."""
+"""The host's MultiGPU CFG Split on each family and on what goes with it: the same result as on one device, half of it made
+on the other one."""
 
 import functools
 
@@ -116,7 +116,8 @@ def test_tora(host, load, monkeypatch, tmp_path):  # noqa: F811
     start = trajectories.start()
     plain = video_model.sample(host, patched, start)
     several, conditions = split(host.comfy, monkeypatch, patched, [lambda: second_fusers(several)])
-    assert apart(video_model.sample(host, several, start), plain) < 1e-5 < 1e-3 < apart(video_model.sample(host, model, start), plain)
+    assert apart(video_model.sample(host, several, start), plain) < 1e-5
+    assert apart(video_model.sample(host, model, start), plain) > 1e-3
     assert conditions[SECOND] == 3
 
 
@@ -147,8 +148,8 @@ def test_flow_edit(host, load, monkeypatch, name):  # noqa: F811
         sana_model.conditioning(9), sana_model.conditioning(5, seed=3))
     several, conditions = split(host.comfy, monkeypatch, load(name))
     sigmas = torch.tensor([1.0, 0.8, 0.4, 0.0]) if name == "Sana" else host.samplers.cogvideox_sigmas(several, 3)
-    plain, found = (edits.flow_edit(host, (model, 0.3 * start_of(name), *texts, sigmas), *texts, source_cfg=2.0, target_cfg=3.0)
-                    for model in (load(name), several))
+    plain, found = (edits.flow_edit(host, (model, 0.3 * start_of(name), *texts, sigmas), *texts, source_cfg=2.0,
+                                    target_cfg=3.0) for model in (load(name), several))
     assert apart(found, plain) < 1e-4 and conditions == {FIRST: 6, SECOND: 6}
 
 

@@ -1,5 +1,5 @@
-"""Files for ComfyUI's own nodes that put frames between frames and enlarge them: the architectures that it knows, all weights zero, so
-that what comes out is known. The host has to be importable."""
+"""Files for ComfyUI's own nodes that put frames between frames and enlarge them: the architectures that it knows, all
+weights zero, so that what comes out is known. The host has to be importable."""
 
 from pathlib import Path
 

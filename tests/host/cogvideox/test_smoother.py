@@ -41,7 +41,8 @@ def draw(server, comfyui_path):
 def frames_and_result(draw, name):
     """The decoder's frames (T, H, W, 3) of a shipped workflow, and what its node 14 makes of them."""
     workflow = {key: one for key, one in shipped(name).items() if not one["class_type"].startswith("Save")}
-    return (np.stack(draw({**workflow, "15": node("PreviewImage", images=[key, 0])}).images).astype(int) for key in ("8", "14"))
+    return (np.stack(draw({**workflow, "15": node("PreviewImage", images=[key, 0])}).images).astype(int)
+            for key in ("8", "14"))
 
 
 def test_frames_between(draw):
@@ -57,7 +58,8 @@ def test_larger(draw):
     assert (found == frames.repeat(times, axis=1).repeat(times, axis=2)).all()
 
 
-@pytest.mark.parametrize("name, shape, rate", [("cogvideox_interpolate", (17, 96, 96, 3), 16), ("cogvideox_upscale", (9, 192, 192, 3), 8)])
+@pytest.mark.parametrize("name, shape, rate", [("cogvideox_interpolate", (17, 96, 96, 3), 16),
+                                               ("cogvideox_upscale", (9, 192, 192, 3), 8)])
 def test_the_workflows_videos(draw, name, shape, rate):
     workflow = shipped(name)
     rates = [one["inputs"]["fps"] for one in workflow.values() if "fps" in one["inputs"]]
