@@ -287,4 +287,4 @@ def lines(found):
         if isinstance(rows, dict) and all(isinstance(row, dict) for row in rows.values()):
             yield name
             for row, values in rows.items():
-                yield f"    {row:36s}" + "  ".join(f"{key} {value:g}" for key, value in values.items())
+                yield f"    {row:44s}" + "  ".join(f"{key} {value:g}" for key, value in values.items())
