@@ -100,9 +100,7 @@ def _sample(model, x, sigmas, extra_args, callback, disable, step):
             if change := extra_args.get("model_options", {}).get("denoise_mask_function"):
                 drawn = change(sigma.expand(x.shape[0]), mask, extra_options={"model": model.inner_model, "sigmas": sigmas})
             x = x * drawn + (math.sqrt(alpha) * model.latent_image + math.sqrt(1.0 - alpha) * model.noise) * (1.0 - drawn)
-        # What the model makes of its input tells what it wants to be given.
-        fed = x / sampling.calculate_input(sigma, x.new_ones(()))
-        x0 = model(fed, sigma.expand(x.shape[0]), denoise_mask=None, **extra_args)
+        x0 = model(fed(x, sigma, sampling), sigma.expand(x.shape[0]), denoise_mask=None, **extra_args)
         if alpha == 0.0:
             # The host's last sigma is finite: take the little of x out again that it leaves in x0.
             root = 1.0 / (1.0 + sigma**2).sqrt()
@@ -113,6 +111,12 @@ def _sample(model, x, sigmas, extra_args, callback, disable, step):
             callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": x0})
         x = step(i, x, x0, alpha, next_alpha)
     return x * (1.0 + sigmas[-1] ** 2).sqrt()
+
+
+def fed(x, sigma, sampling):
+    """A state x of variance 1 as a model wants to be given it at sigma, of one element or as many dimensions as x: the pack's as
+    clean + sigma * noise, the host's own CogVideoX as it is. What it makes of its input tells."""
+    return x / sampling.calculate_input(sigma, torch.ones_like(sigma, dtype=x.dtype))
 
 
 def check_sampling(sampling) -> None:

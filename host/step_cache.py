@@ -42,8 +42,9 @@ def step_cache(model, method: str, threshold: float, start: float = 0.0, end: fl
     if most < 1:
         raise ValueError(f"max_skips is {most}: it must be at least 1. A threshold of 0 switches the cache off.")
     if not hasattr(model.model, "teacache_polynomial"):
-        raise ValueError(f"Step Cache knows the blocks of Sana, CogVideoX and SANA-Video of the first generation, and this model is "
-                         f"{type(model.model).__name__}: load one of those with its loader of this pack, or take the stock EasyCache.")
+        raise ValueError("Step Cache knows the blocks of Sana, CogVideoX and SANA-Video of the first generation, and this "
+                         f"model is {type(model.model).__name__}: load one of those with its loader of this pack, or take "
+                         "the stock EasyCache.")
     patched = model.clone()
     patched.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)  # the last one counts
     if threshold > 0.0:
@@ -75,7 +76,7 @@ class State:
 
 @dataclass
 class Window:
-    """Of one context window, or of the whole latent: its states, and what was decided last."""
+    """Of one context window, or of the whole latent, on one device: its states, and what was decided last."""
 
     states: dict = field(default_factory=dict)
     sigma: float | None = None
@@ -83,6 +84,7 @@ class Window:
     reuses: bool = False
     row: int = 0         # reused one after the other
     evaluations: int = 0
+    reused: int = 0      # of these
 
 
 class Run:
@@ -94,7 +96,15 @@ class Run:
         self.settings, self.polynomial = settings, patcher.model.teacache_polynomial()
         self.highest, self.lowest = (float(sampling.percent_to_sigma(share)) for share in (settings.start, settings.end))
         self.last = float(sigmas[-2]) * (1 + 1e-6) if len(sigmas) > 1 else 0.0
-        self.windows, self.evaluations, self.reused = {}, 0, 0
+        self.windows = {}
+
+    @property
+    def evaluations(self) -> int:
+        return sum(window.evaluations for window in self.windows.values())
+
+    @property
+    def reused(self) -> int:
+        return sum(window.reused for window in self.windows.values())
 
     def around(self, run_block: Callable, blocks: int, modulated: Callable, options: dict) -> Callable:
         """run_block (host/blocks.py) for one call of a network of `blocks` blocks.
@@ -158,8 +168,7 @@ class Call:
             window.evaluations += 1
             window.reuses = run.decides(window, self.sigma, state, self.measured)
             window.row = window.row + 1 if window.reuses else 0
-            run.evaluations += 1
-            run.reused += window.reuses
+            window.reused += window.reuses
             window.states = {key: s for key, s in window.states.items() if s.used >= window.evaluations - 2}
         self.reuses = window.reuses and state is not None
         if self.reuses:
@@ -181,8 +190,10 @@ def _conditions(options: dict) -> tuple:
 
 
 def _window(options: dict):
+    """A name for the context window of a call, on the device that it runs on: where the host spreads conditions over
+    several, each decides by its own ones, as none can know what another is about to."""
     window = options.get("context_window")
-    return None if window is None else tuple(window.index_list)
+    return options.get("multigpu_thread_device"), None if window is None else tuple(window.index_list)
 
 
 def _fit(a, b) -> bool:

@@ -6,6 +6,7 @@ states and masks, and not at all while weights may change (hooks, training) or w
 
 from __future__ import annotations
 
+import threading
 from typing import NamedTuple
 
 import torch
@@ -30,10 +31,12 @@ class Read(NamedTuple):
 
 
 class Texts:
-    """What networks have read in one run: the last texts used, of LIMIT bytes in all."""
+    """What networks have read in one run: the last texts used, of LIMIT bytes in all. With several devices the host asks
+    from a thread for each."""
 
     def __init__(self):
         self.kept = []  # Read, the last used at the end
+        self.lock = threading.Lock()
 
     def read(self, network: ReadsText, states, mask) -> Text:
         """The network's Text of states (B, T, C), in the type that it computes in, and mask (B, T)."""
@@ -46,10 +49,11 @@ class Texts:
                 return text
             # Copies, because a node may write into what it was given.
             read = Read(network, states.clone(), mask if mask is None else mask.clone(), network.with_pairs(text))
-        kept = [other for other in self.kept if other is not read] + [read]
-        while sum(other.size() for other in kept) > LIMIT:
-            kept.pop(0)
-        self.kept = kept
+        with self.lock:
+            kept = [other for other in self.kept if other is not read] + [read]
+            while sum(other.size() for other in kept) > LIMIT:
+                kept.pop(0)
+            self.kept = kept
         return read.text
 
 

@@ -116,6 +116,8 @@ class CogVideoXModel(ReadsDiffusersLoras):
         if picture is not None and window is not None and window.dim == 2:
             c_concat = with_start_picture(c_concat, picture, window)
         options = dict(transformer_options)
+        if options.get(MOTION) is not None:
+            options[MOTION] = options[MOTION].of(self.current_patcher)
         said = options.pop(idle.KEY, None)
         if said is not None:
             idle.while_sampling(options, control, self.model_config.params.num_layers, said)

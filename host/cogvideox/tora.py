@@ -20,6 +20,7 @@ from ..compat import assign_keywords, model_patcher
 from .conditioning import check_clip_fits, check_vae, encoded, first_frames, fitted
 from .model import MOTION, CogVideoXModel, empty_latent
 
+FUSERS = "sanacog_tora"  # of a MODEL's additional models: the fusers' patcher
 # Of either part: what stands before its names in a file that holds both and the transformer, how the number of its blocks is
 # told, and words.
 _PARTS = {"fuser": ("fuser.", r"(\d+)\.flow_cond_norm\.weight", "Tora's motion fuser"),
@@ -31,6 +32,11 @@ class Motion:
 
     def __init__(self, features, fusers, first: float, last: float):
         self.features, self.fusers, self.first, self.last = features, fusers, first, last
+
+    def of(self, patcher):
+        """The same with the fusers that belong to a patcher of the model: the host has one for each device that it uses."""
+        own = [] if patcher is None else patcher.get_additional_models_with_key(FUSERS)
+        return Motion(self.features, own[0].model, self.first, self.last) if own else self
 
     def adapt(self, options):
         """cogvideo_core's `adapt` for this step, None outside of the range of noise levels. options: transformer_options."""
@@ -80,11 +86,11 @@ def follow_trajectories(model, vae, fuser: Path, extractor: Path, width: int, he
     features = extracted(extractors, latent) * strength
 
     sampling = model.get_model_object("model_sampling")
-    patched, patcher = model.clone(), fusers.loaded(model.model_dtype())
+    patched, patcher = model.clone(), load_fusers(fuser, model.model_dtype())
     motion = Motion(features.to(model.model_dtype() if model.model_dtype().itemsize > 1 else torch.bfloat16), patcher.model,
                     float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end)))
     patched.model_options["transformer_options"][MOTION] = motion
-    patched.set_additional_models("sanacog_tora", [patcher])  # the host loads them with the model
+    patched.set_additional_models(FUSERS, [patcher])  # the host loads them with the model
     return patched, video
 
 
@@ -114,16 +120,19 @@ class opened:
     def tensors(self) -> dict:
         return without(self.checkpoint.load(), self.prefix)
 
-    def loaded(self, dtype):
-        """The fusers in the host's patcher. dtype: the model's; 8 bits are not for these."""
-        dtype = dtype if dtype.itemsize > 1 else torch.bfloat16
-        network, tensors = self.network(mm.unet_offload_device(), dtype, comfy.ops.manual_cast).eval(), self.tensors()
-        tensors = {key: tensor.to(dtype) for key, tensor in tensors.items()}
-        if hasattr(mm, "archive_model_dtypes"):  # dynamic patchers read what each weight is to become
-            mm.archive_model_dtypes(network)
-        patcher = model_patcher(network, mm.get_torch_device(), mm.unet_offload_device(), tensors)
-        network.load_state_dict(tensors, **assign_keywords(patcher, network.load_state_dict))
-        return patcher
+
+def load_fusers(path: Path, dtype, disable_dynamic: bool = False):
+    """The fusers in the host's patcher. dtype: the model's; 8 bits are not for these. disable_dynamic: the host asks so when it
+    needs a plain patcher."""
+    dtype, part = dtype if dtype.itemsize > 1 else torch.bfloat16, opened(path, "fuser")
+    network = part.network(mm.unet_offload_device(), dtype, comfy.ops.manual_cast).eval()
+    tensors = {key: tensor.to(dtype) for key, tensor in part.tensors().items()}
+    if hasattr(mm, "archive_model_dtypes"):  # dynamic patchers read what each weight is to become
+        mm.archive_model_dtypes(network)
+    patcher = model_patcher(network, mm.get_torch_device(), mm.unet_offload_device(), tensors, disable_dynamic)
+    network.load_state_dict(tensors, **assign_keywords(patcher, network.load_state_dict))
+    patcher.cached_patcher_init = (load_fusers, (path, dtype))
+    return patcher
 
 
 class _Counted:

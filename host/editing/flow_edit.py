@@ -1,7 +1,7 @@
 """FlowEdit (arXiv 2412.08629): along the difference of what a model makes of a source prompt and of a target prompt.
 
-The edited latent z begins as the source. At each level the source is noised to x_s, z to x_t = z + x_s - source, and z follows the
-difference of the two velocities. In the words of the host's samplers that is a model which believes in
+The edited latent z begins as the source. At each level the source is noised to x_s, z to x_t = z + x_s - source, and z
+follows the difference of the two velocities. In the words of the host's samplers that is a model which believes in
 source + clean(x_t) - clean(x_s): any of them walks the way, Euler as the paper does.
 """
 
@@ -11,13 +11,13 @@ import comfy.model_sampling
 import comfy.samplers
 import torch
 
-from ..samplers import alphas_of, check_sampling
-from .path import check_whole
+from ..samplers import check_sampling
+from .path import as_flow, check_whole, from_flow
 
 
 class FlowEdit(comfy.samplers.CFGGuider):
-    """A GUIDER of four conditionings. skip: steps left out at the start, which keeps more of the source. refine: steps at the end
-    that are plain sampling of the target. averages: noises a step, whose differences are averaged."""
+    """A GUIDER of four conditionings. skip: steps left out at the start, which keeps more of the source. refine: steps at
+    the end that are plain sampling of the target. averages: noises a step, whose differences are averaged."""
 
     def __init__(self, model, source, target, source_cfg=1.0, target_cfg=2.0, skip=0, refine=0, averages=1):
         super().__init__(model)
@@ -27,7 +27,8 @@ class FlowEdit(comfy.samplers.CFGGuider):
             check_sampling(sampling)
         if averages < 1 or skip < 0 or refine < 0:
             raise ValueError(f"FlowEdit: averages {averages}, skip {skip}, refine {refine}; at least 1, 0 and 0 are needed.")
-        self.inner_set_conds({"positive": target[0], "negative": target[1], "source": source[0], "source_negative": source[1]})
+        self.inner_set_conds({"positive": target[0], "negative": target[1],
+                              "source": source[0], "source_negative": source[1]})
         self.set_cfg(target_cfg)
         self.source_cfg, self.skip, self.refine, self.averages = source_cfg, skip, refine, averages
         self.plain = False
@@ -38,10 +39,12 @@ class FlowEdit(comfy.samplers.CFGGuider):
         check_whole(sigmas)
         check_source(latent_image)
         if not isinstance(sampler, comfy.samplers.KSAMPLER):
-            raise ValueError("FlowEdit walks with the samplers of KSamplerSelect; euler is the paper's. This one is none of them.")
+            raise ValueError("FlowEdit walks with the samplers of KSamplerSelect; euler is the paper's. This one is none of "
+                             "them.")
         steps = len(sigmas) - 1
         if self.skip + self.refine > steps or self.skip >= steps:
-            raise ValueError(f"FlowEdit: skip {self.skip} and refine {self.refine} are more than the {steps} steps of these sigmas.")
+            raise ValueError(f"FlowEdit: skip {self.skip} and refine {self.refine} are more than the {steps} steps of these "
+                             "sigmas.")
         return super().sample(noise, latent_image, Walk(self, sampler, steps - self.refine - self.skip), sigmas[self.skip:],
                               *args, **kwargs)
 
@@ -60,36 +63,33 @@ class FlowEdit(comfy.samplers.CFGGuider):
         return self.start + change / self.averages
 
     def _clean(self, x, sigma, model_options, seed, positive, negative, cfg):
-        sampling = self.inner_model.model_sampling
-        if not self.flow:  # to the host's scale
-            sigma = (sigma.double() / (1.0 - sigma.double())).clamp(max=float(sampling.sigma_max)).to(sigma)
-            whole = sigma.reshape(-1, *[1] * (x.ndim - 1))
-            x = x * (1.0 + whole)
-            if not isinstance(sampling, comfy.model_sampling.EPS):  # the host's own CogVideoX is fed at variance 1
-                x = x / (1.0 + whole**2).sqrt()
-        return comfy.samplers.sampling_function(self.inner_model, x, sigma, self.conds.get(negative), self.conds.get(positive), cfg,
-                                                model_options=model_options, seed=seed)
+        if not self.flow:
+            x, sigma = from_flow(x, sigma, self.inner_model.model_sampling)
+        conds = self.conds.get(negative), self.conds.get(positive)
+        return comfy.samplers.sampling_function(self.inner_model, x, sigma, *conds, cfg, model_options=model_options,
+                                                seed=seed)
 
 
 class Walk(comfy.samplers.Sampler):
-    """The sampler as FlowEdit lets it walk: from the source, in the flow's levels, and at last plainly from where it came."""
+    """The sampler as FlowEdit lets it walk: from the source, in the flow's levels, at last plainly from where it came."""
 
     def __init__(self, guider, sampler, edited):
         self.guider, self.sampler, self.edited = guider, sampler, edited
 
-    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
+               disable_pbar=False):
         guider, sampler = self.guider, self.sampler
         guider.start, guider.plain = latent_image, False
         # Of its own: with the seed itself the host has drawn the first noise.
         guider.generator = torch.Generator().manual_seed(((extra_args.get("seed") or 0) + 1) % 2**64)
-        levels = flow_levels(sigmas, guider.flow)
+        levels = sigmas if guider.flow else as_flow(sigmas)
         model = Masked(model_wrap, latent_image, denoise_mask)
         total, x = len(levels) - 1, latent_image.clone()
 
         def walk(x, levels, done):
             shown = callback and (lambda now: callback(done + now["i"], now["denoised"], now["x"], total))
-            return sampler.sampler_function(model, x, levels, extra_args=dict(extra_args), callback=shown or (lambda now: None),
-                                            disable=disable_pbar, **sampler.extra_options)
+            return sampler.sampler_function(model, x, levels, extra_args=dict(extra_args), disable=disable_pbar,
+                                            callback=shown or (lambda now: None), **sampler.extra_options)
         if self.edited:
             x = walk(x, levels[:self.edited + 1], 0)
         if self.edited < total:
@@ -111,18 +111,8 @@ class Masked:
         return out if self.mask is None else out * self.mask + self.latent_image * (1.0 - self.mask)
 
 
-def flow_levels(sigmas, flow: bool):
-    """sigmas (n,) of the host as levels of a flow, the infinite one as 1 less a little."""
-    if flow:
-        return sigmas
-    found = []
-    for alpha, sigma in zip(alphas_of(sigmas), sigmas.double().tolist()):
-        found.append(sigma / (1.0 + sigma) if alpha else 1.0 - 1.0 / (1.0 + sigma))
-    return sigmas.new_tensor(found)
-
-
 def check_source(latent) -> None:
     """Raise ValueError for a latent that shows nothing to edit."""
     if not latent.any():
-        raise ValueError("FlowEdit changes a picture or clip that is there, and this latent is empty. Connect the source, encoded "
-                         "by the model's VAE, to the sampler's latent_image.")
+        raise ValueError("FlowEdit changes a picture or clip that is there, and this latent is empty. Connect the source, "
+                         "encoded by the model's VAE, to the sampler's latent_image.")

@@ -3,7 +3,8 @@
 - plain: the sampler's step with the prediction of where it comes from. Quick and rough.
 - fixed point: solves the sampler's own equation for where the step came from, by repetition.
 - midpoint: a step of second order, with its sampler; flow models.
-- edict: two latents that lead each other in turn, so that each step can be undone exactly at any guidance (arXiv 2211.12446).
+- edict: two latents that lead each other in turn, so that each step can be undone exactly at any guidance
+  (arXiv 2211.12446).
 - rf: a flow that is drawn to a given noise on the way up, and to the source on the way down (arXiv 2410.10792).
 """
 
@@ -45,8 +46,8 @@ def rf_inversion(gamma: float, seed: int) -> Inversion:
 
 
 def rf_sampler(eta: float, end: float) -> comfy.samplers.KSAMPLER:
-    """SAMPLER to a picture that is drawn to the latent given beside the noise: eta 0 not at all, 1 straight, in the first share
-    `end` of the steps."""
+    """SAMPLER to a picture that is drawn to the latent given beside the noise: eta 0 not at all, 1 straight, in the first
+    share `end` of the steps."""
     return comfy.samplers.KSAMPLER(sample_rf, extra_options={"eta": eta, "end": end})
 
 
@@ -70,8 +71,9 @@ class Progress:
 # --- to noise ---
 
 
-def _invert(model, x, sigmas, extra_args=None, callback=None, disable=None, method="fixed point", iterations=3, tolerance=1e-3):
-    """The host's sampler function. The source is the run's latent; x, which the host made of it with noise, is not looked at."""
+def _invert(model, x, sigmas, extra_args=None, callback=None, disable=None, method="fixed point", iterations=3,
+            tolerance=1e-3):
+    """The host's sampler function. The source is the run's latent; x, which the host made of it with noise, is not used."""
     path = Path(model, extra_args)
     if method == "midpoint":
         check_flow(path, "The midpoint method")
@@ -184,8 +186,8 @@ def sample_edict(model, x, sigmas, extra_args=None, callback=None, disable=None)
     levels = path.levels(sigmas)
     partner = _PARTNERS.of(model.noise)
     if partner is None:
-        raise ValueError("EDICT samples from the noise that an inversion by `edict` gave in this session, as it is, by way of "
-                         "Latent as Noise; this noise is not one. Run the inversion again, or take another sampler.")
+        raise ValueError("EDICT samples from the noise that an inversion by `edict` gave in this session, as it is, by way "
+                         "of Latent as Noise; this noise is not one. Run the inversion again, or take another sampler.")
     x, y = (path.begun(noise, levels[0], sigmas, model.latent_image) for noise in (model.noise, partner))
     progress = Progress(callback, disable)
     for level, to in progress.over(levels):

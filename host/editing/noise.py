@@ -15,7 +15,7 @@ class LatentNoise:
         """Noise like input_latent's samples (B, C, ...). Raises ValueError unless it has their shape."""
         wanted = tuple(input_latent["samples"].shape)
         if tuple(self.samples.shape) != wanted:
-            raise ValueError(f"The noise is of another size ({' x '.join(map(str, self.samples.shape))}) than the latent that is sampled "
-                             f"from ({' x '.join(map(str, wanted))}). Connect the latent that was inverted to the sampler's "
-                             "latent_image too.")
+            raise ValueError(f"The noise is of another size ({' x '.join(map(str, self.samples.shape))}) than the latent "
+                             f"that is sampled from ({' x '.join(map(str, wanted))}). Connect the latent that was inverted "
+                             "to the sampler's latent_image too.")
         return self.samples.clone()

@@ -1,7 +1,8 @@
 """A model's way from clean to noise, with one set of formulas for both families.
 
-A state is x = a * clean + b * noise. The network's prediction is put as a velocity, in which a step of the deterministic sampler
-(DDIM for CogVideoX, Euler for a flow) from one level to another is x' = c * x + d * velocity, and can be turned round.
+A state is x = a * clean + b * noise. The network's prediction is put as a velocity, in which a step of the deterministic
+sampler (DDIM for CogVideoX, Euler for a flow) from one level to another is x' = c * x + d * velocity, and can be
+turned round.
 
 CogVideoX: a = sqrt(alpha), b = sqrt(1 - alpha), velocity v. Flow: a = 1 - sigma, b = sigma, velocity noise - clean.
 """
@@ -15,7 +16,7 @@ import comfy.model_sampling
 import comfy.samplers
 import torch
 
-from ..samplers import alphas_of, check_sampling
+from ..samplers import alphas_of, check_sampling, fed
 
 SMALLEST_LEVEL = 0.001  # of a flow: below it the host's x0 says too little of the velocity
 
@@ -31,8 +32,8 @@ class Level(NamedTuple):
 class Path:
     """The way of the model that a sampler function of the host was given.
 
-    model: the sampler's first argument. extra_args: its arguments for the model, taken without a mask. flow: walk a CogVideoX
-    as the flow that it is in another scale, too.
+    model: the sampler's first argument. extra_args: its arguments for the model, taken without a mask. flow: walk a
+    CogVideoX as the flow that it is in another scale, too.
     """
 
     def __init__(self, model, extra_args, flow=False):
@@ -74,7 +75,7 @@ class Path:
             clean = self.model(x, sigma * ones, **self.extra_args)
             return (x - clean) / sigma, clean
         whole = x * self._scale(level)
-        clean = self.model(whole / self.sampling.calculate_input(sigma, x.new_ones(())), sigma * ones, **self.extra_args)
+        clean = self.model(fed(whole, sigma, self.sampling), sigma * ones, **self.extra_args)
         # The host's last sigma is finite, where the path's is not: v is what both have in common.
         root = 1.0 / float(1.0 + level.sigma**2) ** 0.5
         v = (root * whole - clean) / math.sqrt(1.0 - root**2)
@@ -106,15 +107,29 @@ class Path:
         return self.sampling.noise_scaling(sigmas[0].to(noise.dtype), noise.clone(), latent, full)
 
 
+def as_flow(sigmas):
+    """sigmas (n,) of a CogVideoX as levels of the flow that it is in another scale, the infinite one as 1 less a little."""
+    sigmas = sigmas.double()
+    return (sigmas / (1.0 + sigmas)).float()
+
+
+def from_flow(x, levels, sampling):
+    """(state as the host feeds it, its sigmas (B,)) of a CogVideoX for a state x (B, ...) of that flow at levels (B,)."""
+    levels = levels.double()
+    sigmas = (levels / (1.0 - levels)).clamp(max=float(sampling.sigma_max)).to(x.dtype)
+    each = sigmas.reshape(-1, *[1] * (x.ndim - 1))
+    return fed(x * (1.0 + each) / (1.0 + each**2).sqrt(), each, sampling), sigmas
+
+
 def check_whole(sigmas) -> None:
     """Raise ValueError unless sigmas (n,) fall to 0, as those that a run is sampled with do."""
     values = sigmas.double().tolist()
     if len(values) < 3 or values[-1] != 0.0 or any(after >= before for before, after in zip(values, values[1:])):
         some = ", ".join(f"{value:g}" for value in values[:6]) + " ..." * (len(values) > 6)
-        raise ValueError(f"Inversion and editing want the sigmas that the result is sampled with, two steps or more, falling to 0; "
-                         f"these are {some}. Take CogVideoX Sigmas, Sana Sigmas or BasicScheduler, whole and without FlipSigmas: "
-                         "an inversion turns them round by itself, and does not compute at the clean end, where the model has "
-                         "learned nothing.")
+        raise ValueError("Inversion and editing want the sigmas that the result is sampled with, two steps or more, falling "
+                         f"to 0; these are {some}. Take CogVideoX Sigmas, Sana Sigmas or BasicScheduler, whole and without "
+                         "FlipSigmas: an inversion turns them round by itself, and does not compute at the clean end, where "
+                         "the model has learned nothing.")
 
 
 def check_flow(path: Path, what: str) -> None:

@@ -1,8 +1,8 @@
 """Keep Structure: while a result is sampled, its attention also sees the source at the same noise level.
 
-The source goes through the network beside the result, noised with the run's own noise; where that is an inverted one it is about the
-way that the source took. In each self-attention the result's queries look at their own keys and values and at the source's. For
-CogVideoX that is what its authors' inversion script does; Sana's linear attention sums over both in the same way.
+The source goes through the network beside the result, noised with the run's own noise; where that is an inverted one it is
+about the way that the source took. In each self-attention the result's queries look at their own keys and values and at the
+source's. For CogVideoX that is what its authors' inversion script does; Sana's linear attention sums over both alike.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ KEY = "sanacog_keep_structure"
 
 
 def keep_structure(model, start: float, end: float):
-    """MODEL whose sampling keeps the structure of the latent that it is given. start, end: the part of the sampling, 0 to 1, in which
-    it does. Raises ValueError for a model of another pack."""
+    """MODEL whose sampling keeps the structure of the latent that it is given. start, end: the part of the sampling, 0 to 1,
+    in which it does. Raises ValueError for a model of another pack."""
     params = getattr(model.model.model_config, "params", None)
     if params is None:
         raise ValueError("Keep Structure works on models of Load Sana Model and Load CogVideoX Model; this is another one.")
@@ -38,12 +38,12 @@ class Structure:
         self.start, self.end, self.linear_blocks = start, end, linear_blocks
 
     def around_sampler(self, executor, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, *args, **kwargs):
-        """The host's SAMPLER_SAMPLE wrapper: here noise and latent (B, ...) are at the model's scale, whatever was put around them."""
+        """The host's SAMPLER_SAMPLE wrapper: here noise and latent (B, ...) are at the model's scale, whatever is around."""
         if isinstance(executor.class_obj, Inversion):
             return executor(model_wrap, sigmas, extra_args, callback, noise, latent_image, *args, **kwargs)
         if latent_image is None or not latent_image.any():
-            raise ValueError("Keep Structure keeps that of the latent which is sampled from, and this one is empty. Connect the "
-                             "source, encoded by the model's VAE, to the sampler's latent_image.")
+            raise ValueError("Keep Structure keeps that of the latent which is sampled from, and this one is empty. Connect "
+                             "the source, encoded by the model's VAE, to the sampler's latent_image.")
         sampling = model_wrap.inner_model.model_sampling
         first, last = (float(sampling.percent_to_sigma(share)) for share in (self.start, self.end))
 
@@ -52,8 +52,10 @@ class Structure:
             if not last <= float(sigma) <= first:
                 return executor(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
             if x.shape[1:] != latent_image.shape[1:] or len(x) % len(latent_image):
-                raise ValueError("Keep Structure sees the whole source at once: it does not go with context windows or areas.")
-            source = sampling.noise_scaling(sigma, noise.clone(), latent_image, False).to(x)
+                raise ValueError("Keep Structure sees the whole source at once: it does not go with context windows or "
+                                 "areas.")
+            # To x first: the host may have spread the conditions over several devices.
+            source = sampling.noise_scaling(sigma, noise.to(x.device, copy=True), latent_image.to(x.device), False).to(x)
             source = source.repeat(len(x) // len(source), *[1] * (x.ndim - 1))
             twice = {name: _twice(value, len(x)) for name, value in kwargs.items()}
             out = executor(torch.cat([x, source]), _twice(t, len(x)), _twice(c_concat, len(x)), _twice(c_crossattn, len(x)),
@@ -80,7 +82,7 @@ def _twice(value, batch: int):
 
 
 def seeing_both(transformer_options: dict, linear_blocks: int) -> dict:
-    """transformer_options with which the first half of a batch attends to itself and to the second half, and the second to itself.
+    """transformer_options with which the first half of a batch attends to itself and to the second half, that to itself.
 
     linear_blocks: number of blocks with linear self-attention, whose other attention is to the text; 0 where all is softmax.
     """

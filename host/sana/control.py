@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 
 import comfy.controlnet
@@ -23,6 +25,8 @@ from .model import SanaLatent, SanaModel, inference_dtypes
 from .vae import has_sanas_scale
 
 WIRING_CHOICES = ("auto", *WIRINGS)
+# The host encodes the control picture at the first step, in a thread a device where it uses several, all with the same VAE.
+_ENCODING = threading.RLock()
 
 
 class SanaControlModel(SanaControlNet):
@@ -63,7 +67,8 @@ class SanaControl(comfy.controlnet.ControlNet):
         if not torch.is_grad_enabled():
             self.set_extra_arg("run", transformer_options.get(text_cache.KEY))
         try:
-            return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+            with _ENCODING if self.cond_hint is None else nullcontext():
+                return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
         finally:
             self.extra_args.pop("run", None)  # the host keeps a CONTROL_NET with its arguments
 

@@ -4,12 +4,12 @@ import pytest
 
 from sanacog.headless.launcher import give_inputs
 
-from ..host import tiny_video_vaes
+from ..host import tiny_smoother, tiny_video_vaes
 from ..host.tiny import import_host
 from ..host.tiny_cogvideox import save_controlnet_of_the_embedded, save_fun_models, save_tora_of_the_embedded
 from ..host.tiny_sana_video import save_second_generation
 from .canvas import Canvas
-from .shipped import EMBEDDED
+from .shipped import EMBEDDED, TO_OPEN
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +26,9 @@ def files(server, comfyui_path):
     (models / "vae").mkdir(exist_ok=True)
     tiny_video_vaes.save_wan_vae(models / "vae" / "random_wan_vae.safetensors")
     tiny_video_vaes.save_ltx2_vae(models / "vae" / "random_ltx2_vae.safetensors")
+    tiny_smoother.save_upscaler(models / "upscale_models")
+    if TO_OPEN["cogvideox_interpolate"] in server.object_info:
+        tiny_smoother.save_rife(models / "frame_interpolation")
 
 
 @pytest.fixture(scope="session")

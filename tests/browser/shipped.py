@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from ..host.tiny_smoother import INTERPOLATION, TIMES, UPSCALER
+
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 
@@ -18,6 +20,7 @@ EMBEDDED = {
     "SanaCogLoadCogVideoXModel": "sanacog_tiny_cogvideox.safetensors",
     "SanaCogLoadCogVideoXTextEncoder": "sanacog_tiny_t5.safetensors",
     "SanaCogLoadCogVideoXVAE": "sanacog_tiny_cogvideox_vae.safetensors",
+    "FrameInterpolationModelLoader": INTERPOLATION, "UpscaleModelLoader": UPSCALER,  # which the tests make
 }
 # What takes the place of a model beside one of these nodes: embedded, and random ones that the tests make.
 CONDITIONED = {
@@ -34,7 +37,12 @@ AUTOENCODERS = {
 }
 FRAMES, SIDE = 9, 96  # of all videos that are made with them
 LONGER = {"sana_video_text_to_video": 17, "sana_video_image_to_video": 17, "sana_video_long": 81,
-          "sana_video_2b_text_to_video": 17, "cogvideox_continue": 17, "cogvideox_loop": 12}
+          "sana_video_2b_text_to_video": 17, "cogvideox_continue": 17, "cogvideox_loop": 12,
+          "cogvideox_interpolate": 17}
+LARGER = {"cogvideox_upscale": TIMES * SIDE}
+# What older ComfyUIs lack: a node without which a workflow cannot be opened, or cannot run.
+TO_OPEN = {"cogvideox_interpolate": "FrameInterpolate"}
+TO_RUN = {**TO_OPEN, "sana_enhance_prompt": "TextGenerate"}
 
 
 def shipped(name: str) -> dict:

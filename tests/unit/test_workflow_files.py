@@ -17,11 +17,12 @@ DIRECTORIES = {
     "SanaCogLoadDCAE": "vae", "SanaCogLoadCogVideoXVAE": "vae",
     "SanaCogLoadSanaControlNet": "controlnet", "SanaCogLoadCogVideoXControlNet": "controlnet",
     "SanaCogLoadLoRA": "loras",
+    "FrameInterpolationModelLoader": "frame_interpolation", "UpscaleModelLoader": "upscale_models",
 }
 
 
 def loaders(workflow):
-    return [node for node in workflow["nodes"] if node["type"].startswith("SanaCogLoad")]
+    return [node for node in workflow["nodes"] if node["type"].startswith("SanaCogLoad") or node["type"] in DIRECTORIES]
 
 
 def notes(workflow):

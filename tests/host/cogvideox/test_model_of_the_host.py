@@ -10,7 +10,7 @@ from sanacog.cogvideo_core.checkpoint import from_canonical
 
 from .. import tiny_cogvideox as tinycog
 from ..tiny_cogvideox import PARAMS, TEXT_WIDTH, TOKENS
-from .video_model import apart, host, noise, random, sample, text, velocity_of  # noqa: F401
+from .video_model import apart, host, noise, random, sample, text, velocity_of, weights  # noqa: F401
 
 # Of the 1.5 family, the one that the host computes right; its scale is that of a narrow model there.
 OF_THE_HOST = replace(PARAMS, attention_head_dim=64, patch_size_t=2, scaling_factor=1.15258426)
@@ -89,3 +89,17 @@ def test_dynamic_guidance(host, theirs):  # noqa: F811
         c, u = (core(x, torch.tensor([float(t)]), random(1, TOKENS, TEXT_WIDTH, seed=seed)) for seed in (100, 101))
         return u + schedule.guidance_wave(t, 20, 6.0) * (c - u)
     assert apart(ours, schedule.ddim(velocity, noise(4), 20) / OF_THE_HOST.scaling_factor) < 1e-5
+
+
+def test_flow_edit(host, theirs, weights):  # noqa: F811
+    """As on the pack's own MODEL of the same weights."""
+    from sanacog.host.editing.flow_edit import FlowEdit
+
+    latent, found = 0.3 * random(1, 16, 4, 4, 6, seed=3), []
+    for model in (theirs, host.cogvideox.load_cogvideox(weights(OF_THE_HOST))):
+        guider = FlowEdit(model, (text(), text(1)), (text(2), text(1)), source_cfg=2.0, target_cfg=3.0, skip=1)
+        scale = model.model.latent_format.scale_factor
+        out = guider.sample(torch.zeros_like(latent), latent / scale, host.comfy.samplers.ksampler("euler"),
+                            host.samplers.cogvideox_sigmas(model, 6), disable_pbar=True, seed=5)
+        found.append(out * scale)
+    assert apart(found[0], found[1]) < 1e-4 < 1e-2 < apart(found[0], latent)

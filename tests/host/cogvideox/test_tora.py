@@ -106,7 +106,8 @@ def test_context_windows(host, tora, model, vae, files):
     windows, = node("nodes_context_windows", "ContextWindowsManualNode", patched, context_length=4, context_overlap=2, dim=2)
     seen = []
     motion = windows.model_options["transformer_options"]["sanacog_motion"]
-    hook = motion.fusers[0].register_forward_pre_hook(lambda _, args: seen.append(args[1].clone()))
+    [fusers] = windows.get_additional_models_with_key(tora.FUSERS)  # those that the host loads
+    hook = fusers.model[0].register_forward_pre_hook(lambda _, args: seen.append(args[1].clone()))
     sample(host, windows, start(9), steps=1)
     hook.remove()
     places = {min(range(9), key=lambda i: apart(features[-1], motion.features[0][i])) for features in seen}

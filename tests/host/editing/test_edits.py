@@ -10,11 +10,12 @@ from ..cogvideox.video_model import apart
 from .test_inversion import STEPS, euler, host, models, run  # noqa: F401
 
 
-def flow_edit(host, case, source, target, sampler=None, latent=None, sigmas=None, mask=None, seed=5, **options):  # noqa: F811
+def flow_edit(host, case, source, target, sampler=None, latent=None, sigmas=None, mask=None, seed=5,  # noqa: F811
+              **options):
     guider = host.flow_edit.FlowEdit(case[0], (source, case[3]), (target, case[3]), **options)
     latent = case[1] if latent is None else latent
-    return guider.sample(torch.zeros_like(latent), latent, sampler or euler(host), case[4] if sigmas is None else sigmas, mask, None, True,
-                         seed)
+    sigmas = case[4] if sigmas is None else sigmas
+    return guider.sample(torch.zeros_like(latent), latent, sampler or euler(host), sigmas, mask, None, True, seed)
 
 
 def other(case):
@@ -74,8 +75,9 @@ def test_outside_the_mask_the_source_stays(host, models):  # noqa: F811
     assert apart(found[..., :3], case[1][..., :3]) < 1e-4 and apart(found[..., 3:], case[1][..., 3:]) > 0.05
 
 
-@pytest.mark.parametrize("options, said", [(dict(skip=STEPS), "more than the 6 steps"), (dict(skip=3, refine=4), "more than the 6 steps"),
-                                           (dict(averages=0), "averages 0")])
+@pytest.mark.parametrize("options, said", [
+    (dict(skip=STEPS), "more than the 6 steps"), (dict(skip=3, refine=4), "more than the 6 steps"),
+    (dict(averages=0), "averages 0")])
 def test_flow_edit_refuses(host, models, options, said):  # noqa: F811
     case = models("Sana")
     with pytest.raises(ValueError, match=said):

@@ -1,4 +1,5 @@
-"""From a latent to noise and back through the host's own sampling, on random tiny weights: against the equations, and there and back."""
+"""From a latent to noise and back through the host's own sampling, on random tiny weights: against the equations, and
+there and back."""
 
 import math
 from types import SimpleNamespace
@@ -27,8 +28,8 @@ def host(comfyui_path):
     from sanacog.host.sana import model as sana, sampling
 
     with torch.inference_mode():
-        yield SimpleNamespace(comfy=comfy, samplers=samplers, cogvideox=cogvideox, sana=sana, sampling=sampling, inversion=inversion,
-                              noise=noise, flow_edit=flow_edit, structure=structure)
+        yield SimpleNamespace(comfy=comfy, samplers=samplers, cogvideox=cogvideox, sana=sana, sampling=sampling,
+                              inversion=inversion, noise=noise, flow_edit=flow_edit, structure=structure)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,8 @@ def models(host, tmp_path_factory):
                 made[name] = model, 0.3 * sana_model.noise(2, 4, 6), *texts, host.sampling.sana_sigmas(model, STEPS)
             else:
                 params = video_model.VARIANTS[name]
-                model = host.cogvideox.load_cogvideox(video_model.tinycog.save_transformer(folder / f"{name}.safetensors", params))
+                file = video_model.tinycog.save_transformer(folder / f"{name}.safetensors", params)
+                model = host.cogvideox.load_cogvideox(file)
                 made[name] = (model, 0.3 * video_model.random(1, 16, 3, 4, 6), video_model.text(), video_model.text(1),
                               host.samplers.cogvideox_sigmas(model, STEPS))
         return made[name]
@@ -58,8 +60,8 @@ def run(host, case, sampler, noise=None, cfg=1.0, latent=None, model=None, sigma
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
     latent = source if latent is None else latent
-    return guider.sample(torch.zeros_like(source) if noise is None else noise, latent, sampler, whole if sigmas is None else sigmas, mask,
-                         None, True, seed)
+    return guider.sample(torch.zeros_like(source) if noise is None else noise, latent, sampler,
+                         whole if sigmas is None else sigmas, mask, None, True, seed)
 
 
 def euler(host):
