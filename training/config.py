@@ -81,7 +81,7 @@ class Model(Section):
     latents: Literal["wan", "ltx2", "cogvideox"] | None = setting(
         None, "whose autoencoder the network was trained with: Wan 2.1's, LTX-2's, or the embedded CogVideoX one; the variant sets it",
         "model.family=sana_video")
-    conditioning: Literal["none", "image", "inpaint", "control"] = setting(
+    conditioning: Literal["none", "image", "repeated_image", "inpaint", "control", "void"] = setting(
         "none", "what the network is given besides text: image is the first frame. Of none and image it is trained here",
         "model.family=cogvideox")
     frame_step: Literal[4, 8, 16] | None = setting(
