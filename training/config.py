@@ -168,8 +168,8 @@ class Train(Section):
     seed: Whole = setting(0, "of noise, order, dropout and first weights", ge=0, le=2**32 - 1)
     gradient_checkpointing: bool = setting(True, "compute blocks twice and keep less: far less memory, a third more time")
     compile: Literal["none", "inductor", "aot_eager", "eager"] = setting(
-        "none", "compile each block by torch.compile, with this backend: inductor is the quick one, after minutes of compiling; the "
-                "others are for finding faults")
+        "none", "compile each block by torch.compile, with this backend: inductor is the quick one, after minutes of compiling; "
+                "the others are for finding faults")
     teacher: Path | None = setting(None, "path of the teacher", "train.kind=sprint")
 
 

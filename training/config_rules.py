@@ -62,8 +62,8 @@ def shared(config: Config) -> Iterator[tuple[str, str]]:
                                 ("lora.dora", config.lora.dora, "false"),
                                 ("model.dtype", config.model.dtype == "fp16", "bf16 or fp32")):
         if wrong:
-            yield key, (f"found {str(get(config, key)).lower()}; where processes share weights or the optimiser's state (FSDP2, "
-                        f"DeepSpeed), allowed: {instead}")
+            yield key, (f"found {str(get(config, key)).lower()}; where processes share weights or the optimiser's state "
+                        f"(FSDP2, DeepSpeed), allowed: {instead}")
 
 
 def _sizes(config: Config) -> Iterator[tuple[str, str]]:

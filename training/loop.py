@@ -127,7 +127,8 @@ class _Run:
                 self.seconds += time.monotonic() - began
                 if self.history:
                     self.history.add(step=self.step, loss=loss, lr=task.optimizers[0].param_groups[0]["lr"],
-                                     seconds=round(self.seconds, 2), **{"skipped": True} if self.in_a_row else {"norm": norm})
+                                     seconds=round(self.seconds, 2),
+                                     **{"skipped": True} if self.in_a_row else {"norm": norm})
                 self.processes.accelerator.log({"loss": loss, "gradient": norm}, step=self.step)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.4f}", **{"skipped": self.skipped} if self.skipped else {}, refresh=False)
@@ -168,8 +169,8 @@ class _Run:
             n, batch = next(batches)
             torch.manual_seed(number("layers", train.seed, n))  # of dropout inside the network
             with processes.accumulate(task.loss), processes.autocast():
-                losses = self.loss(_moved(batch, processes.device), torch.Generator().manual_seed(number("noise", train.seed, n)),
-                                   step=self.step)
+                noise = torch.Generator().manual_seed(number("noise", train.seed, n))
+                losses = self.loss(_moved(batch, processes.device), noise, step=self.step)
                 if not (finite := losses.detach().isfinite().cpu()).all():
                     bad += [name for name, good in zip(batch["names"], finite.tolist()) if not good]
                 total += losses.detach().sum().item()

@@ -1,8 +1,8 @@
 """The processes of a run: one, or several of accelerate or torchrun, that share batches (DDP), the optimiser's state as well
 (DeepSpeed), or weights too (FSDP2).
 
-Sharding is asked for by the settings or by `accelerate launch`, and done here by torch's fully_shard and DeepSpeed's own engine,
-which work on CPUs as well; accelerate's way to them does not.
+Sharding is asked for by the settings or by `accelerate launch`, and done here by torch's fully_shard and DeepSpeed's own
+engine, which work on CPUs as well; accelerate's way to them does not.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from . import zero
 from .models import DTYPES
 
+
 class Processes:
-    """accelerator, rank, count, device; sharded: whether each process has a part of the weights alone. deepspeed: the path of its
-    configuration, where it is used; `engine` then has the loss, once it has begun. scaler: of the loss, in fp16."""
+    """accelerator, rank, count, device; sharded: whether each process has a part of the weights alone. deepspeed: the path of
+    its configuration, where it is used; `engine` then has the loss, once it has begun. scaler: of the loss, in fp16."""
 
     def __init__(self, dtype: str = "fp32", accumulation: int = 1, tracker: str = "none", folder=None, fsdp: bool = False,
                  deepspeed: str | None = None):
         self.sharded = _asked("FSDP") or fsdp
         self.deepspeed = zero.launched(deepspeed) if _asked("DEEPSPEED") else deepspeed
         if self.sharded and self.deepspeed:
-            raise ValueError("FSDP2 and DeepSpeed were both asked for (parallel.fsdp, parallel.deepspeed, or accelerate launch): take "
-                             "one of them.")
+            raise ValueError("FSDP2 and DeepSpeed were both asked for (parallel.fsdp, parallel.deepspeed, or accelerate launch): "
+                             "take one of them.")
         for state in (AcceleratorState, GradientState):  # an earlier run of this process had settings of its own
             state._reset_state()
         self.accelerator = Accelerator(
@@ -86,7 +87,8 @@ class Processes:
         self.accelerator.backward(loss if self.scaler is None else self.scaler.scale(loss))
 
     def step(self, optimizers: list[torch.optim.Optimizer], parameters: list[torch.Tensor], most: float | None) -> float:
-        """Clip to a norm of `most`, and step; returns the norm before. Where that is not finite no step is taken (but by DeepSpeed)."""
+        """Clip to a norm of `most`, and step; returns the norm before. Where that is not finite no step is taken (but by
+        DeepSpeed)."""
         if self.engine is not None:
             return self.engine.step()
         for optimizer in optimizers if self.scaler else ():

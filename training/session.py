@@ -31,9 +31,12 @@ def train(loaded, log=print) -> Path:
     say = log if processes.main else (lambda text: None)
     if (processes.sharded or processes.deepspeed) and (mistakes := list(config_rules.shared(config))):
         raise ValueError("\n".join(f"{key}: {text}" for key, text in mistakes))
-    deepspeed = zero.settings(processes.deepspeed, config, processes.count) if processes.deepspeed else None
+    deepspeed = None
+    if processes.deepspeed:
+        deepspeed = zero.settings(processes.deepspeed, config, processes.count)
+        zero.package()
     if processes.count == 1 and (config.parallel.fsdp or config.parallel.deepspeed):
-        say("warning: parallel.*: there is one process, and nothing to share. Several: accelerate launch --num_processes N ...")
+        say("warning: parallel.*: there is one process, and nothing to share. For several: accelerate launch --num_processes N")
     if processes.main:
         folder.mkdir(parents=True, exist_ok=True)
         loaded.save(folder)

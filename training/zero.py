@@ -1,7 +1,7 @@
-"""DeepSpeed: gradients (ZeRO 2) and the optimiser's state (ZeRO 1 and 2) shared among processes, by a configuration file of its own.
+"""DeepSpeed: gradients (ZeRO 2) and the optimiser's state (ZeRO 1 and 2) shared among processes, by a configuration file.
 
-What the settings of a run say already, batch, accumulation, clipping and arithmetic, is put into its "auto" fields; a file that
-says otherwise is refused. The package is imported when a run begins with it.
+What the settings of a run say already, batch, accumulation, clipping and arithmetic, is put into its "auto" fields; a file
+that says otherwise is refused. The package is imported when a run begins with it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ AUTO = "auto"
 def launched(path: str | None) -> str:
     """The file that `accelerate launch --use_deepspeed` names, or that of the settings."""
     if (given := os.environ.pop("ACCELERATE_DEEPSPEED_CONFIG_FILE", None) or path) is None:
-        raise ValueError("accelerate launch --use_deepspeed: no configuration file is named. Add --deepspeed_config_file FILE.json, or "
-                         "parallel.deepspeed=FILE.json.")
+        raise ValueError("accelerate launch --use_deepspeed: no configuration file is named. Add --deepspeed_config_file "
+                         "FILE.json, or parallel.deepspeed=FILE.json.")
     return given
 
 
@@ -29,8 +29,8 @@ def settings(path: str | Path, config, processes: int) -> dict:
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file. parallel.deepspeed, or accelerate's --deepspeed_config_file, names a JSON file "
-                                "of DeepSpeed's.") from None
+        raise FileNotFoundError(f"{path}: no such file. parallel.deepspeed, or accelerate's --deepspeed_config_file, names a "
+                                "JSON file of DeepSpeed's.") from None
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: cannot be read as JSON ({error}). DeepSpeed's configuration is a JSON file.") from error
     if not isinstance(found, dict):
@@ -47,8 +47,8 @@ def settings(path: str | Path, config, processes: int) -> dict:
 
 def _ours(config) -> dict:
     """What a run's settings say themselves."""
-    return {"train_micro_batch_size_per_gpu": config.data.batch_size, "gradient_accumulation_steps": config.train.accumulation,
-            "gradient_clipping": config.train.clip or 0.0}
+    return {"train_micro_batch_size_per_gpu": config.data.batch_size,
+            "gradient_accumulation_steps": config.train.accumulation, "gradient_clipping": config.train.clip or 0.0}
 
 
 def _mistakes(found: dict, config, processes: int):
@@ -56,7 +56,8 @@ def _mistakes(found: dict, config, processes: int):
     ours = _ours(config)
     ours["train_batch_size"] = ours["train_micro_batch_size_per_gpu"] * ours["gradient_accumulation_steps"] * processes
     source = {"train_micro_batch_size_per_gpu": "data.batch_size is", "gradient_accumulation_steps": "train.accumulation is",
-              "gradient_clipping": "train.clip is", "train_batch_size": f"batches, accumulation and {processes} processes give"}
+              "gradient_clipping": "train.clip is",
+              "train_batch_size": f"batches, accumulation and {processes} processes give"}
     for name, value in ours.items():
         if found.get(name, AUTO) not in (AUTO, value):
             yield name, f"found {found[name]}, and {source[name]} {value}. Write \"auto\""
@@ -82,8 +83,6 @@ class Engine:
     """A loss and its optimiser in DeepSpeed's hands. call(batch, generator, step=): the loss."""
 
     def __init__(self, made: dict, loss: nn.Module, optimizer: torch.optim.Optimizer):
-        if not torch.cuda.is_available():
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
         deepspeed = package()
         from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -135,9 +134,11 @@ class Engine:
 
 def package():
     """deepspeed. Raises ValueError where it cannot be imported."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
         import deepspeed
     except ImportError as error:
-        raise ValueError(f"parallel.deepspeed: the package deepspeed cannot be imported here ({error}): install it into this environment "
-                         "(pip install deepspeed), or take parallel.fsdp=true.") from error
+        raise ValueError(f"parallel.deepspeed: the package deepspeed cannot be imported here ({error}): install it into this "
+                         "environment (pip install deepspeed), or take parallel.fsdp=true.") from error
     return deepspeed

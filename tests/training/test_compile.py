@@ -39,8 +39,9 @@ def test_each_way_to_call_a_block_is_compiled(tmp_path, monkeypatch, second):
         return graph.forward
     monkeypatch.setattr(torch, "compile", lambda call, backend, real=torch.compile: real(call, backend=count))
     torch._dynamo.reset()
-    run = loaded(tmp_path, "train.compile=eager", "train.steps=1", "model.variant=tiny_sana_video", "data.buckets=[[9, 64, 64]]",
-                 f"model.transformer={sana_video(tmp_path / 'video.safetensors', second)}", "data.fps=8", "lora.targets=[attention]",
+    network = sana_video(tmp_path / "video.safetensors", second)
+    run = loaded(tmp_path, "train.compile=eager", "train.steps=1", "model.variant=tiny_sana_video", "data.fps=8",
+                 "data.buckets=[[9, 64, 64]]", f"model.transformer={network}", "lora.targets=[attention]",
                  f"data.path={clips(tmp_path / 'clips', 2)}")
     names = {"attend", "feed"} if second else {"forward"}
     assert all(names <= block.__dict__.keys() for block in blocks(run.config))

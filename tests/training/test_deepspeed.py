@@ -1,4 +1,5 @@
-"""DeepSpeed: its file is read, filled with the run's settings or refused; with the package, two processes come to the weights of one."""
+"""DeepSpeed: its file is read, filled with the run's settings or refused; with the package, two processes come to the weights of
+one."""
 
 import importlib.util
 import json
@@ -76,7 +77,8 @@ def launch(monkeypatch):
 
     def run(*arguments):
         options = launch_command_parser().parse_args(
-            ["--num_machines", "1", "--num_processes", "2", "--mixed_precision", "no", "--use_deepspeed", *arguments, "run.py"])
+            ["--num_machines", "1", "--num_processes", "2", "--mixed_precision", "no", "--use_deepspeed", *arguments,
+             "run.py"])
         options.deepspeed_fields_from_accelerate_config = ""
         for name, value in prepare_deepspeed_cmd_env(options)[1].items():
             if name.startswith("ACCELERATE_") and os.environ.get(name) != value:
@@ -132,8 +134,8 @@ needs_package = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None
 @needs_package
 @pytest.mark.parametrize("stage", (1, 2))
 def test_two_processes_are_one_and_go_on_where_they_stopped(tmp_path, written, stage):
-    same = ("train.ema=0.5", "data.batch_size=2", "model.dtype=fp32", "train.weight_decay=0.01", "train.clip=0.5", "train.lr=1e-3",
-            "train.schedule=constant", "output.save_every=2")
+    same = ("train.ema=0.5", "data.batch_size=2", "model.dtype=fp32", "train.weight_decay=0.01", "train.clip=0.5",
+            "train.lr=1e-3", "train.schedule=constant", "output.save_every=2")
     expected = safetensors.torch.load_file(session.train(loaded(tmp_path, *same, "train.accumulation=4", name="alone"),
                                                          lambda text: None))
     path = written(gradient_accumulation_steps="auto", zero_optimization={"stage": stage})

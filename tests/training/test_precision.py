@@ -30,7 +30,8 @@ def run(folder, steps, over=(), dtype="fp16", growth=None):
     loss, processes = Steep(over), Processes(dtype)
     if growth:
         processes.scaler.set_growth_interval(growth)
-    task = Task(processes.prepare(loss, []), [("w", loss.w)], [torch.optim.AdamW([loss.w], lr=0.05)], lambda step: 1.0, None, Rows())
+    optimizer = torch.optim.AdamW([loss.w], lr=0.05)
+    task = Task(processes.prepare(loss, []), [("w", loss.w)], [optimizer], lambda step: 1.0, None, Rows())
     fit(task, settings(steps=steps, every=1), processes, folder, lambda text: None)
     return loss, processes
 
@@ -43,7 +44,8 @@ def lines(folder):
 def first_scale(monkeypatch):
     """Let the loss be scaled by this at first."""
     real = torch.amp.GradScaler.__init__
-    return lambda scale: monkeypatch.setattr(torch.amp.GradScaler, "__init__", lambda self, device: real(self, device, scale))
+    return lambda scale: monkeypatch.setattr(
+        torch.amp.GradScaler, "__init__", lambda self, device: real(self, device, scale))
 
 
 def test_the_scale_changes_no_step(tmp_path, first_scale):
