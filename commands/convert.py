@@ -60,9 +60,10 @@ def parser():
     parser.add_argument("input", type=Path, help="a file, a sharded folder, or a diffusers pipeline folder")
     parser.add_argument("--output", type=Path, required=True,
                         help="the file to write, *.safetensors (a LoRA for SAT: or *.pt); never overwritten")
-    parser.add_argument("--layout", choices=("diffusers", "native", "comfy", "kohya"), default="diffusers",
+    parser.add_argument("--layout", choices=("diffusers", "native", "comfy", "kohya", "nvlabs"), default="diffusers",
                         help="names of the tensors: diffusers' (default), native (NVlabs' for Sana and SANA-Video, SAT's for CogVideoX), "
-                             "comfy (ComfyUI's own CogVideoX); of a LoRA diffusers', native (SAT's) or kohya")
+                             "comfy (ComfyUI's own CogVideoX); of a LoRA diffusers', native (SAT's), kohya or nvlabs (Sana's, "
+                             "stacked)")
     parser.add_argument("--alpha", type=float, default=0.0,
                         help="of a LoRA whose file states none; its rank (scale 1) unless given")
     parser.add_argument("--merge", action="store_true", help="of a checkpoint of SAT's LoRA training, which holds the model too: "

@@ -16,10 +16,10 @@ from ..host.lora_keys import ALPHA, DORA, DOWN, FILE, NOBODY, SAT, UP, WHOLE, re
 from ..sana_core.config import SanaParams
 from ..sana_core.transformer import SanaTransformer
 from ..storage.checkpoints import check_finite, open_checkpoint
-from ..training.adapter_layouts import Change, to_diffusers, to_kohya, to_sat
+from ..training.adapter_layouts import Change, apart, to_diffusers, to_kohya, to_nvlabs, to_sat
 
 MARKS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".matrix_A.", ".matrix_B.", ".lora.down.", ".lora.up.")
-LAYOUTS = ("diffusers", "kohya", "native")
+LAYOUTS = ("diffusers", "kohya", "nvlabs", "native")
 BASE = ".original."  # where SAT's LoRA keeps the layer that it changes
 
 
@@ -32,7 +32,8 @@ def convert_adapter(path: Path, output: Path, layout: str = "diffusers", dtype: 
                     alpha: float = 0.0) -> list[str]:
     """Write `output`; returns lines that say what was done.
 
-    path: a file, or a PEFT folder. layout: one of LAYOUTS; native is SAT's, CogVideoX alone. dtype: None keeps the file's.
+    path: a file, or a PEFT folder. layout: one of LAYOUTS; native is SAT's, CogVideoX alone; nvlabs
+    Sana alone, its projections stacked. dtype: None keeps the file's.
     alpha: for files that state none; 0 is the rank, that is a scale of 1. What of a checkpoint is no LoRA stays behind. Raises
     ValueError and OSError before anything is written.
     """
@@ -48,6 +49,8 @@ def convert_adapter(path: Path, output: Path, layout: str = "diffusers", dtype: 
     file = checkpoint.files[0]
     found = read(checkpoint.load(), layer_names(), (), peft_configs(file, checkpoint.metadata), alpha)
     changes = changes_of(found, path.name)
+    if layout != "nvlabs":
+        changes = apart(changes)
     if dtype:
         changes = {name: Change(change.A.to(dtype), change.B.to(dtype), change.scale) for name, change in changes.items()}
     write(output, changes, layout)
@@ -114,7 +117,7 @@ def write(output: Path, changes: dict[str, Change], layout: str) -> None:
         else:
             safetensors.torch.save_file(tensors, part, metadata={"format": "pt"})
     else:
-        tensors, metadata = (to_diffusers if layout == "diffusers" else to_kohya)(changes)
+        tensors, metadata = {"diffusers": to_diffusers, "kohya": to_kohya, "nvlabs": to_nvlabs}[layout](changes)
         safetensors.torch.save_file(tensors, part, metadata=metadata)
     os.replace(part, output)
 

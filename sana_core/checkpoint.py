@@ -99,6 +99,18 @@ def canonical_modules(name: str) -> tuple[str, ...]:
     return tuple(f"transformer_blocks.{number}{part}" if number else part for part in names)
 
 
+def nvlabs_module(name: str) -> tuple[str, tuple[str, ...]] | None:
+    """(what NVlabs call the layer that is canonically `name`, canonical names of all that is stacked in it), None when it has
+    no place there."""
+    number, module, _ = split_key(name + ".", "transformer_blocks")
+    prefix = (f"blocks.{number}", f"transformer_blocks.{number}") if number else ("", "")
+    for table in (BLOCK,) if number else (OUTSIDE, _OUTSIDE_SPRINT):
+        for theirs, ours in table.items():
+            if module in ours:
+                return prefix[0] + theirs, tuple(prefix[1] + part for part in ours)
+    return None
+
+
 def split_key(key, blocks):
     """"blocks.3.attn.qkv.weight" -> ("3.", "attn.qkv", ".weight"); the first is empty outside the blocks."""
     match = re.match(rf"{blocks}\.(\d+\.)", key)

@@ -1,7 +1,8 @@
 """LoRA files in other programs' names. A change is one layer's: A (rank, in), B (out, rank), and the scale of B A.
 
 SAT's own mixin computes alpha / rank with alpha 1, and has a place for attention's four projections alone: a file for it
-holds B * scale * rank. Source: facts/training.md 2.4.
+holds B * scale * rank. Source: facts/training.md 2.4. NVlabs' Sana stacks the projections of an attention in one layer: a
+file for it holds the several A one above the other, and their B along a diagonal.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
+from ..sana_core.checkpoint import nvlabs_module
 from .adapter_files import CONVOLUTIONS, PREFIX, peft_metadata
 
 # Our name of a projection -> where SAT keeps its pair.
 SAT_PLACES = {"attn1.to_q": ("query_key_value", 0), "attn1.to_k": ("query_key_value", 1), "attn1.to_v": ("query_key_value", 2),
               "attn1.to_out.0": ("dense", 0)}
+COGVIDEOX_WIDTHS = (1920, 3072)  # its attention has the names of Sana's, whose widths are 1152, 2240 and 2560
+NVLABS_CONVOLUTIONS = ("mlp.inverted_conv.conv", "mlp.point_conv.conv", "x_embedder.proj")
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,8 @@ def to_sat(changes: dict[str, Change]) -> dict[str, torch.Tensor]:
         else:
             strange.append(name)
     if strange:
-        more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
-        raise ValueError(f"SAT has a place for attention's projections alone, and this LoRA changes {', '.join(strange[:4])}{more}"
-                         ". Train one with lora.targets attention+out.")
+        raise ValueError(f"SAT has a place for attention's projections alone, and this LoRA changes {_some(strange)}. Train one "
+                         "with lora.targets attention+out.")
     ranks = sorted({change.rank for change in changes.values()})
     if len(ranks) != 1:
         raise ValueError(f"SAT has one rank for all layers, and this LoRA has {', '.join(map(str, ranks))}.")
@@ -84,6 +87,60 @@ def to_sat(changes: dict[str, Change]) -> dict[str, torch.Tensor]:
             tensors[f"{stem}A.{part}"] = change.A.contiguous()
             tensors[f"{stem}B.{part}"] = scaled(change.B, change.scale * change.rank).contiguous()
     return tensors
+
+
+def to_nvlabs(changes: dict[str, Change]) -> tuple[dict, dict]:
+    """(tensors, metadata) for NVlabs' Sana, with the scale in B. A projection that is not changed has zeros in a stack.
+
+    Raises ValueError, by name, for layers that Sana has not in NVlabs' files, and for CogVideoX' attention.
+    """
+    strange = [name for name, change in changes.items() if nvlabs_module(name) is None
+               or ".attn1." in name and change.A.shape[1] in COGVIDEOX_WIDTHS]
+    if strange:
+        raise ValueError(f"NVlabs' layout is Sana's, and has no place for {_some(strange)}. Take diffusers or kohya, or native "
+                         "for CogVideoX.")
+    tensors = {}
+    for theirs, ours in dict.fromkeys(map(nvlabs_module, changes)):
+        A, B = _stacked([changes.get(name) for name in ours])
+        if theirs.endswith(NVLABS_CONVOLUTIONS):
+            A, B = A[:, :, None, None], B[:, :, None, None]
+        tensors[f"{theirs}.lora_A.weight"], tensors[f"{theirs}.lora_B.weight"] = A.contiguous(), B.contiguous()
+    return tensors, {"format": "pt"}
+
+
+def _stacked(parts: list[Change | None]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(A, B) of projections that are one layer; None: not changed. Their outputs have one size."""
+    given = [part for part in parts if part is not None]
+    rows = given[0].B.shape[0]
+    if all(torch.equal(part.A, given[0].A) for part in given):  # as they come from such a file
+        none = torch.zeros_like(given[0].B)
+        return given[0].A, torch.cat([none if part is None else scaled(part.B, part.scale) for part in parts])
+    A = torch.cat([part.A for part in given])
+    B, at = A.new_zeros(rows * len(parts), A.shape[0]), 0
+    for place, part in enumerate(parts):
+        if part is not None:
+            B[place * rows : (place + 1) * rows, at : at + part.rank] = scaled(part.B, part.scale)
+            at += part.rank
+    return A, B
+
+
+def apart(changes: dict[str, Change]) -> dict[str, Change]:
+    """Changes that share a stack's A, each without the rows that do nothing to it: to_nvlabs the other way. One that is
+    nothing but zeros, while another is not, is left out."""
+    made = dict(changes)
+    for _, ours in dict.fromkeys(filter(None, map(nvlabs_module, changes))):
+        given = [name for name in ours if name in changes]
+        if len(given) > 1 and all(torch.equal(changes[name].A, changes[given[0]].A) for name in given):
+            used = {name: changes[name].B.any(0) for name in given}
+            for name in given if any(rows.any() for rows in used.values()) else ():
+                change = made.pop(name)
+                if used[name].any():
+                    made[name] = Change(change.A[used[name]], change.B[:, used[name]], change.scale)
+    return {name: made[name] for name in changes if name in made}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def scaled(B: torch.Tensor, factor: float) -> torch.Tensor:

@@ -81,7 +81,7 @@ class Model(Section):
     latents: Literal["wan", "ltx2", "cogvideox"] | None = setting(
         None, "whose autoencoder the network was trained with: Wan 2.1's, LTX-2's, or the embedded CogVideoX one; the variant sets it",
         "model.family=sana_video")
-    conditioning: Literal["none", "image", "inpaint", "control"] = setting(
+    conditioning: Literal["none", "image", "repeated_image", "inpaint", "control", "void"] = setting(
         "none", "what the network is given besides text: image is the first frame. Of none and image it is trained here",
         "model.family=cogvideox")
     frame_step: Literal[4, 8, 16] | None = setting(
@@ -167,7 +167,20 @@ class Train(Section):
     ema: Share | None = setting(None, "average of the trained weights, decay a step; the average is what is saved. null: none")
     seed: Whole = setting(0, "of noise, order, dropout and first weights", ge=0, le=2**32 - 1)
     gradient_checkpointing: bool = setting(True, "compute blocks twice and keep less: far less memory, a third more time")
+    compile: Literal["none", "inductor", "aot_eager", "eager"] = setting(
+        "none", "compile each block by torch.compile, with this backend: inductor is the quick one, after minutes of compiling; "
+                "the others are for finding faults")
     teacher: Path | None = setting(None, "path of the teacher", "train.kind=sprint")
+
+
+class Parallel(Section):
+    """What several processes share besides batches."""
+
+    fsdp: bool = setting(
+        False, "share weights, gradients and the optimiser's state (torch's FSDP2), as `accelerate launch --use_fsdp` does")
+    deepspeed: Path | None = setting(
+        None, "path of a DeepSpeed configuration (JSON) with ZeRO 1 or 2: share gradients and the optimiser's state, as `accelerate "
+              "launch --use_deepspeed --deepspeed_config_file` does. Needs the package deepspeed")
 
 
 class Lora(Section):
@@ -246,6 +259,7 @@ class Config(Section):
     sampling: Sampling = setting(Sampling(), "how such a model is sampled; the variant sets all of it")
     data: Data = setting(Data(), "what it is trained on")
     train: Train = setting(Train(), "how")
+    parallel: Parallel = setting(Parallel(), "what several processes share besides batches")
     lora: Lora = setting(Lora(), "the adapters of kind lora")
     objective: Objective = setting(Objective(), "the loss")
     validation: Validation = setting(Validation(), "pictures and losses on the way")

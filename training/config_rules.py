@@ -43,12 +43,27 @@ def agree(config: Config) -> Iterator[tuple[str, str]]:
     if train.warmup >= train.steps and train.schedule != "constant":
         yield "train.warmup", (f"found {train.warmup}, and train.steps is {train.steps}: the {train.schedule} schedule has no "
                                "step left")
+    if config.parallel.fsdp and config.parallel.deepspeed:
+        yield "parallel.deepspeed", "parallel.fsdp is true, too: take one of them"
+    elif config.parallel.fsdp or config.parallel.deepspeed:
+        yield from shared(config)
     if config.output.save_every is None and config.output.save_minutes is None:
         yield "output.save_every", "null, and output.save_minutes too: a run would never be saved; give one of them"
     if model.family == "sana_video" and model.latents is None:
         yield "model.latents", "nothing given; a model.variant has it. Allowed: wan, ltx2 or cogvideox"
     else:
         yield from _sizes(config)
+
+
+def shared(config: Config) -> Iterator[tuple[str, str]]:
+    """(key, text) of what is not known to be right where processes share weights or the optimiser's state."""
+    for key, wrong, instead in (("train.optimizer", config.train.optimizer != "adamw", "adamw"),
+                                ("train.kind", config.train.kind == "sprint", "lora, full or controlnet"),
+                                ("lora.dora", config.lora.dora, "false"),
+                                ("model.dtype", config.model.dtype == "fp16", "bf16 or fp32")):
+        if wrong:
+            yield key, (f"found {str(get(config, key)).lower()}; where processes share weights or the optimiser's state "
+                        f"(FSDP2, DeepSpeed), allowed: {instead}")
 
 
 def _sizes(config: Config) -> Iterator[tuple[str, str]]:
@@ -135,7 +150,7 @@ def needs(config: Config) -> Iterator[tuple[str, str]]:
         for name in ("autoencoder", "text_encoder"):
             if getattr(model, name) is None:
                 yield f"model.{name}", f"nothing given, and model.transformer is a file. Give its path: model.{name}=PATH"
-    for key in ("model.transformer", "model.autoencoder", "model.text_encoder", "train.teacher"):
+    for key in ("model.transformer", "model.autoencoder", "model.text_encoder", "train.teacher", "parallel.deepspeed"):
         path = get(config, key)
         if path is not None and not Path(path).exists():
             yield key, f"found {path!r}, where nothing lies (from {Path.cwd()}). Give a file or folder that is there"

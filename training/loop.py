@@ -18,8 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from . import checkpoints
-from .parallel import Processes, clip, copy_into, load_optimizer, whole
+from .parallel import Processes, copy_into, load_optimizer, whole
 from .samples import number
+
+MOST_SKIPPED = 20  # steps in a row: each halves the scale of fp16's loss, which begins at 65,536
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Task:
     buffers: dict[str, torch.Tensor] = field(default_factory=dict)
     check: Callable[[int], dict] = lambda step: {}
     results: Callable[[Path, dict], None] = lambda folder, weights: None
+    deepspeed: dict | None = None  # its settings, where it is used
 
 
 class NotFinite(ValueError):
@@ -71,7 +74,8 @@ class _Run:
         self.step, self.seconds, self.best = 0, 0.0, math.inf
         self.parameters = [p for _, p in task.named]
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in task.optimizers]
-        self.prepared = [processes.accelerator.prepare_optimizer(optimizer) for optimizer in task.optimizers]
+        self.skipped = self.in_a_row = 0  # steps that fp16 was too small for
+        self.loss = processes.begin(task.loss, task.optimizers, task.deepspeed)
         self.go_on()
         self.history = checkpoints.History(folder / "history.jsonl", self.step) if processes.main else None
 
@@ -91,7 +95,13 @@ class _Run:
         copy_into(self.task.named, state["weights"])
         copy_into(self.task.buffers.items(), state["buffers"])
         for optimizer, saved in zip(self.task.optimizers, state["optimizers"], strict=True):
-            load_optimizer(optimizer, saved)
+            if self.processes.engine:
+                self.processes.engine.load(saved)
+            else:
+                load_optimizer(optimizer, saved)
+        if self.processes.scaler and "scaler" in state:  # there was none in other arithmetic
+            self.processes.scaler.load_state_dict(state["scaler"])
+            self.skipped, self.in_a_row = state["skipped"]
         if self.task.average is not None and state["average"] is not None:
             self.task.average.load_state_dict(state["average"])
         self.step, self.seconds = checkpoint.step, checkpoint.about["seconds"]
@@ -116,11 +126,12 @@ class _Run:
                 self.step += 1
                 self.seconds += time.monotonic() - began
                 if self.history:
-                    self.history.add(step=self.step, loss=loss, norm=norm, lr=task.optimizers[0].param_groups[0]["lr"],
-                                     seconds=round(self.seconds, 2))
+                    self.history.add(step=self.step, loss=loss, lr=task.optimizers[0].param_groups[0]["lr"],
+                                     seconds=round(self.seconds, 2),
+                                     **{"skipped": True} if self.in_a_row else {"norm": norm})
                 self.processes.accelerator.log({"loss": loss, "gradient": norm}, step=self.step)
                 bar.update()
-                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                bar.set_postfix(loss=f"{loss:.4f}", **{"skipped": self.skipped} if self.skipped else {}, refresh=False)
                 found = self.validate() if self.due(self.config.validation.every) else {}
                 better = found.get("loss", math.inf) < self.best
                 if better or late or stopping or self.step == steps or (every and self.step % every == 0):
@@ -147,7 +158,6 @@ class _Run:
     def one(self, batches, stop, late: bool) -> tuple[float, float, bool, bool]:
         """One step -> (loss averaged over its rows, norm of the gradient, whether to stop, whether to save)."""
         task, processes, train = self.task, self.processes, self.config.train
-        accelerator = processes.accelerator
         window = train.accumulation * processes.count
         rows = sum(len(task.data.plan.batch(self.step * window + k)) for k in range(window))
         for optimizer, rates in zip(task.optimizers, self.rates):
@@ -155,32 +165,32 @@ class _Run:
                 group["lr"] = lr * task.rate(self.step)
         task.loss.train()
         total, bad = 0.0, []
-        for _ in range(train.accumulation):
+        for k in range(train.accumulation):
             n, batch = next(batches)
             torch.manual_seed(number("layers", train.seed, n))  # of dropout inside the network
-            with accelerator.accumulate(task.loss), accelerator.autocast():
-                losses = task.loss(_moved(batch, processes.device), torch.Generator().manual_seed(number("noise", train.seed, n)),
-                                   step=self.step)
+            with processes.accumulate(task.loss), processes.autocast():
+                noise = torch.Generator().manual_seed(number("noise", train.seed, n))
+                losses = self.loss(_moved(batch, processes.device), noise, step=self.step)
                 if not (finite := losses.detach().isfinite().cpu()).all():
                     bad += [name for name, good in zip(batch["names"], finite.tolist()) if not good]
                 total += losses.detach().sum().item()
-                # accelerate divides by the accumulation, and the processes' gradients are averaged.
-                accelerator.backward(losses.sum() * (window / rows))
+                # It is divided by the accumulation, and the processes' gradients are averaged.
+                processes.backward(losses.sum() * (window / rows), k + 1 == train.accumulation)
         total, broken, stopping, late = processes.sum(
             [total, float(len(bad)), float(stop.is_set()), float(late and processes.main)])
         loss = total / rows
         if broken:
             self.refuse(f"the loss is {loss}", processes.everyones(bad))
-        for optimizer in self.prepared:
-            accelerator.unscale_gradients(optimizer)
-        norm = clip(self.parameters, train.clip)
-        if not math.isfinite(norm) and accelerator.scaler is None:
-            self.refuse(f"the gradient's norm is {norm}", processes.everyones(list(batch["names"])))
-        for optimizer in self.prepared:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        if task.average is not None:
-            task.average.update()
+        norm = processes.step(task.optimizers, self.parameters, train.clip)
+        if math.isfinite(norm):
+            self.in_a_row = 0
+            if task.average is not None:
+                task.average.update()
+        else:
+            self.in_a_row, self.skipped = self.in_a_row + 1, self.skipped + 1
+            if processes.scaler is None or self.in_a_row >= MOST_SKIPPED:
+                times = f", {self.in_a_row} steps one after the other" if processes.scaler else ""
+                self.refuse(f"the gradient's norm is {norm}{times}", processes.everyones(list(batch["names"])))
         return loss, norm, stopping > 0, late > 0
 
     def refuse(self, what: str, names: Sequence[str]):
@@ -206,9 +216,12 @@ class _Run:
         """A checkpoint of the present step. loss: on the held-out rows, where it was measured now."""
         self.best = min(self.best, math.inf if loss is None else loss)
         average = self.task.average
+        engine, scaler = self.processes.engine, self.processes.scaler
         state = {"weights": whole(dict(self.task.named)), "buffers": whole(self.task.buffers),
-                 "optimizers": [whole(optimizer.state_dict()) for optimizer in self.task.optimizers],
+                 "optimizers": [engine.state()] if engine else [whole(o.state_dict()) for o in self.task.optimizers],
                  "average": None if average is None else whole(average.state_dict())}
+        if scaler:
+            state |= {"scaler": scaler.state_dict(), "skipped": [self.skipped, self.in_a_row]}
         with self.averaged():
             weights = state["weights"] if average is None else whole(dict(self.task.named))
         if self.processes.main:

@@ -1,10 +1,14 @@
-"""The processes of a run: one, or several of accelerate or torchrun, that share batches (DDP) or weights too (FSDP2).
+"""The processes of a run: one, or several of accelerate or torchrun, that share batches (DDP), the optimiser's state as well
+(DeepSpeed), or weights too (FSDP2).
 
-Sharding is asked for by `accelerate launch --use_fsdp`, and done here by torch's fully_shard, which also works on CPUs.
+Sharding is asked for by the settings or by `accelerate launch`, and done here by torch's fully_shard and DeepSpeed's own
+engine, which work on CPUs as well; accelerate's way to them does not.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from collections.abc import Iterable
 
@@ -16,22 +20,31 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from . import zero
+from .models import DTYPES
+
 
 class Processes:
-    """accelerator, rank, count, device; sharded: whether each process has a part of the weights alone."""
+    """accelerator, rank, count, device; sharded: whether each process has a part of the weights alone. deepspeed: the path of
+    its configuration, where it is used; `engine` then has the loss, once it has begun. scaler: of the loss, in fp16."""
 
-    def __init__(self, dtype: str = "fp32", accumulation: int = 1, tracker: str = "none", folder=None):
-        self.sharded = os.environ.pop("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
-        if dtype == "fp16" and not torch.cuda.is_available():
-            raise ValueError("model.dtype fp16 needs a GPU to train: choose bf16 or fp32.")
+    def __init__(self, dtype: str = "fp32", accumulation: int = 1, tracker: str = "none", folder=None, fsdp: bool = False,
+                 deepspeed: str | None = None):
+        self.sharded = _asked("FSDP") or fsdp
+        self.deepspeed = zero.launched(deepspeed) if _asked("DEEPSPEED") else deepspeed
+        if self.sharded and self.deepspeed:
+            raise ValueError("FSDP2 and DeepSpeed were both asked for (parallel.fsdp, parallel.deepspeed, or accelerate launch): "
+                             "take one of them.")
         for state in (AcceleratorState, GradientState):  # an earlier run of this process had settings of its own
             state._reset_state()
         self.accelerator = Accelerator(
-            mixed_precision="no" if dtype == "fp32" else dtype, gradient_accumulation_steps=accumulation, project_dir=folder,
+            mixed_precision="no", gradient_accumulation_steps=accumulation, project_dir=folder,
             log_with=None if tracker == "none" else tracker, cpu=not torch.cuda.is_available())
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
-        self.sharded &= self.count > 1
+        self.sharded, self.deepspeed = self.sharded and self.count > 1, self.deepspeed if self.count > 1 else None
+        self.dtype, self.engine = dtype, None
+        self.scaler = torch.amp.GradScaler(self.device.type) if dtype == "fp16" else None
 
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()
@@ -40,6 +53,8 @@ class Processes:
         """The module whose forward pass is the loss, as this process runs it. blocks: the parts that are sharded by
         themselves; in_turns: not all that is trained has gradients in each step. Call it before the optimiser is made."""
         loss.to(self.device)
+        if self.deepspeed:
+            return loss
         self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=in_turns)
         if not self.sharded:
             return self.accelerator.prepare_model(loss)
@@ -49,6 +64,43 @@ class Processes:
                 if name != "forward":
                     register_fsdp_forward_method(block, name)
         return fully_shard(loss)
+
+    def begin(self, loss: nn.Module, optimizers: list[torch.optim.Optimizer], settings: dict | None = None) -> nn.Module:
+        """What a step calls: `loss`, or with DeepSpeed its engine. settings: zero.settings(...)."""
+        if settings is None:
+            return loss
+        self.engine = zero.Engine(settings, loss, *optimizers)
+        return self.engine.call
+
+    def autocast(self):
+        """The arithmetic of model.dtype."""
+        return torch.autocast(self.device.type, DTYPES[self.dtype], enabled=self.dtype != "fp32")
+
+    def accumulate(self, loss: nn.Module):
+        """Round one batch of several of a step: gradients are exchanged after the last one alone."""
+        return self.accelerator.accumulate(loss) if self.engine is None else contextlib.nullcontext()
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Add a batch's gradients, divided by the number of batches. last: of this step."""
+        if self.engine is not None:
+            return self.engine.backward(loss, last)
+        self.accelerator.backward(loss if self.scaler is None else self.scaler.scale(loss))
+
+    def step(self, optimizers: list[torch.optim.Optimizer], parameters: list[torch.Tensor], most: float | None) -> float:
+        """Clip to a norm of `most`, and step; returns the norm before. Where that is not finite no step is taken (but by
+        DeepSpeed)."""
+        if self.engine is not None:
+            return self.engine.step()
+        for optimizer in optimizers if self.scaler else ():
+            self.scaler.unscale_(optimizer)
+        norm = clip(parameters, most)
+        for optimizer in optimizers:
+            if math.isfinite(norm):
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if self.scaler:
+            self.scaler.update()
+        return norm
 
     def sum(self, values: list[float]) -> list[float]:
         """Each value summed over all processes."""
@@ -68,6 +120,11 @@ class Processes:
 
     def close(self) -> None:
         self.accelerator.end_training()
+
+
+def _asked(name: str) -> bool:
+    """Whether `accelerate launch` was asked for this. It is not to do it itself."""
+    return os.environ.pop(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true")
 
 
 def calls(block: nn.Module) -> tuple[str, ...]:

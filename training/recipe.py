@@ -108,9 +108,11 @@ def build(config, models: Models, meta: bool = False) -> Recipe:
     network.train()
     blocks = [block for module in network.modules() for name, block in module.named_children() if module is not network
               and isinstance(module, nn.ModuleList) and hasattr(block, "attn1")]
-    if config.train.gradient_checkpointing and not meta:
-        for block in blocks:
-            for name in calls(block):
+    for block in () if meta else blocks:
+        for name in calls(block):
+            if config.train.compile != "none":
+                setattr(block, name, torch.compile(getattr(block, name), backend=config.train.compile))
+            if config.train.gradient_checkpointing:
                 setattr(block, name, partial(_computed_twice, getattr(block, name)))
     return Recipe(network, trained, objective(config, params), params, blocks, write, drawn or network)
 

@@ -33,6 +33,8 @@ def write(config, folder: Path, data, processes: int, seconds: float) -> Path:
     lines += [f"| bucket {bucket} | {count} |" for bucket, count in samples.table(data.train)]
     if data.left_out:
         lines += [f"| left out | {', '.join(f'{count} x {reason}' for reason, count in data.left_out.most_common())} |"]
+    if skipped := history.series("skipped"):
+        lines += [f"| skipped | {len(skipped)} steps, whose gradients overflowed in fp16 |"]
     if best := checkpoints.best(found):
         lines += [f"| lowest held-out loss | {best.about['loss']:.4f}, step {best.step} ({best.path.name}) |"]
     lines += ["", "All settings, with the source of each: config.yaml. All numbers: history.jsonl.", ""]

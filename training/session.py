@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoints, latents, recipe, run_report, samples, validation
+from . import checkpoints, config_rules, latents, recipe, run_report, samples, validation, zero
 from .loop import Task, fit
 from .models import Models
 from .parallel import Processes, copy_into
@@ -26,11 +26,17 @@ def train(loaded, log=print) -> Path:
     loaded: config_files.load(...). Raises ValueError, FileNotFoundError, loop.NotFinite, loop.Stopped, torch.OutOfMemoryError.
     """
     config, folder = loaded.config, folder_of(loaded.config)
-    processes = Processes(config.model.dtype, config.train.accumulation, config.output.tracker, folder)
+    processes = Processes(config.model.dtype, config.train.accumulation, config.output.tracker, folder, config.parallel.fsdp,
+                          config.parallel.deepspeed)
     say = log if processes.main else (lambda text: None)
-    if processes.sharded and (config.train.optimizer != "adamw" or config.train.kind == "sprint" or config.lora.dora):
-        raise ValueError("train.optimizer: with weights shared among processes (--use_fsdp), adamw alone is known to be right, and no "
-                         "kind sprint and no DoRA. Take adamw, or leave --use_fsdp away.")
+    if (processes.sharded or processes.deepspeed) and (mistakes := list(config_rules.shared(config))):
+        raise ValueError("\n".join(f"{key}: {text}" for key, text in mistakes))
+    deepspeed = None
+    if processes.deepspeed:
+        deepspeed = zero.settings(processes.deepspeed, config, processes.count)
+        zero.package()
+    if processes.count == 1 and (config.parallel.fsdp or config.parallel.deepspeed):
+        say("warning: parallel.*: there is one process, and nothing to share. For several: accelerate launch --num_processes N")
     if processes.main:
         folder.mkdir(parents=True, exist_ok=True)
         loaded.save(folder)
@@ -46,12 +52,15 @@ def train(loaded, log=print) -> Path:
     say(f"{count:,} numbers are trained, of a network of {sum(p.numel() for p in made.network.parameters()):,}")
     loss = processes.prepare(recipe.Loss(made, data.scale), made.blocks, config.train.kind == "sprint")
     if processes.count > 1:
-        say(f"{'weights sharded' if processes.sharded else 'batches shared'} over {processes.count} processes")
+        what = "weights sharded" if processes.sharded else "batches shared"
+        if deepspeed:
+            what = f"batches and DeepSpeed's ZeRO {deepspeed['zero_optimization']['stage']} shared"
+        say(f"{what} over {processes.count} processes")
     named = made.named  # sharding has put others in their places
     task = Task(loss, named, recipe.make_optimizers(config, named), recipe.rate(config), recipe.average(config, named),
                 latents.BatchDataset(data, made.params, data.batches()), dict(made.trained.named_buffers()),
                 _Check(loss, data, made.params, models, processes, folder, say),
-                lambda part, weights: _write_small(config, made, part, weights))
+                lambda part, weights: _write_small(config, made, part, weights), deepspeed)
     processes.accelerator.init_trackers(_tracked(config), {})
     began = time.monotonic()
     fit(task, config, processes, folder, say, lambda: _advice(config))
@@ -79,7 +88,7 @@ class _Check:
         if not (processes.main or processes.sharded):
             processes.wait()
             return {}
-        with processes.accelerator.autocast():
+        with processes.autocast():
             if self.data.held_out:
                 found = validation.losses(lambda batch, generator, level: self.plain(batch, generator, level), self.data,
                                           self.params, config.validation.levels, processes.device)

@@ -117,6 +117,50 @@ def test_nvlabs_fused_projections(tmp_path):
                 {f"transformer_blocks.0.attn1.to_{part}": (A, b) for part, b in zip("qkv", B.chunk(3))}, 2.0 / R)
 
 
+SANA = ["transformer_blocks.0.attn1.to_q", "transformer_blocks.0.attn1.to_k", "transformer_blocks.0.attn1.to_v",
+        "transformer_blocks.0.attn1.to_out.0", "transformer_blocks.0.attn2.to_v", "transformer_blocks.1.attn1.to_k",
+        "transformer_blocks.1.attn2.to_q", "transformer_blocks.1.ff.conv_inverted", "proj_out"]
+
+
+def test_nvlabs_and_back_is_exact(tmp_path):
+    """A network of NVlabs' names that is changed by the file is the one that is changed layer by layer."""
+    changes = pairs(SANA)
+    convert_adapter(peft_folder(tmp_path / "p", changes), tmp_path / "d.safetensors")
+    convert_adapter(tmp_path / "d.safetensors", tmp_path / "n.safetensors", "nvlabs")
+    tensors = safetensors.torch.load_file(tmp_path / "n.safetensors")
+    want = {name: ALPHA / R * B @ A for name, (A, B) in changes.items()}
+    none = torch.zeros(64, 64)
+    qkv = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
+    places = (
+        (0, "attn.qkv", qkv), (1, "attn.qkv", qkv),
+        (0, "cross_attn.kv_linear", ("attn2.to_k", "attn2.to_v")), (0, "attn.proj", ("attn1.to_out.0",)),
+        (1, "cross_attn.q_linear", ("attn2.to_q",)), (1, "mlp.inverted_conv.conv", ("ff.conv_inverted",)))
+    stacks = {f"blocks.{i}.{theirs}": torch.cat([want.get(f"transformer_blocks.{i}.{part}", none) for part in ours])
+              for i, theirs, ours in places}
+    stacks["final_layer.linear"] = want["proj_out"]
+    assert len(tensors) == 2 * len(stacks)
+    for name, change in stacks.items():
+        A, B = (tensors[f"{name}.lora_{part}.weight"] for part in "AB")
+        assert A.dim() == (4 if "conv" in name else 2)
+        torch.testing.assert_close(B.flatten(1) @ A.flatten(1), change, rtol=1e-6, atol=1e-6)
+    convert_adapter(tmp_path / "n.safetensors", tmp_path / "back.safetensors")
+    back, first = (safetensors.torch.load_file(tmp_path / f"{name}.safetensors") for name in ("back", "d"))
+    assert back.keys() == first.keys() and all(torch.equal(back[key], first[key]) for key in first)
+    convert_adapter(tmp_path / "n.safetensors", tmp_path / "again.safetensors", "nvlabs")
+    again = safetensors.torch.load_file(tmp_path / "again.safetensors")
+    assert again.keys() == tensors.keys() and all(torch.equal(again[key], tensors[key]) for key in again)
+
+
+@pytest.mark.parametrize("names, width, said", [
+    ([*SANA, "transformer_blocks.0.ff.net.2"], 64, "no place for transformer_blocks.0.ff.net.2. Take diffusers or kohya"),
+    (attention(1), 1920, "no place for transformer_blocks.0.attn1.to_k, .* native for CogVideoX")])
+def test_what_nvlabs_have_no_place_for(tmp_path, names, width, said):
+    convert_adapter(peft_folder(tmp_path / "p", pairs(names, width=width)), tmp_path / "d.safetensors")
+    with pytest.raises(ValueError, match=said):
+        convert_adapter(tmp_path / "d.safetensors", tmp_path / "n.safetensors", "nvlabs")
+    assert not (tmp_path / "n.safetensors").exists()
+
+
 def test_ranks_that_differ(tmp_path):
     changes = pairs(attention(1)) | pairs(["transformer_blocks.1.attn1.to_q"], rank=2)
     convert_adapter(peft_folder(tmp_path / "p", changes, rank_pattern={"transformer_blocks.1.attn1.to_q": 2},

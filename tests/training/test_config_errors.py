@@ -12,7 +12,7 @@ TRAIN_HAS = ", ".join(Config.model_fields["train"].annotation.model_fields)
 DATA_HAS = ", ".join(Config.model_fields["data"].annotation.model_fields)
 TINY = "model: {variant: tiny_sana}\n"
 VIDEO = "model: {variant: cogvideox_5b}\n"
-TOP = "model, sampling, data, train, lora, objective, validation, output, extends, environments"
+TOP = "model, sampling, data, train, parallel, lora, objective, validation, output, extends, environments"
 
 # name: (files by name, the first of them is loaded; overrides; environment; lines of the message)
 BROKEN = {

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from sanacog.cogvideo_core.config import CogVideoParams
 from sanacog.cogvideo_core.config import identify as identify_cogvideo
+from sanacog.cogvideo_core.transformer import CogVideoTransformer
 from sanacog.sana_core.config import SanaParams
 from sanacog.sana_core.config import identify as identify_sana
 from sanacog.sana_core.video_checkpoint import from_canonical, network
@@ -23,6 +24,9 @@ from sanacog.training.config_yaml import ROOT, read_file
 from ..unit.sana_releases import RELEASES
 from ..unit.test_cogvideo_config import VARIANTS as COGVIDEO
 
+# Title: what the network is made of.
+ARCHITECTURES = {title: params for title, (params, *_) in COGVIDEO.items()} | {
+    "CogVideoX 2B img2vid": COGVIDEO["CogVideoX 2B"][0] | dict(in_channels=32, conditioning="repeated_image")}
 PAGE = (ROOT / "docs" / "models.md").read_text("utf-8")
 WORKFLOWS = sorted((ROOT / "workflows" / "api").glob("*.json"))
 
@@ -81,16 +85,39 @@ def test_every_release_of_sana_has_a_preset_that_is_what_the_code_finds():
 @pytest.mark.parametrize("name", [name for name in ALL if name.startswith("cogvideox")])
 def test_presets_of_cogvideox_are_what_the_code_has(name):
     values = ALL[name]
-    params = CogVideoParams(**COGVIDEO[values["model"]["title"]][0])
+    params = CogVideoParams(**ARCHITECTURES[values["model"]["title"]])
     assert values["sampling"]["shift"] == params.snr_shift_scale
     assert values["model"].get("conditioning", "none") == params.conditioning
-    if "fun" not in name:
+    if "fun" not in name and "void" not in name:
         assert values["model"]["frame_step"] == 8 * (params.patch_size_t or 1)
 
 
 def test_every_released_cogvideox_has_a_preset():
-    assert {title for title in COGVIDEO if "VOID" not in title} == {values["model"]["title"] for name, values in ALL.items()
-                                                                    if name.startswith("cogvideox")}
+    assert set(ARCHITECTURES) == {values["model"]["title"] for name, values in ALL.items() if name.startswith("cogvideox")}
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith("cogvideox")])
+def test_the_loader_takes_each_cogvideox_for_what_its_preset_says(name):
+    """By its tensors and the name that it is published under: Pose and img2vid have no tensor of their own."""
+    model = ALL[name]["model"]
+    with torch.device("meta"):
+        state = CogVideoTransformer(CogVideoParams(**ARCHITECTURES[model["title"]])).state_dict()
+    found = identify_cogvideo({key: tuple(t.shape) for key, t in state.items()}, None, model["published"]["diffusers"])
+    assert (found.variant, found.params.conditioning) == (model["title"], model.get("conditioning", "none"))
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith("cogvideox")])
+def test_what_is_not_trained_says_so(name, tmp_path):
+    files = [f"{key}={tmp_path}" for key in ("model.transformer", "model.autoencoder", "model.text_encoder", "data.path")]
+    kind = ALL[name]["model"].get("conditioning", "none")
+    text = (PRESETS / f"{name}.yaml").read_text("utf-8").split("\n")[1]
+    assert ("Not trained here" in text) == (kind not in ("none", "image"))
+    try:
+        load(["train/cogvideox_lora"], [f"model.variant={name}", *files], {})
+    except ValueError as error:
+        assert f"found {kind}: such models are not trained here" in str(error) and "Not trained here" in text
+    else:
+        assert "Not trained here" not in text
 
 
 @pytest.mark.parametrize("name", SANA_VIDEO)
@@ -164,10 +191,13 @@ def test_the_page_says_the_same_of_sana():
 def test_the_page_says_the_same_of_cogvideox():
     names = {"2B": ["cogvideox_2b"], "5B, 5B-I2V": ["cogvideox_5b", "cogvideox_5b_i2v"],
              "1.5-5B, 1.5-5B-I2V, ": ["cogvideox_1_5_5b", "cogvideox_1_5_5b_i2v"],
-             "Fun 2B, 5B (InP, Control, Pose)": [name for name in ALL if "fun_2b" in name or "fun_5b" in name],
-             "Fun 1.5 5B InP": ["cogvideox_fun_1_5_5b_inp"]}
+             "Fun 2B, 5B (InP 1.0 and 1.1, Control, Pose)": [
+                 name for name in ALL if any(size in name for size in ("fun_2b", "fun_5b", "fun_1_0"))],
+             "Fun 1.5 5B InP": ["cogvideox_fun_1_5_5b_inp"], "2B img2vid": ["cogvideox_2b_img2vid"],
+             "VOID, first pass": ["cogvideox_void_pass1"], "VOID, second pass": ["cogvideox_void_pass2"]}
     rows = table("| model | size | frames | a second |")
-    assert len(rows) == 5
+    assert len(rows) == 8
+    assert sum(len(found) for found in names.values()) == sum(name.startswith("cogvideox") for name in ALL)
     for model, size, frames, fps, steps, cfg in rows:
         for name in names.get(model) or names[f"{model}, "]:
             sampling = ALL[name]["sampling"]
