@@ -48,15 +48,16 @@ class Lora(Recipe):
 
     def export(self) -> None:
         """Write the file, measure what it can do as it is on disk, and write its chapter and pictures."""
-        self.write("lora", half(self.done("lora").modules.model.to_file()),
-                   {"_name": "SanaCog tiny outline LoRA", "rank": RANK, "base": "sanacog_tiny_sana.safetensors"})
+        if not self.from_file("lora"):
+            self.write("lora", half(self.done("lora").modules.model.to_file()),
+                       {"_name": "SanaCog tiny outline LoRA", "rank": RANK, "base": "sanacog_tiny_sana.safetensors"})
+            loss_curve({"lora": self.losses("lora")}, self.options.output / "lora_loss.png")
         models = load_models(self.options.source, self.device)
         figures, sheet = evaluate(load_lora(self.options.output / FILE, models[3]), *models,
                                   count=min(CASES, self.options.cases or CASES))
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
         contact_sheet(sheet, self.work / "lora.png")
         write_chapter(self.options.output / "README.md", self.title, self.chapter(figures))
-        loss_curve({"lora": self.losses("lora")}, self.options.output / "lora_loss.png")
         shutil.copy(self.work / "lora.png", self.options.output)
         print(json.dumps(figures, indent=1))
 
