@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 
-from PIL import Image, ImageSequence
+from PIL import Image, ImageOps, ImageSequence
 
 from ..app.graph import WORKFLOWS
 from ..headless import installation
@@ -22,7 +22,7 @@ PICTURE = {"SanaCogLoadSanaModel.model_name": "sanacog_tiny_sana.safetensors",
            "SanaCogLoadSanaTextEncoder.text_encoder_name": "sanacog_tiny_gemma2.safetensors",
            "SanaCogLoadDCAE.vae_name": "sanacog_tiny_dcae.safetensors",
            "SanaCogEmptySanaLatent.width": 256, "SanaCogEmptySanaLatent.height": 256,
-           "SanaCogSanaTextEncode.text": "a large yellow ring on a blue background"}
+           "SanaCogSanaTextEncode.text": "a large purple triangle at the bottom on a yellow background"}
 CLIP = {"SanaCogLoadCogVideoXTextEncoder.text_encoder_name": "sanacog_tiny_t5.safetensors",
         "SanaCogLoadCogVideoXVAE.vae_name": "sanacog_tiny_cogvideox_vae.safetensors",
         "UNETLoader.unet_name": "sanacog_tiny_cogvideox.safetensors",
@@ -34,10 +34,12 @@ SPRINT = PICTURE | {"SanaCogLoadSanaModel.model_name": "sanacog_tiny_sana_sprint
 
 # workflow: the inputs that are changed for it
 DRAWN = {
-    **{name: PICTURE for name in ("sana_4k", "sana_enhance_prompt", "sana_quantize")},
+    **{name: PICTURE for name in ("sana_enhance_prompt", "sana_quantize")},
     **{name: {} for name in ("sana_quickstart", "sana_flow_dpm_solver", "sana_guidance", "sana_image_to_image", "sana_inpaint",
                              "sana_lora", "sana_stock_text_encode")},
-    **{name: SPRINT for name in ("sana_sprint", "sana_sprint_custom", "sana_sprint_image_to_image", "sana_sprint_inpaint")},
+    "sana_sprint": SPRINT, "sana_sprint_custom": SPRINT,
+    "sana_sprint_image_to_image": SPRINT | {"SanaCogSanaTextEncode.text": "a large green circle on a white background"},
+    "sana_sprint_inpaint": SPRINT | {"SanaCogSanaTextEncode.text": "a large blue square in the centre on a yellow background"},
     **{name: {} for name in ("cogvideox_text_to_video", "cogvideox_image_to_video", "cogvideox_video_to_video",
                              "cogvideox_dynamic_guidance", "cogvideox_step_cache", "sana_to_cogvideox",
                              "sana_video_text_to_video", "sana_video_image_to_video", "sana_video_long")},
@@ -45,8 +47,8 @@ DRAWN = {
     "cogvideox_1_5_image_to_video": CLIP | {"SanaCogLoadCogVideoXModel.model_name": "sanacog_tiny_cogvideox_i2v.safetensors",
                                             "CLIPTextEncode.text": "a yellow square moving down on a purple background"},
 }
-# Those whose autoencoder has no embedded relative: drawn by the workflow of the embedded model instead.
-ALIKE = {"sana_video_2b_text_to_video": "sana_video_text_to_video", "sana_video_2": "sana_video_text_to_video"}
+# Those whose autoencoder, or size, has no embedded relative: drawn by the workflow of the embedded model instead.
+ALIKE = {"sana_4k": "sana_quickstart", "sana_video_2b_text_to_video": "sana_video_text_to_video", "sana_video_2": "sana_video_text_to_video"}
 
 
 def frames(data):
@@ -57,7 +59,7 @@ def frames(data):
 def thumbnail(shown):
     """One picture of a picture, or of twelve frames of a clip at most, evenly, in rows of six."""
     if len(shown) == 1:
-        return shown[0].resize((256, 256), Image.Resampling.LANCZOS)
+        return ImageOps.contain(shown[0], (256, 256), Image.Resampling.LANCZOS)
     count = min(2 * COLUMNS, len(shown) // COLUMNS * COLUMNS)
     chosen = [shown[round(i * (len(shown) - 1) / (count - 1))] for i in range(count)]
     step = SIDE + GAP
