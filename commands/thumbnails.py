@@ -1,8 +1,8 @@
 """The pictures beside the names of the shipped workflows in ComfyUI's template browser: python run.py thumbnails [NAME ...].
 
 Each is what its workflow makes, run by a ComfyUI started for it. Where a workflow names released files, the embedded models
-take their places. Those that need weights that no embedded model stands in for (other people's ControlNets, Tora, Fun) have none,
-and those that show something beside the result are composed by hand.
+take their places. Those that need weights that no embedded model stands in for (other people's ControlNets, Tora, Fun,
+interpolation, upscaling) have none, and those that show something beside the result are composed by hand.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ CLIP = {"SanaCogLoadCogVideoXTextEncoder.text_encoder_name": "sanacog_tiny_t5.sa
         "SanaCogLoadCogVideoXVAE.vae_name": "sanacog_tiny_cogvideox_vae.safetensors",
         "UNETLoader.unet_name": "sanacog_tiny_cogvideox.safetensors",
         "SanaCogLoadCogVideoXModel.model_name": "sanacog_tiny_cogvideox.safetensors",
-        "SanaCogEmptyCogVideoXLatent.width": 96, "SanaCogEmptyCogVideoXLatent.height": 96, "SanaCogEmptyCogVideoXLatent.length": 9,
-        **{f"SanaCogCogVideoXImageToVideo.{key}": value for key, value in (("width", 96), ("height", 96), ("length", 9))},
+        **{f"SanaCog{node}.{key}": value for node in ("EmptyCogVideoXLatent", "CogVideoXImageToVideo")
+           for key, value in (("width", 96), ("height", 96), ("length", 9))},
         "CLIPTextEncode.text": "a green circle moving right on a white background"}
 SPRINT = PICTURE | {"SanaCogLoadSanaModel.model_name": "sanacog_tiny_sana_sprint.safetensors"}
 
 # workflow: the inputs that are changed for it
 DRAWN = {
     **{name: PICTURE for name in ("sana_enhance_prompt", "sana_quantize")},
-    **{name: {} for name in ("sana_quickstart", "sana_flow_dpm_solver", "sana_guidance", "sana_image_to_image", "sana_inpaint",
-                             "sana_lora", "sana_stock_text_encode")},
+    **{name: {} for name in ("sana_quickstart", "sana_flow_dpm_solver", "sana_guidance", "sana_image_to_image",
+                             "sana_inpaint", "sana_lora", "sana_stock_text_encode")},
     "sana_sprint": SPRINT, "sana_sprint_custom": SPRINT,
     "sana_sprint_image_to_image": SPRINT | {"SanaCogSanaTextEncode.text": "a large green circle on a white background"},
-    "sana_sprint_inpaint": SPRINT | {"SanaCogSanaTextEncode.text": "a large blue square in the centre on a yellow background"},
+    "sana_sprint_inpaint": SPRINT | {"SanaCogSanaTextEncode.text": "a large blue square on a yellow background"},
     **{name: {} for name in ("cogvideox_text_to_video", "cogvideox_image_to_video", "cogvideox_video_to_video",
                              "cogvideox_dynamic_guidance", "cogvideox_step_cache", "sana_to_cogvideox",
                              "sana_video_text_to_video", "sana_video_image_to_video", "sana_video_long")},
@@ -48,7 +48,8 @@ DRAWN = {
                                             "CLIPTextEncode.text": "a yellow square moving down on a purple background"},
 }
 # Those whose autoencoder, or size, has no embedded relative: drawn by the workflow of the embedded model instead.
-ALIKE = {"sana_4k": "sana_quickstart", "sana_video_2b_text_to_video": "sana_video_text_to_video", "sana_video_2": "sana_video_text_to_video"}
+ALIKE = {"sana_4k": "sana_quickstart", "sana_video_2b_text_to_video": "sana_video_text_to_video",
+         "sana_video_2": "sana_video_text_to_video"}
 
 
 def frames(data):
@@ -74,7 +75,8 @@ def main(names):
     if unknown := set(names) - DRAWN.keys() - ALIKE.keys():
         print(f"no thumbnail is drawn for: {', '.join(sorted(unknown))}; there are {', '.join([*DRAWN, *ALIKE])}")
         return 2
-    with Server(installation.host(), arguments=["--disable-api-nodes"]) as server, Client(server.url, patience_s=0) as client:
+    with (Server(installation.host(), arguments=["--disable-api-nodes"]) as server,
+          Client(server.url, patience_s=0) as client):
         give_inputs(server.base)
         for name in names or [*DRAWN, *ALIKE]:
             made = client.run(help_pictures.changed(ALIKE.get(name, name), **DRAWN[ALIKE.get(name, name)]), 1200).files()
