@@ -12,8 +12,8 @@ from packaging.utils import canonicalize_name
 from ..headless.hosts import HOSTS
 
 ROOT = Path(__file__).resolve().parents[1]
-KEPT = ("LICENSE", "__init__.py", "run.py", "app", "commands", "configs", "cogvideo_core", "headless", "host", "kernels", "locks",
-        "models", "nodes", "sana_core", "space", "storage", "web", "workflows")
+KEPT = ("LICENSE", "__init__.py", "run.py", "app", "commands", "configs", "cogvideo_core", "evaluation", "headless", "host", "kernels",
+        "locks", "models", "nodes", "sana_core", "space", "storage", "web", "workflows")
 LISTS = ("torch", "host", "app")
 
 

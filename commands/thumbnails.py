@@ -42,7 +42,7 @@ DRAWN = {
     "sana_sprint_inpaint": SPRINT | {"SanaCogSanaTextEncode.text": "a large blue square on a yellow background"},
     **{name: {} for name in ("cogvideox_text_to_video", "cogvideox_image_to_video", "cogvideox_video_to_video",
                              "cogvideox_dynamic_guidance", "cogvideox_step_cache", "sana_to_cogvideox",
-                             "sana_video_text_to_video", "sana_video_image_to_video", "sana_video_long")},
+                             "sana_video_text_to_video", "sana_video_image_to_video", "sana_video_long", "sana_video_extend")},
     **{name: CLIP for name in ("cogvideox_5b_text_to_video", "cogvideox_1_5_text_to_video")},
     "cogvideox_1_5_image_to_video": CLIP | {"SanaCogLoadCogVideoXModel.model_name": "sanacog_tiny_cogvideox_i2v.safetensors",
                                             "CLIPTextEncode.text": "a yellow square moving down on a purple background"},

@@ -13,7 +13,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 LAYOUTS = {"native": "native", "sat": "SAT"}  # names under `published` of the authors' own layouts -> what people call them
 FAMILIES = ("sana", "sana_video", "cogvideox")  # in the order in which they are listed
 TASKS = {"sana": "text-to-image", "sana_video": "text-to-video", "none": "text-to-video", "image": "image-to-video",
-         "inpaint": "image-to-video", "control": "video-to-video"}
+         "repeated_image": "image-to-video", "inpaint": "image-to-video", "control": "video-to-video", "void": "video-to-video"}
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,12 @@ def _of_model(path: Path):
     told = yaml.safe_load(path.read_text(encoding="utf-8"))
     model, sampling = told["model"], told["sampling"]
     family = model["family"]
-    title = model["title"] + " MultiLing" * path.stem.endswith("multiling")  # its file is no other than the plain one's
+    title = model["title"]
+    special = _file()["special"].get(path.stem, {})
     for layout, repository in model.get("published", {}).items():
         size = next(size for size in _file()["sizes"][family] if size in title.split())
         licence, gigabytes = _file()["sizes"][family][size]
+        licence = special.get("licence", licence)
         task = TASKS[model.get("conditioning", "none") if family == "cogvideox" else family]
         clip = f", {sampling['frames']} frames" if "frames" in sampling else ""
         about = f"{task.replace('-', ' ')}, {sampling['width']} x {sampling['height']}{clip}"
@@ -95,7 +97,7 @@ def _of_model(path: Path):
         own = LAYOUTS.get(layout, "") if "diffusers" in model["published"] else ""  # what has no other is not asked for by it
         owner, name, *file = repository.split("/")
         about_layout = about + ("; the authors' own layout" if layout in LAYOUTS else "")
-        yield Entry(f"{title} {own}".strip(), family, f"{owner}/{name}", about_layout, licence, gigabytes, "/".join(file) or None,
+        yield Entry(f"{special.get('name', title)} {own}".strip(), family, f"{owner}/{name}", about_layout, licence, gigabytes, "/".join(file) or None,
                     None, path.stem, model["title"], task, own, (path.stem,))
 
 

@@ -37,7 +37,7 @@ AUTOENCODERS = {
 }
 FRAMES, SIDE = 9, 96  # of all videos that are made with them
 LONGER = {"sana_video_text_to_video": 17, "sana_video_image_to_video": 17, "sana_video_long": 81,
-          "sana_video_2b_text_to_video": 17, "cogvideox_continue": 17, "cogvideox_loop": 12,
+          "sana_video_extend": 81, "sana_video_2b_text_to_video": 17, "cogvideox_continue": 17, "cogvideox_loop": 12,
           "cogvideox_interpolate": 17}
 LARGER = {"cogvideox_upscale": TIMES * SIDE}
 # What older ComfyUIs lack: a node without which a workflow cannot be opened, or cannot run.

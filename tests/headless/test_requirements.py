@@ -26,6 +26,7 @@ OPTIONAL = {
     "torch_directml": "ComfyUI: with --directml alone",
     "xformers": "ComfyUI: where it is installed",
     "comfyui_manager": "ComfyUI: with --enable-manager alone",
+    "deepspeed": "training/: for parallel.deepspeed alone, and the message says how to get it",
     "gguf": "storage/: for GGUF files alone, and the message says how to get it",
 }
 # Need not be listed where another distribution is, which needs it. Module: that one.

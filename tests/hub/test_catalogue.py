@@ -23,7 +23,8 @@ from sanacog.sana_core.video_config import SanaVideo2Params, SanaVideoParams
     ("cogvideox 5b i2v", "THUDM/CogVideoX-5b-I2V"),
     ("CogVideoX-2B", "THUDM/CogVideoX-2b"),
     ("cogvideox 1.5 sat i2v", "THUDM/CogVideoX1.5-5B-SAT"),
-    ("fun 2b control", "alibaba-pai/CogVideoX-Fun-V1.1-2b-Control"),
+    ("fun 2b control", "alibaba-pai/CogVideoX-Fun-V1.1-2b-Control"), ("fun 5b pose", "alibaba-pai/CogVideoX-Fun-V1.1-5b-Pose"),
+    ("fun 1.0 2b", "alibaba-pai/CogVideoX-Fun-2b-InP"), ("void pass 2", "netflix/void-model"),
     ("cogvideox 5b controlnet hed", "TheDenk/cogvideox-5b-controlnet-hed-v1"),
     ("sana video 2b 480p", "Efficient-Large-Model/SANA-Video_2B_480p_diffusers"),
     ("SANA-Video 2B 720p", "Efficient-Large-Model/SANA-Video_2B_720p_diffusers"),
@@ -78,6 +79,7 @@ def test_licences():
             small = "2B" in entry.name.split()
             expected = {"sana": "nvidia", "sana_video": "nvidia" if small else "apache",
                         "cogvideox": "apache" if small else "cogvideox"}[entry.family]
+            expected = "apache" if "VOID" in entry.title else expected
             assert entry.licence == expected, entry.name
     for licence in catalogue.licences().values():
         assert licence.terms and licence.metadata["license"]

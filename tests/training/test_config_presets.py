@@ -247,9 +247,11 @@ FILES = {"Sana_1600M_1024px_BF16": "sana_1600m_1024px_bf16", "Sana_1600M_4Kpx_BF
          "SANA-Video_2.0_5B_720p_4step/checkpoints/SANA_Video_2.0_5B_720p_4step.pth": "sana_video_2_0_5b_720p_4step"}
 # Where a workflow shows something else than the preset, and what.
 # Guided less, to keep more of the source.
-EDITS = {"cogvideox_edit", "cogvideox_edit_first_frame", "sana_inversion", "sana_rf_inversion"}
+EDITS = {"cogvideox_edit", "cogvideox_edit_first_frame", "cogvideox_flow_edit", "sana_inversion", "sana_rf_inversion"}
 OTHERWISE = {("cogvideox_dynamic_guidance", "guidance"): 6.0,  # dynamic guidance begins at 1, so that its end is higher
              ("cogvideox_image_to_video_windows", "frames"): 17,  # more than the model makes, in windows
+             ("cogvideox_flow_edit", "steps"): 25,             # what its settings were chosen with
+             ("cogvideox_interpolate", "fps"): 16,             # frames between the model's 8 a second
              ("cogvideox_fun_control", "frames"): 9,           # of the embedded clip
              ("cogvideox_controlnet", "frames"): 9,
              ("sana_video_long", "frames"): 81}                # the embedded one's are as many as one likes
