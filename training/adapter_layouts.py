@@ -18,7 +18,8 @@ from .adapter_files import CONVOLUTIONS, PREFIX, peft_metadata
 # Our name of a projection -> where SAT keeps its pair.
 SAT_PLACES = {"attn1.to_q": ("query_key_value", 0), "attn1.to_k": ("query_key_value", 1), "attn1.to_v": ("query_key_value", 2),
               "attn1.to_out.0": ("dense", 0)}
-COGVIDEOX_WIDTHS = (1920, 3072)  # its attention has the names of Sana's, whose widths are 1152, 2240 and 2560
+# An attention has one name in both families: of released models its width tells whose it is.
+COGVIDEOX_WIDTHS, SANA_WIDTHS = (1920, 3072), (1152, 2240, 2560)
 NVLABS_CONVOLUTIONS = ("mlp.inverted_conv.conv", "mlp.point_conv.conv", "x_embedder.proj")
 
 
@@ -62,8 +63,11 @@ def to_kohya(changes: dict[str, Change]) -> tuple[dict, dict]:
 def to_sat(changes: dict[str, Change]) -> dict[str, torch.Tensor]:
     """Tensors for SAT, which scales by 1 / rank. A projection that is not changed gets zeros, as SAT asks for all four.
 
-    Raises ValueError for layers that SAT has no place for, by name, and for several ranks.
+    Raises ValueError for layers that SAT has no place for, by name, for Sana's attention, and for several ranks.
     """
+    if sanas := [name for name, change in changes.items() if ".attn1." in name and change.A.shape[1] in SANA_WIDTHS]:
+        raise ValueError(f"SAT's layout is CogVideoX', and {_some(sanas)} is of a Sana, {changes[sanas[0]].A.shape[1]} wide. Take "
+                         "diffusers or kohya, or nvlabs for Sana.")
     layers: dict[int, dict[str, Change]] = {}
     strange = []
     for name, change in changes.items():

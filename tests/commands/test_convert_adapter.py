@@ -171,11 +171,14 @@ def test_ranks_that_differ(tmp_path):
     assert not list(tmp_path.glob("s*"))
 
 
-def test_what_sat_has_no_place_for(tmp_path):
-    changes = pairs([*attention(1), "transformer_blocks.0.ff.net.2"])
-    convert_adapter(peft_folder(tmp_path / "p", changes), tmp_path / "d.safetensors")
-    with pytest.raises(ValueError, match=r"changes transformer_blocks.0.ff.net.2. Train one with lora.targets attention\+out"):
+@pytest.mark.parametrize("names, width, said", [
+    ([*attention(1), "transformer_blocks.0.ff.net.2"], 64, r"changes transformer_blocks.0.ff.net.2. Train one with lora.targets attention\+out"),
+    (attention(1), 2240, "transformer_blocks.0.attn1.to_k, .* is of a Sana, 2240 wide. Take diffusers or kohya, or nvlabs")])
+def test_what_sat_has_no_place_for(tmp_path, names, width, said):
+    convert_adapter(peft_folder(tmp_path / "p", pairs(names, width=width)), tmp_path / "d.safetensors")
+    with pytest.raises(ValueError, match=said):
         convert_adapter(tmp_path / "d.safetensors", tmp_path / "s.pt", "native")
+    assert not (tmp_path / "s.pt").exists()
 
 
 def test_a_projection_that_is_not_changed_is_zero_in_sat(tmp_path):
