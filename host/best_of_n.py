@@ -1,4 +1,4 @@
-"""The best of several pictures of one prompt, by the judge of the embedded models or by a CLIP: more drawing for a better
+"""The best of several pictures or clips of one prompt, by the judge of the embedded models or by a CLIP: more drawing for a better
 result."""
 
 from __future__ import annotations
@@ -22,14 +22,20 @@ def clip_folders() -> list[str]:
     return [NO_FOLDER, *sorted(_folders())]
 
 
-def best_of(images: torch.Tensor, prompt: str, verifier: str, clip_folder: str = NO_FOLDER, keep: int = 1):
-    """(the best `keep` of images, best first; the scores as text, a line a picture; the number of the best, from 0).
+def best_of(images: torch.Tensor, prompt: str, verifier: str, clip_folder: str = NO_FOLDER, keep: int = 1, frames: int = 1):
+    """(the best `keep` of images, best first; the scores as text, a line a candidate; the number of the best, from 0).
 
-    images: an IMAGE (N, H, W, 3) in [0, 1]. Of equal scores the first wins. Raises ValueError for a prompt that the judge
-    cannot read, a CLIP that is not there, pictures that are not finite, and a `keep` beyond N.
+    images: an IMAGE (N * frames, H, W, 3) in [0, 1], candidate after candidate: pictures with `frames` 1, else clips. A CLIP's
+    score of a clip is the mean of its frames'. Of equal scores the first wins. Raises ValueError for a prompt that the judge
+    cannot read or that asks for no motion of clips or for one of pictures, a CLIP that is not there, pictures that are not
+    finite, images that are no whole clips, and a `keep` beyond N.
     """
-    if not 1 <= keep <= len(images):
-        raise ValueError(f"keep is {keep}, and there are {len(images)} pictures to choose from: choose 1 to {len(images)}, "
+    if len(images) % frames:
+        raise ValueError(f"frames is {frames}, and {len(images)} frames came, which are no whole clips: give frames the length of "
+                         "one clip, or 1 for pictures.")
+    count, what = len(images) // frames, "pictures" if frames == 1 else "clips"
+    if not 1 <= keep <= count:
+        raise ValueError(f"keep is {keep}, and there are {count} {what} to choose from: choose 1 to {count}, "
                          "or draw more at once (batch_size of the empty latent).")
     if not prompt.strip():
         raise ValueError("The prompt is empty, so no picture suits it better than another. Give Best of N the prompt that "
@@ -37,18 +43,23 @@ def best_of(images: torch.Tensor, prompt: str, verifier: str, clip_folder: str =
     if not torch.isfinite(images).all():
         raise ValueError("A picture holds values that are not finite (NaN): it was broken before Best of N.")
     pictures = images[..., :3].float().cpu().numpy()
-    scores = _judged(pictures, prompt) if verifier == JUDGE else _by_clip(pictures, prompt, clip_folder)
+    clips_ = pictures.reshape(count, frames, *pictures.shape[1:])
+    scores = (_judged(clips_, prompt) if verifier == JUDGE
+              else _by_clip(pictures, prompt, clip_folder).reshape(count, frames).mean(1).tolist())
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     lines = "\n".join(f"{i}: {score:.4f}{' kept' if i in order[:keep] else ''}" for i, score in enumerate(scores))
-    return images[order[:keep]], lines, order[0]
+    return images.unflatten(0, (count, frames))[order[:keep]].flatten(0, 1), lines, order[0]
 
 
-def _judged(pictures, prompt):
+def _judged(clips_, prompt):
     wanted = words.read(prompt)
-    if wanted.direction:
-        raise ValueError("The prompt asks for a motion, and Best of N judges pictures one by one. Take the direction out "
-                         "of its prompt.")
-    return [obedience.score(picture[None], wanted) for picture in pictures]
+    if wanted.direction and clips_.shape[1] == 1:
+        raise ValueError("The prompt asks for a motion, and Best of N judges pictures one by one. Give frames the length of a "
+                         "clip, or take the direction out of the prompt.")
+    if not wanted.direction and clips_.shape[1] > 1:
+        raise ValueError("The prompt asks for no motion, and the judge judges clips by theirs. Give the prompt a direction, such as "
+                         "'moving left', or frames 1 for pictures.")
+    return [obedience.score(clip, wanted, "pictures" if len(clip) == 1 else "clips") for clip in clips_]
 
 
 def _by_clip(pictures, prompt, name):
@@ -61,7 +72,7 @@ def _by_clip(pictures, prompt, name):
     device = mm.get_torch_device()
     mm.free_memory(sum(weight.nbytes for weight in clip.model.parameters()), device)  # it is here for this one call alone
     clip.to(device)
-    return clips.scores(clip, list(pictures), [prompt] * len(pictures)).tolist()
+    return clips.scores(clip, list(pictures), [prompt] * len(pictures))
 
 
 def _folders() -> dict[str, Path]:

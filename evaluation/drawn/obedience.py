@@ -69,8 +69,8 @@ def _relation(first, second):
 
 def score(frames: np.ndarray, wanted: Wanted, world: str = "pictures") -> float:
     """How well a picture or clip obeys, in [0, 1], for choosing among several: the share of attributes that are right; of
-    equal ones, the picture whose shape lies better under its canonical mask."""
+    equal ones, the one whose shape lies better under its canonical mask, on average over the frames. In "roaming" none does."""
     right = list(obeys(frames, wanted, world).values())
-    single = len(frames) == 1 and not wanted.relation and wanted.things[0].count == 1
-    overlap = judge(frames[0]).overlap if single else 0.0
+    single = world != "roaming" and not wanted.relation and wanted.things[0].count == 1
+    overlap = float(np.mean([judge(frame).overlap for frame in frames])) if single else 0.0
     return (sum(right) + overlap) / (len(right) + 1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sanacog.app.graph import filled
-from sanacog.evaluation.drawn import obedience, shapes, words
+from sanacog.evaluation.drawn import clips, obedience, shapes, words
 from sanacog.headless.installation import ROOT
 
 from ..evaluation import clip_folder
@@ -41,6 +41,27 @@ def test_the_judge_keeps_the_picture_that_obeys(best_of_n, pictures):
     assert index == 1 and torch.equal(best, pictures[:2].flip(0))
 
 
+def test_clips_are_kept_whole(best_of_n):
+    """One that moves the other way, the right one, one of another colour."""
+    scenes = torch.tensor([[0, 0, 2, 1], [0, 0, 2, 0], [3, 0, 2, 0]])
+    drawn = clips.draw(scenes).movedim(1, -1) / 2 + 0.5
+    frames = drawn.shape[1]
+    prompt = clips.plain_prompt(scenes[1].tolist())
+    best, scores, index = best_of_n.best_of(drawn.flatten(0, 1), prompt, best_of_n.JUDGE, frames=frames)
+    assert index == 1 and torch.equal(best, drawn[1]) and len(scores.splitlines()) == 3
+    best = best_of_n.best_of(drawn.flatten(0, 1), prompt, best_of_n.JUDGE, keep=3, frames=frames)[0]
+    assert torch.equal(best[:frames], drawn[1]) and len(best) == 3 * frames
+
+
+def test_of_clips_that_obey_the_one_with_the_better_shape():
+    shown = clips.draw(torch.tensor([[0, 0, 2, 0]])).movedim(1, -1)[0].numpy() / 2 + 0.5
+    wanted = words.read(clips.plain_prompt([0, 0, 2, 0]))
+    worse = shown.copy()
+    worse[:, :, ::6] = shown[:, :, 5::6]
+    assert all(obedience.obeys(shown, wanted, "clips").values())
+    assert obedience.score(worse, wanted, "clips") < obedience.score(shown, wanted, "clips")
+
+
 def test_equal_ones_stay_in_order(best_of_n, pictures):
     assert best_of_n.best_of(pictures[2:3].repeat(3, 1, 1, 1), PROMPT, best_of_n.JUDGE, keep=3)[2] == 0
 
@@ -71,6 +92,8 @@ def test_a_clip_keeps_what_its_own_cosine_says(best_of_n, pictures, tmp_path, mo
     ({"prompt": "a lighthouse at dusk"}, "no prompt that the judge of the embedded models can judge by"),
     ({"prompt": " "}, "The prompt is empty"),
     ({"prompt": "a red circle moving left on a blue background"}, "asks for a motion"),
+    ({"frames": 2}, "asks for no motion"), ({"frames": 3}, "no whole clips"),
+    ({"frames": 2, "keep": 3}, "there are 2 clips"),
     ({"keep": 5}, "keep is 5, and there are 4 pictures"),
     ({"verifier": "CLIP"}, "needs one in models/clip_vision.*hf download"),
     ({"verifier": "CLIP", "clip_folder": "gone"}, "clip_folder is 'gone'"),
