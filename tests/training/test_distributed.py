@@ -55,9 +55,11 @@ def test_two_processes_are_one(place, alone, kind, sharded):
     got = safetensors.torch.load_file(folder / f"{name}.safetensors")
     assert got.keys() == alone[kind].keys()
     change = sum(t.float().norm() ** 2 for t in alone[kind].values()) ** 0.5
+    # Processors and threads add up gradients in orders of their own, and Adam's first steps enlarge that: 1e-3 was seen, where two
+    # processes that were not one would differ by a tenth and more.
     for key, expected in alone[kind].items():
         assert got[key].shape == expected.shape
-        assert (got[key] - expected).norm() <= 1e-5 * max(expected.norm(), change / 100), key
+        assert (got[key] - expected).norm() <= 5e-3 * max(expected.norm(), change / 100), key
     found, state = checkpoints.latest(folder / "checkpoints")
     assert found.step == 3 and not any("DTensor" in type(t).__name__ for t in state["weights"].values())
     steps = [[json.loads(line) for line in (place / "out" / run / "history.jsonl").read_text().splitlines()]
