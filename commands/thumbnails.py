@@ -1,17 +1,18 @@
 """The pictures beside the names of the shipped workflows in ComfyUI's template browser: python run.py thumbnails [NAME ...].
 
 Each is what its workflow makes, run by a ComfyUI started for it. Where a workflow names released files, the embedded models
-take their places. Those that need weights that no embedded model stands in for (other people's ControlNets, Tora, Fun,
-interpolation, upscaling) have none, and those that show something beside the result are composed by hand.
+take their places. Edits show what they are given as well. Other people's ControlNets, Tora and Fun have none, as no embedded
+model stands in for their weights; a few that show several results are composed by hand.
 """
 
 from __future__ import annotations
 
 import io
 
+import av
 from PIL import Image, ImageOps, ImageSequence
 
-from ..app.graph import WORKFLOWS
+from ..app.graph import WORKFLOWS, shipped
 from ..headless import installation
 from ..headless.client import Client
 from ..headless.launcher import Server, give_inputs
@@ -42,13 +43,20 @@ DRAWN = {
     "sana_sprint_inpaint": SPRINT | {"SanaCogSanaTextEncode.text": "a large blue square on a yellow background"},
     **{name: {} for name in ("cogvideox_text_to_video", "cogvideox_image_to_video", "cogvideox_video_to_video",
                              "cogvideox_dynamic_guidance", "cogvideox_step_cache", "sana_to_cogvideox",
-                             "sana_video_text_to_video", "sana_video_image_to_video", "sana_video_long", "sana_video_extend")},
+                             "cogvideox_continue", "cogvideox_loop", "cogvideox_image_to_video_windows",
+                             "sana_video_text_to_video", "sana_video_image_to_video", "sana_video_long",
+                             "sana_video_extend")},
     **{name: CLIP for name in ("cogvideox_5b_text_to_video", "cogvideox_1_5_text_to_video")},
     "cogvideox_1_5_image_to_video": CLIP | {"SanaCogLoadCogVideoXModel.model_name": "sanacog_tiny_cogvideox_i2v.safetensors",
                                             "CLIPTextEncode.text": "a yellow square moving down on a purple background"},
 }
-# Those whose autoencoder, or size, has no embedded relative: drawn by the workflow of the embedded model instead.
-ALIKE = {"sana_4k": "sana_quickstart", "sana_video_2b_text_to_video": "sana_video_text_to_video",
+# Those that change a picture or a clip, which is shown above or beside what they make of it.
+EDITS = ("cogvideox_edit", "cogvideox_flow_edit", "cogvideox_edit_masked", "cogvideox_edit_first_frame", "sana_edit",
+         "sana_inversion", "sana_rf_inversion")
+DRAWN |= dict.fromkeys(EDITS, {})
+# Those whose autoencoder, size or further model has no embedded relative: drawn by the embedded model's workflow instead.
+ALIKE = {"cogvideox_interpolate": "cogvideox_text_to_video", "cogvideox_upscale": "cogvideox_text_to_video",
+         "sana_4k": "sana_quickstart", "sana_video_2b_text_to_video": "sana_video_text_to_video",
          "sana_video_2": "sana_video_text_to_video"}
 
 
@@ -57,16 +65,41 @@ def frames(data):
     return [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(io.BytesIO(data)))]
 
 
-def thumbnail(shown):
-    """One picture of a picture, or of twelve frames of a clip at most, evenly, in rows of six."""
+def given(name):
+    """Of the first picture or video that a workflow loads, the frames."""
+    node = next(node for node in shipped(name).values() if node["class_type"] in ("LoadVideo", "LoadImage"))
+    path = WORKFLOWS / "input" / next(iter(node["inputs"].values()))
+    if node["class_type"] == "LoadImage":
+        return frames(path.read_bytes())
+    with av.open(str(path)) as video:
+        return [frame.to_image() for frame in video.decode(video=0)]
+
+
+def thumbnail(shown, source=()):
+    """One picture of a picture, or of twelve frames of a clip at most, evenly, in rows of six. With a source, it beside the
+    picture, or six of its frames above six of the clip."""
     if len(shown) == 1:
-        return ImageOps.contain(shown[0], (256, 256), Image.Resampling.LANCZOS)
-    count = min(2 * COLUMNS, len(shown) // COLUMNS * COLUMNS)
-    chosen = [shown[round(i * (len(shown) - 1) / (count - 1))] for i in range(count)]
-    step = SIDE + GAP
-    sheet = Image.new("RGB", (COLUMNS * step - GAP, count // COLUMNS * step - GAP), "white")
-    for i, frame in enumerate(chosen):
-        sheet.paste(frame.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (i % COLUMNS * step, i // COLUMNS * step))
+        return row([ImageOps.contain(one, (256, 256), Image.Resampling.LANCZOS) for one in (*source, *shown)], 8)
+    count = COLUMNS if source else min(2 * COLUMNS, len(shown) // COLUMNS * COLUMNS)
+    chosen = [frame.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+              for one in (source, shown) if one for frame in evenly(one, count)]
+    rows = [row(chosen[i : i + COLUMNS], GAP) for i in range(0, len(chosen), COLUMNS)]
+    sheet = Image.new("RGB", (rows[0].width, len(rows) * (SIDE + GAP) - GAP), "white")
+    for i, one in enumerate(rows):
+        sheet.paste(one, (0, i * (SIDE + GAP)))
+    return sheet
+
+
+def evenly(shown, count):
+    return [shown[round(i * (len(shown) - 1) / (count - 1))] for i in range(count)]
+
+
+def row(pictures, gap):
+    """Pictures of one size side by side."""
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (len(pictures) * (width + gap) - gap, height), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i * (width + gap), 0))
     return sheet
 
 
@@ -84,7 +117,8 @@ def main(names):
             if best is None:
                 print(f"{name}: it made no picture and no animated picture, but {[e['filename'] for e in made]}")
                 return 1
-            picture, file = thumbnail(frames(client.file(best))), WORKFLOWS / f"{name}.jpg"
+            picture = thumbnail(frames(client.file(best)), given(name) if name in EDITS else ())
+            file = WORKFLOWS / f"{name}.jpg"
             picture.save(file, quality=88, optimize=True)
             print(f"{file.name}: {picture.width} x {picture.height}, {file.stat().st_size} bytes", flush=True)
     return 0
