@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 
+import av
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageSequence
 
-from ..app.graph import shipped
+from ..app.graph import WORKFLOWS, shipped
 from ..cogvideo_core import schedule
 from ..headless import installation
 from ..headless.client import Client
@@ -36,6 +37,10 @@ class Studio:
     def made(self, name, ending=".png", **inputs):
         """The same for a shipped workflow and its `changed` inputs."""
         return self.run(changed(name, **inputs), ending)
+
+    def clip(self, name, **inputs):
+        """The same of one that makes a clip: its frames."""
+        return frames(self.made(name, ".webp", **inputs))
 
 
 def changed(name, **inputs):
@@ -150,14 +155,68 @@ def autoencoder(studio):
 
 def text_to_video(studio):
     prompts = ["a red circle moving right on a blue background", "a white triangle moving up on a red background"]
-    return strips([studio.made("cogvideox_text_to_video", ".webp", **{"CLIPTextEncode.text": prompt})
-                   for prompt in prompts], prompts)
+    return strips([studio.clip("cogvideox_text_to_video", **{"CLIPTextEncode.text": prompt}) for prompt in prompts], prompts)
 
 
 def image_to_video(studio):
     prompts = ["a yellow square moving right on a purple background", "a yellow square moving down on a purple background"]
-    clips = [studio.made("cogvideox_image_to_video", ".webp", **{"CLIPTextEncode.text": prompt}) for prompt in prompts]
+    clips = [studio.clip("cogvideox_image_to_video", **{"CLIPTextEncode.text": prompt}) for prompt in prompts]
     return strips(clips, [f"from the same first frame: {prompt}" for prompt in prompts])
+
+
+def flow_edit(studio):
+    return strips([given("cogvideox_flow_edit"), studio.clip("cogvideox_flow_edit")],
+                  ["given: a yellow square moving right on a purple background", "the same with green in place of yellow"])
+
+
+def picture_edit(studio):
+    return sheet([as_png(given("sana_edit")[0]), studio.made("sana_edit")],
+                 ["given: a large red circle", "a large blue circle"])
+
+
+def keep_structure(studio):
+    """An edit by inversion with Keep Structure, and the same without that node."""
+    workflow = changed("cogvideox_edit")
+    key, node = next((key, node) for key, node in workflow.items() if node["class_type"] == "SanaCogKeepStructure")
+    for other in workflow.values():
+        other["inputs"] = {name: node["inputs"]["model"] if value == [key, 0] else value
+                           for name, value in other["inputs"].items()}
+    return strips([given("cogvideox_edit"), frames(studio.run(workflow, ".webp")), studio.clip("cogvideox_edit")],
+                  ["given: a yellow square moving right on a purple background", "green by inversion alone",
+                   "with Keep Structure"])
+
+
+def inversion(studio):
+    return sheet([as_png(given("sana_inversion")[0]), studio.made("sana_inversion")],
+                 ["given: a large red circle", "to noise, and back by another prompt"])
+
+
+def mask_video(studio):
+    """What is given, its mask, and what comes of it."""
+    return strips([*(given("cogvideox_edit_masked", which) for which in (0, 1)), studio.clip("cogvideox_edit_masked")],
+                  ["given: a yellow square moving right on a purple background", "the mask",
+                   "a green square, within the mask"])
+
+
+def continued(studio):
+    clip = studio.clip("cogvideox_continue")
+    return strips([clip[:9], clip[8:]], ["a clip of 9 frames", "what follows, by another prompt"])
+
+
+def loop(studio):
+    return strips([studio.clip("cogvideox_loop")], ["a loop of 12 frames: its first follows its last"], 6)
+
+
+def long_video(studio):
+    clip = studio.clip("sana_video_long")
+    return strips([clip[:41], clip[40:]], ["81 frames, block by block: every tenth of the first half",
+                                           "and of the second, by another prompt"])
+
+
+def extended(studio):
+    clip = studio.clip("sana_video_extend")
+    return strips([clip[:17], clip[16:49]],
+                  ["a clip of 17 frames: every fourth", "half of what was added: every eighth, by another prompt"])
 
 
 def decode_tiles(studio):
@@ -195,7 +254,7 @@ def dynamic_guidance(studio):
 
 def sheet(pictures, captions):
     """Pictures beside each other with their captions, WIDTH in all."""
-    side = WIDTH // len(captions) - 16
+    side = min(256, WIDTH // len(captions) - 16)
     small = [picture(data).resize((side, side), Image.Resampling.LANCZOS) for data in pictures]
     return demo.contact_sheet(map(as_png, small), captions)
 
@@ -206,14 +265,33 @@ def apart(one, other):
     return as_png(difference.point(lambda value: min(255, 8 * value)))
 
 
-def strips(clips, captions):
-    """Every second frame of clips, a clip a row under its caption."""
-    def thinned(data):
-        first, *more = [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(io.BytesIO(data)))][::2]
+def strips(clips, captions, count=5):
+    """So many frames of clips, evenly, a clip a row under its caption."""
+    def thinned(clip):
+        first, *more = evenly(clip, count)
         out = io.BytesIO()
         first.save(out, "WEBP", save_all=True, append_images=more, lossless=True)
         return out.getvalue()
     return demo.film_strips(map(thinned, clips), captions)
+
+
+def evenly(clip, count):
+    return [clip[round(i * (len(clip) - 1) / (count - 1))] for i in range(count)]
+
+
+def frames(data):
+    """Of a file's bytes, RGB; a picture is a clip of one."""
+    return [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(io.BytesIO(data)))]
+
+
+def given(name, which=0):
+    """Of a picture or video that a workflow loads, the first unless told, the frames."""
+    node = [node for node in shipped(name).values() if node["class_type"] in ("LoadVideo", "LoadImage")][which]
+    path = WORKFLOWS / "input" / next(iter(node["inputs"].values()))
+    if node["class_type"] == "LoadImage":
+        return frames(path.read_bytes())
+    with av.open(str(path)) as video:
+        return [frame.to_image() for frame in video.decode(video=0)]
 
 
 def picture(data):
@@ -227,8 +305,10 @@ def as_png(image):
     return data.getvalue()
 
 
-DRAWN = {draw.__name__: draw for draw in (text_to_image, flow_dpm_steps, sprint_steps, perturbed_attention,
-                                          controlnet, lora, quantised, autoencoder, text_to_video, image_to_video, decode_tiles, dynamic_guidance)}
+DRAWN = {draw.__name__: draw for draw in (
+    text_to_image, flow_dpm_steps, sprint_steps, perturbed_attention, controlnet, lora, quantised, autoencoder, text_to_video,
+    image_to_video, flow_edit, picture_edit, keep_structure, inversion, mask_video, continued, loop, long_video, extended,
+    decode_tiles, dynamic_guidance)}
 
 
 def main(names):

@@ -7,16 +7,13 @@ model stands in for their weights; a few that show several results are composed 
 
 from __future__ import annotations
 
-import io
+from PIL import Image, ImageOps
 
-import av
-from PIL import Image, ImageOps, ImageSequence
-
-from ..app.graph import WORKFLOWS, shipped
+from ..app.graph import WORKFLOWS
 from ..headless import installation
 from ..headless.client import Client
 from ..headless.launcher import Server, give_inputs
-from . import help_pictures
+from .help_pictures import changed, evenly, frames, given
 
 SIDE, COLUMNS, GAP = 96, 6, 2  # px of a frame, frames in a row, px between them
 PICTURE = {"SanaCogLoadSanaModel.model_name": "sanacog_tiny_sana.safetensors",
@@ -60,21 +57,6 @@ ALIKE = {"cogvideox_interpolate": "cogvideox_text_to_video", "cogvideox_upscale"
          "sana_video_2": "sana_video_text_to_video"}
 
 
-def frames(data):
-    """Of a file's bytes, RGB; a picture is a clip of one."""
-    return [frame.convert("RGB") for frame in ImageSequence.Iterator(Image.open(io.BytesIO(data)))]
-
-
-def given(name):
-    """Of the first picture or video that a workflow loads, the frames."""
-    node = next(node for node in shipped(name).values() if node["class_type"] in ("LoadVideo", "LoadImage"))
-    path = WORKFLOWS / "input" / next(iter(node["inputs"].values()))
-    if node["class_type"] == "LoadImage":
-        return frames(path.read_bytes())
-    with av.open(str(path)) as video:
-        return [frame.to_image() for frame in video.decode(video=0)]
-
-
 def thumbnail(shown, source=()):
     """One picture of a picture, or of twelve frames of a clip at most, evenly, in rows of six. With a source, it beside the
     picture, or six of its frames above six of the clip."""
@@ -88,10 +70,6 @@ def thumbnail(shown, source=()):
     for i, one in enumerate(rows):
         sheet.paste(one, (0, i * (SIDE + GAP)))
     return sheet
-
-
-def evenly(shown, count):
-    return [shown[round(i * (len(shown) - 1) / (count - 1))] for i in range(count)]
 
 
 def row(pictures, gap):
@@ -112,7 +90,7 @@ def main(names):
           Client(server.url, patience_s=0) as client):
         give_inputs(server.base)
         for name in names or [*DRAWN, *ALIKE]:
-            made = client.run(help_pictures.changed(ALIKE.get(name, name), **DRAWN[ALIKE.get(name, name)]), 1200).files()
+            made = client.run(changed(ALIKE.get(name, name), **DRAWN[ALIKE.get(name, name)]), 1200).files()
             best = next((e for e in made if e["type"] == "output" and e["filename"].endswith((".webp", ".png"))), None)
             if best is None:
                 print(f"{name}: it made no picture and no animated picture, but {[e['filename'] for e in made]}")
