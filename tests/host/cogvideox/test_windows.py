@@ -35,14 +35,14 @@ def test_windows_go_on_from_each_other(host, monkeypatch):  # noqa: F811
         return clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
 
     def found():
-        """(share of the frames after the first window in the prompt's colours, largest change as a share of the median
-        one)"""
+        """(share of the frames after the first window in the start picture's colours, which the empty prompt does not tell;
+        largest change as a share of the median one)"""
         shown, jumps = [], []
         for i, scene in enumerate(clips.evaluation_scenes()[0][:32:8]):
             start = torch.from_numpy(clips.to_frames(clips.draw(scene[None], torch.Generator().manual_seed(i)))[0][:1])
-            positive, negative, _ = conditioning.image_to_video(encode(clips.plain_prompt(scene)), encode(""), vae, 96, 96,
+            positive, negative, _ = conditioning.image_to_video(encode(""), encode(""), vae, 96, 96,
                                                                 4 * LATENTS - 3, 1, start)
-            out = sample(host, model, random(1, 16, LATENTS, 12, 12, seed=i), steps=20, cfg=2.0,
+            out = sample(host, model, random(1, 16, LATENTS, 12, 12, seed=i), steps=20, cfg=1.0,
                          positive=positive, negative=negative)
             frames = vae.decode(out)[0].numpy()
             wanted = clips.COLOURS[int(scene[0])], clips.COLOURS[int(scene[2])]
