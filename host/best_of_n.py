@@ -56,9 +56,6 @@ def _judged(clips_, prompt):
     if wanted.direction and clips_.shape[1] == 1:
         raise ValueError("The prompt asks for a motion, and Best of N judges pictures one by one. Give frames the length of a "
                          "clip, or take the direction out of the prompt.")
-    if not wanted.direction and clips_.shape[1] > 1:
-        raise ValueError("The prompt asks for no motion, and the judge judges clips by theirs. Give the prompt a direction, such as "
-                         "'moving left', or frames 1 for pictures.")
     return [obedience.score(clip, wanted, "pictures" if len(clip) == 1 else "clips") for clip in clips_]
 
 

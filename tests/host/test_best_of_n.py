@@ -103,6 +103,25 @@ def test_what_cannot_be_judged_is_said(best_of_n, pictures, change, message):
         best_of_n.best_of(**({"images": pictures, "prompt": PROMPT, "verifier": best_of_n.JUDGE} | change))
 
 
+def test_clips_of_a_batch(server):
+    """Three clips that the embedded CogVideoX draws at once; two are kept, whole."""
+    workflow = json.loads((ROOT / "workflows" / "api" / "cogvideox_text_to_video.json").read_text("utf-8"))
+    latent = next(node["inputs"] for node in workflow.values() if node["class_type"] == "SanaCogEmptyCogVideoXLatent")
+    latent["batch_size"] = 3
+    prompt = next(node["inputs"]["text"] for node in workflow.values() if node["class_type"] == "CLIPTextEncode")
+    key, saved = next((key, node) for key, node in workflow.items() if node["class_type"] == "SaveAnimatedWEBP")
+    best = {"class_type": "SanaCogBestOfN", "inputs": {
+        "images": saved["inputs"]["images"], "prompt": prompt, "verifier": "judge of the embedded models", "clip_folder": "none",
+        "keep": 2, "frames": latent["length"]}}
+    workflow = {name: node for name, node in workflow.items() if node["class_type"] not in ("CreateVideo", "SaveVideo")}
+    workflow |= {"best": best, key: saved | {"inputs": saved["inputs"] | {"images": ["best", 0]}}}
+    clip, = server.run_prompt(workflow).clips.values()
+    kept = clip.reshape(2, latent["length"], *clip.shape[1:])
+    wanted = words.read(prompt)
+    scores = [obedience.score(one / 255, wanted, "clips") for one in kept]
+    assert scores[0] >= scores[1] > 0.5 and not np.array_equal(*kept)
+
+
 def test_the_shipped_workflow(server):
     workflow = json.loads((ROOT / "workflows" / "api" / "sana_best_of_n.json").read_text("utf-8"))
     prompt = next(node for node in workflow.values() if "value" in node["inputs"])["inputs"]["value"]
