@@ -68,7 +68,7 @@ def test_sana(server, folder):
 
 def test_cogvideox(server, folder):
     """On single frames, which is what its data set nodes make of pictures."""
-    from .cogvideox import test_http as video
+    from .cogvideox import http_graphs as video
 
     models = {"model": node("SanaCogLoadCogVideoXModel", model_name="sanacog_tiny_cogvideox.safetensors", weight_dtype="fp32",
                             conditioning="auto"),

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from .. import tiny_cogvideox as tiny
 from ..test_bad_input import offered
-from .test_http import (  # noqa: F401  random_models is a fixture
+from .http_graphs import (  # noqa: F401  random_models is a fixture
     LENGTH, MODEL, SIZE, T5, VAE, colour, conditioned, graph, load, random_models, sampler, write_video)
 from ..test_stock_nodes import node
 
