@@ -61,6 +61,7 @@ COMMANDS = {
     "container": (("app",), True),  # what docker/Dockerfile starts; the page is in the image too
     "help-pictures": (("dev",), True),  # for us: the pictures in web/docs
     "thumbnails": (("dev",), True),  # for us: those beside the names of the workflows
+    "screenshots": (("dev", "app"), True),  # for us: those of the canvas and of the page in docs
 }
 
 

@@ -52,6 +52,8 @@ def main(arguments):
         page = stack.enter_context(opened(server.url if server else options.server, folder))
         try:
             show(page, options.listen, port, people, options.share)
+            public = f"\nPublic: {page.share_url}" if options.share else ""
+            print(f"The page is at {page.local_url}; Ctrl-C ends it.{public}", flush=True)
             while server is None or server.process.poll() is None:
                 time.sleep(0.5)
             raise LaunchError(f"ComfyUI has ended: {server.last_words()}")
@@ -133,9 +135,8 @@ class opened:
         self.client.close()
 
 
-def show(page, address, port, people, share):
+def show(page, address, port, people=None, share=False):
     from ..app.look import CSS, HEAD, theme
 
     page.launch(server_name=address, server_port=port, auth=people, share=share, prevent_thread_lock=True, quiet=True,
                 theme=theme(), css=CSS, head=HEAD, show_error=True, max_file_size="200mb", ssr_mode=False)
-    print(f"The page is at {page.local_url}; Ctrl-C ends it." + (f"\nPublic: {page.share_url}" if share else ""), flush=True)

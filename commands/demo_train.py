@@ -4,16 +4,14 @@ say nothing of it, trains a LoRA of the embedded Sana on the folder, and shows a
 from __future__ import annotations
 
 import argparse
-import random
 import time
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from ..training import config_files, recipe, sampling, session, text, validation
 from ..evaluation.drawn import judge, shapes
-from ..training.embedded import lora
+from ..training.embedded import drawn_folders, lora
 from ..training.models import Models
 from . import train
 
@@ -37,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     began, pictures = time.monotonic(), options.output / "pictures"
-    write_pictures(pictures, options.pictures)
+    drawn_folders.write(pictures, options.pictures, lora.plan)
     print(f"{options.pictures} pictures with captions in {pictures}")
     try:
         loaded = config_files.load([CONFIG], [f"data.path={pictures}", f"output.folder={options.output}", *options.settings])
@@ -49,20 +47,6 @@ def main(arguments: list[str]) -> int:
     print("\n".join(show(loaded.config, options.output, options.cases)))
     print(f"{(time.monotonic() - began) / 60:.1f} minutes in all")
     return 0
-
-
-def write_pictures(folder: Path, count: int, seed: int = 0) -> None:
-    """000.png with 000.txt and so on, what is there already stays as it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
-    scenes = lora.sample_scenes(count, generator)
-    prompts = [shapes.any_prompt(scene, rng)[0] for scene in scenes.tolist()]
-    for start in range(0, count, 32):
-        drawn = lora.draw(scenes[start : start + 32], generator)
-        for i, picture in enumerate(drawn, start):
-            if not (folder / f"{i:03}.txt").exists():
-                Image.fromarray(validation.to_bytes(picture)).save(folder / f"{i:03}.png")
-                (folder / f"{i:03}.txt").write_text(prompts[i], encoding="utf-8")
 
 
 def show(config, folder: Path, cases: int) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ..training.embedded import configured
 from ..training.embedded.cogvideox import CogVideoX
 from ..training.embedded.controlnet import ControlNet
 from ..training.embedded.lora import Lora
@@ -58,7 +59,10 @@ def main(args: list[str]) -> int:
     try:
         for stage in recipe.stages:
             if options.stage in (stage, "all"):
-                recipe.train(stage)
+                if stage in recipe.configured:
+                    configured.train(recipe, stage)
+                else:
+                    recipe.train(stage)
         if options.stage in ("all", "export"):
             recipe.export()
     except KeyboardInterrupt:

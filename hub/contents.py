@@ -100,11 +100,12 @@ class Contents:
         return "cogvideox_1_5_text_to_video" if new else "cogvideox_5b_text_to_video"
 
 
-def identify(path: Path, name: str = "", config: bool = True) -> Contents:
+def identify(path: Path, name: str = "", config: bool = True, family: str = "") -> Contents:
     """Look at a file, one shard of several, or a folder with one model.
 
     name: what it is, or will be, called, where that is not its path's end; tensors do not tell everything, and then names count.
-    config: whether the config.json beside it counts. Raises ValueError, FileNotFoundError: what it is instead, or what is wrong.
+    config: whether the config.json beside it counts. family: whose a LoRA is that fits several and does not say. Raises
+    ValueError, FileNotFoundError: what it is instead, or what is wrong.
     """
     path = Path(path)
     checkpoint = open_checkpoint(path)
@@ -120,7 +121,7 @@ def identify(path: Path, name: str = "", config: bool = True) -> Contents:
         return Contents(kind, family, variant or identity.variant, layout, checkpoint, params, quantised, warnings)
 
     if any(mark in key for mark in LORA_MARKS for key in shapes):
-        family, variant = lora_of(shapes, path.name, checkpoint.metadata.get("modelspec.architecture", ""))
+        family, variant = lora_of(shapes, path.name, checkpoint.metadata.get("modelspec.architecture") or family)
         ours = all(key.startswith("transformer.") and key.endswith(DIFFUSERS_LORA) for key in shapes)
         return Contents(LORAS, family, variant, "diffusers" if ours else "another", checkpoint)
     sana, video = sana_names.looks_like(shapes), video_names.looks_like(shapes)
@@ -187,7 +188,8 @@ def _encoder(shapes, name, ends, filename) -> str:
 
 def lora_of(shapes: dict, filename: str, architecture: str = "") -> tuple[str, str]:
     """(family, variant) of a LoRA, by the widths of the layers that it changes; ("", "") for names that only our Load LoRA knows.
-    architecture: as the file states it, "sana_video/lora": Sana 1.6B and SANA-Video 2B have attention of the same widths.
+    architecture: as the file states it, "sana_video/lora", or what it is taken for: Sana 1.6B and SANA-Video 2B
+    have attention of the same widths.
 
     Where diffusers' names are, every change must fit a layer. Raises ValueError when none of the models has them all.
     """

@@ -38,7 +38,8 @@ def prepare(source: Path, repository: str, folder: Path, base: str | None = None
     source, run = Path(source), {}
     if source.is_dir() and (source / "config.yaml").is_file():
         source, run = _result(source)
-    contents = identify(source)
+    known = of_base(base) if base else None
+    contents = identify(source, family=known.family if known else "")
     _check_publishable(source, contents)
     entry, base_name = _base(source, contents, run, base)
     terms = _licence(source, contents, entry, base_name, licence)

@@ -1,12 +1,12 @@
 """A headless Chromium for the tests: one a process, for Playwright has no more than one."""
 
 import os
-import shutil
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+from sanacog.headless.chromium import chromium
+from sanacog.headless.hosts import SetupError
 
 
 def unavailable(reason: str):
@@ -19,17 +19,9 @@ def unavailable(reason: str):
 @pytest.fixture(scope="session")
 def browser():
     """A headless Chromium: the system's, or the one that `playwright install chromium` fetched."""
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError:
-        unavailable("the Python package playwright is not installed")
-    with sync_playwright() as playwright:
-        found = next(filter(None, map(shutil.which, NAMES)), playwright.chromium.executable_path)
-        if not Path(found).exists():
-            unavailable("no Chromium was found")
+    with ExitStack() as stack:
         try:
-            browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        except Error as error:
-            unavailable(f"{found} does not start ({str(error).splitlines()[0]})")
+            browser = stack.enter_context(chromium())
+        except SetupError as error:
+            unavailable(str(error))
         yield browser
-        browser.close()

@@ -39,6 +39,7 @@ Side = Annotated[int, Field(ge=16, le=8192), BeforeValidator(_no_bool)]
 Wholes = Annotated[Whole | Annotated[list[Whole], Field(min_length=1)], AfterValidator(_as_list)]
 Path = Annotated[str, AfterValidator(os.path.expanduser)]  # shells leave the ~ of key=~/x alone
 Share = Annotated[float, Field(ge=0, lt=1), BeforeValidator(_no_bool)]
+Part = Annotated[float, Field(ge=0, le=1), BeforeValidator(_no_bool)]  # like Share, or all
 
 
 def setting(default, description: str, only: str | None = None, **bounds) -> Any:
@@ -136,8 +137,9 @@ class Data(Section):
     pad_last: bool = setting(
         False, "repeat the last frame of clips that are too short, instead of leaving them out", CLIPS)
     caption_dropout: Share = setting(0.1, "share of rows that are trained without their caption; guidance needs some")
-    instruction: bool = setting(
-        True, "Sana's instruction to the text encoder before every caption, as the models were trained", SANAS)
+    instruction: bool | Part = setting(
+        True, "Sana's instruction to the text encoder before every caption, as the models were trained; or before this share of the "
+              "captions", SANAS)
     motion_score: Whole | None = setting(
         None, "how much moves, said behind every caption and prompt that does not say so itself: 30 as a rule, 20 for 2.0. null: "
               "nothing is said", "model.family=sana_video", ge=1, le=100)

@@ -73,7 +73,6 @@ class _Keys:
     def __init__(self, config, models, prints):
         self.config, self.prints, self.models = config, prints, models
         self.autoencoder, self.encoder = (self._sum(models.files(part)) for part in ("autoencoder", "text_encoder"))
-        self.instruction = config.model.family != "cogvideox" and config.data.instruction
 
     def _sum(self, files):
         return [self.prints.sha256(file.parent, file.name) for file in files]
@@ -83,10 +82,15 @@ class _Keys:
         score = self.config.data.motion_score
         return caption if not caption or not score or _SCORED.search(caption) else with_motion_score(caption, score)
 
+    def instructed(self, caption: str) -> bool:
+        """Whether a caption stands behind the instruction: where a share of them does, the same ones each time."""
+        share = 0.0 if self.config.model.family == "cogvideox" else float(self.config.data.instruction)
+        return caption != "" and number("instruction", caption) < share * 2**63
+
     def text(self, caption: str) -> str:
         parts = {"kind": "text", "text": self.said(caption), "encoder": self.encoder}
         has_one = self.config.model.family != "cogvideox"
-        return cache.key(parts | ({"instruction": self.instruction and caption != ""} if has_one else {}))
+        return cache.key(parts | ({"instruction": self.instructed(caption)} if has_one else {}))
 
     def latent(self, sample: Sample, **more) -> str:
         data, row = self.config.data, sample.row
@@ -123,7 +127,7 @@ def _encode_texts(data: Data, keys: _Keys, models, device, log, rank, ranks) -> 
         if key == data.null:
             states, mask = encoder.encode_empty()
         else:
-            states, mask = encoder.encode(keys.said(caption), **({"instruction": True} if keys.instruction else {}))
+            states, mask = encoder.encode(keys.said(caption), **({"instruction": True} if keys.instructed(caption) else {}))
         data.cache.put(key, {"states": states, "mask": mask}, {"kind": "text", "text": keys.said(caption)})
     del encoder
     _free(device)

@@ -2,13 +2,13 @@
 
 import pytest
 
+from sanacog.headless.canvas import Canvas
 from sanacog.headless.launcher import give_inputs
 
 from ..host import tiny_smoother, tiny_video_vaes
 from ..host.tiny import import_host
 from ..host.tiny_cogvideox import save_controlnet_of_the_embedded, save_fun_models, save_tora_of_the_embedded
 from ..host.tiny_sana_video import save_second_generation
-from .canvas import Canvas
 from .shipped import EMBEDDED, TO_OPEN
 
 

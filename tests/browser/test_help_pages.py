@@ -8,8 +8,8 @@ import re
 from PIL import Image
 
 from sanacog.commands.help_pictures import DRAWN, PICTURES
+from sanacog.headless.canvas import read
 
-from .canvas import read
 from .shipped import shipped, with_embedded_models
 
 

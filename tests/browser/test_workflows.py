@@ -10,8 +10,9 @@ import os
 
 import pytest
 
+from sanacog.headless.canvas import read
+
 from ..comfy import default, frames_of, specs
-from .canvas import read
 from .shipped import FRAMES, LARGER, LONGER, NAMES, SIDE, TO_OPEN, TO_RUN, WORKFLOWS, graph, shipped, with_embedded_models
 
 

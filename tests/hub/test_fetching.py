@@ -16,6 +16,8 @@ from sanacog.storage.checkpoints import open_checkpoint
 
 from .running import LORA, MODEL, ROOT, run, stored
 
+MEGABYTES = f"{LORA.stat().st_size / 1e6:.2f} MB"  # that such a repository holds
+
 TINY = {"vae": ROOT / "models" / "vae" / "sanacog_tiny_dcae.safetensors",
         "text_encoder": ROOT / "models" / "text_encoders" / "sanacog_tiny_gemma2.safetensors"}
 
@@ -259,14 +261,14 @@ def test_a_full_disk_is_told_before(hub, tmp_path, monkeypatch):
     hub.put("me/outline", {"x.safetensors": LORA.read_bytes()})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 1000))
     status, printed, told = run("pull", "me/outline", "--to", tmp_path)
-    assert status == 1 and "0.65 MB are still to come" in told and "has room for 1000 bytes" in told
+    assert status == 1 and f"{MEGABYTES} are still to come" in told and "has room for 1000 bytes" in told
     assert got(hub) == [] and below(tmp_path) == []
 
 
 def test_a_dry_run_fetches_nothing(hub, tmp_path):
     hub.put("me/outline", {"x.safetensors": LORA.read_bytes()})
     status, printed, _ = run("pull", "me/outline", "--to", tmp_path, "--dry-run")
-    assert status == 0 and "x.safetensors  0.65 MB" in printed and got(hub) == [] and below(tmp_path) == []
+    assert status == 0 and f"x.safetensors  {MEGABYTES}" in printed and got(hub) == [] and below(tmp_path) == []
 
 
 # --- what is not what it should be ---

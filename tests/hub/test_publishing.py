@@ -28,10 +28,20 @@ def folder_of(source, tmp_path, **more):
 # --- the folder ---
 
 
+def with_alphas(path, factor=1.0):
+    """The embedded LoRA, whose scale stands in B, with an alpha for every layer that is its rank times a factor."""
+    tensors = safetensors.torch.load_file(LORA)
+    alphas = {key.replace(".lora_A.weight", ".alpha"): torch.tensor(factor * t.shape[0])
+              for key, t in tensors.items() if key.endswith(".lora_A.weight")}
+    safetensors.torch.save_file(tensors | alphas, path)
+    return path
+
+
 def test_a_lora_is_what_diffusers_reads(tmp_path):
     """Its alphas, which diffusers refuses, stand in B."""
-    _, out, _ = folder_of(LORA, tmp_path, licence="apache-2.0")
-    before, after = safetensors.torch.load_file(LORA), safetensors.torch.load_file(out / "pytorch_lora_weights.safetensors")
+    source = with_alphas(tmp_path / "alphas.safetensors", 0.5)
+    _, out, _ = folder_of(source, tmp_path, licence="apache-2.0")
+    before, after = (safetensors.torch.load_file(path) for path in (source, out / "pytorch_lora_weights.safetensors"))
     layers = {key.removesuffix(".lora_A.weight") for key in before if key.endswith(".lora_A.weight")}
     assert {f"{layer}.lora_{part}.weight" for layer in layers for part in "AB"} == set(after) and len(layers) == 60
     for layer in layers:
@@ -50,11 +60,8 @@ def test_a_lora_is_what_diffusers_reads(tmp_path):
 
 
 def test_alpha_that_is_not_the_rank(tmp_path):
-    tensors = safetensors.torch.load_file(LORA)
-    doubled = {key: 2 * t if key.endswith(".alpha") else t for key, t in tensors.items()}
-    safetensors.torch.save_file(doubled, tmp_path / "doubled.safetensors")
     publishing.write_lora(LORA, tmp_path / "plain.out")
-    publishing.write_lora(tmp_path / "doubled.safetensors", tmp_path / "doubled.out")
+    publishing.write_lora(with_alphas(tmp_path / "doubled.safetensors", 2.0), tmp_path / "doubled.out")
     plain, twice = (safetensors.torch.load_file(tmp_path / f"{name}.out") for name in ("plain", "doubled"))
     for key, t in plain.items():
         assert torch.equal(twice[key], 2 * t if ".lora_B." in key else t)
@@ -199,6 +206,14 @@ def test_base_of_another_size_or_family_is_refused(tmp_path):
             folder_of(source, tmp_path, base=base)
     _, _, data = folder_of(source, tmp_path, base="sana_1_5_4800m_1024px")  # its blocks are as wide
     assert data.base_model == "Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"
+
+
+def test_a_lora_that_fits_two_families_is_of_the_base_that_is_given(tmp_path):
+    """Sana 1.6B and SANA-Video 2B have attention of the same widths."""
+    source = lora_of_released(tmp_path / "x.safetensors", SANA_16)
+    about, _, data = folder_of(source, tmp_path, base="sana_video_2b_480p")
+    assert (about.contents.family, about.contents.variant) == ("sana_video", "SANA-Video 2B")
+    assert data.base_model == catalogue.of_base("sana_video_2b_480p").repository
 
 
 def test_nothing_is_published_without_a_licence(tmp_path):

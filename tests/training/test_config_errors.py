@@ -261,11 +261,11 @@ def test_messages(name, tmp_path, monkeypatch):
 
 def test_a_file_that_is_not_there():
     with pytest.raises(ConfigError) as caught:
-        load(["configs/train/sana_lor.yaml", "train/nothing_like_it"], environ={})
+        load(["configs/train/sana_lor.yaml", "nowhere/like_it"], environ={})
     assert str(caught.value).split("\n")[:2] == [
         "configs/train/sana_lor.yaml: no such file, nor configs/configs/train/sana_lor.yaml in the pack; did you mean "
         "'train/sana_lora'?",
-        "train/nothing_like_it: no such file, nor configs/train/nothing_like_it.yaml in the pack."]
+        "nowhere/like_it: no such file, nor configs/nowhere/like_it.yaml in the pack."]
 
 
 VALUES = [None, True, False, 0, 1, -1, 3, 2.5, 1e-4, "", "x", "1", "no", "fast", "${train.steps}", "${x}", "${",

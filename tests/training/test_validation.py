@@ -118,6 +118,22 @@ def test_caches_are_used_again_and_a_changed_file_is_seen(tmp_path):
     assert {p.stem for p in latents.stale(again)} == {data.train[0].latent, *data.train[1].texts.values()}
 
 
+def test_a_share_of_the_captions_stands_behind_the_instruction(tmp_path):
+    """The same ones each time; the empty one never."""
+    def keys(share):
+        run = loaded(tmp_path, f"data.instruction={share}")
+        for i in range(7):
+            (tmp_path / "pictures" / f"{i}.txt").write_text(f"caption number {i}")
+        data = latents.prepare(run.config, models.Models(run.config.model), session.folder_of(run.config), torch.device("cpu"),
+                               lambda text: None)
+        return [*(key for sample in data.train for key in sample.texts.values())], data.null
+    (plain, null), (some, null_of_some), (all_of_them, null_of_all) = keys("false"), keys(0.5), keys("true")
+    assert keys(1.0)[0] == all_of_them and keys(0)[0] == plain and keys(0.5)[0] == some
+    assert null == null_of_some == null_of_all and not set(plain) & set(all_of_them)
+    instructed = [key in all_of_them for key in some]
+    assert all(key in (one, other) for key, one, other in zip(some, plain, all_of_them)) and 0 < sum(instructed) < 7
+
+
 def test_report_shows_curves_and_pictures(tmp_path):
     run = loaded(tmp_path, "data.validation=0.3", "validation.every=2", "validation.prompts=[a red circle]", "validation.steps=1",
                  "sampling.width=64", "sampling.height=64", "output.tracker=tensorboard")

@@ -9,28 +9,21 @@ import datetime
 import json
 import random
 import shutil
-from dataclasses import asdict
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
-from tqdm import tqdm
 
-from . import gemma, transformer
+from . import drawn_folders, gemma, transformer
 from .autoencoder import LATENT_SCALE, to_numpy
-from .loop import Fit, contact_sheet, loss_curve
-from .recipe import Recipe, half, join_prompts, read_file, whole, write_chapter
-from .sana import load_models
+from .loop import contact_sheet, loss_curve
+from .recipe import Recipe, read_file, whole, write_chapter
+from .sana import files_of, load_models
+from ..objectives.controlnet import Controlled
 from ...evaluation.drawn import judge, shapes
-from ...sana_core import checkpoint
+from ...sana_core import controlnet_checkpoint
 from ...sana_core.controlnet import SanaControlNet
 
-PICTURES, PART = 6144, 1024  # with their edges, in all and in a file of the cache
-BATCH = 32
-SHIFT = 3.0
-NO_CAPTION = 0.1
-BLOCKS = 3
+BLOCKS = 3  # as configs/train/tiny_controlnet.yaml has it
 THICKNESS = (1.0, 3.0)  # pixels; half of the edges are of the thinnest and hard, like Canny's
 REACH, SMALLEST, LARGEST = 50.0, 38.0, 76.0  # pixels: of centres around the picture's, and radii, of free layouts
 WANTED = 0.7  # intersection over union from which a shape counts as one that follows the edges
@@ -43,30 +36,21 @@ class ControlNet(Recipe):
 
     name = "controlnet"
     stages = ("controlnet",)
-    steps = {"controlnet": 6000}
-    share = {"controlnet": 1.0}
+    configured = {"controlnet": "train/tiny_controlnet"}
+    pictures = {"controlnet": 6144}
     files = {"controlnet": FILE}
     title = "The embedded tiny edge ControlNet"
 
-    def controlnet(self) -> Fit:
-        def make():
-            text, tokenizer, pictures, base = load_models(self.options.source, self.device)
-            network = SanaControlNet(transformer.PARAMS, BLOCKS, "diffusers").to(self.device)
-            network.start_from(base)
-            return Controlled(base, network, self.cache(pictures, text, tokenizer), self.device)
-        return self.fit("controlnet", make, lr=1e-3, average=0.998, split=lambda modules: transformer.matrices(modules.network))
+    def plan(self, stage: str) -> drawn_folders.Plan:
+        return plan
 
-    def cache(self, pictures, text, tokenizer) -> dict[str, torch.Tensor]:
-        count = self.options.cached or PICTURES
-        parts = [self.cached(f"edges_{first}", lambda: make_cache(pictures, text, tokenizer, min(PART, count - first), first, self.device))
-                 for first in range(0, count, PART)]
-        return join_prompts(parts)
+    def start(self, stage: str) -> list[str]:
+        return files_of(self.options.source)
 
     def export(self) -> None:
         """Write the file, measure what it can do as it is on disk, and write its chapter and pictures."""
         if not self.from_file("controlnet"):
-            network = self.done("controlnet").modules.network
-            self.write("controlnet", half(checkpoint.from_canonical(network.state_dict(), "diffusers")), to_config())
+            self.keep("controlnet")
             loss_curve({"controlnet": self.losses("controlnet")}, self.options.output / "controlnet_loss.png")
         models = load_models(self.options.source, self.device)
         network = load_controlnet(self.options.output / FILE, self.device)
@@ -132,68 +116,22 @@ def encode(autoencoder, pictures: torch.Tensor) -> torch.Tensor:
     return autoencoder.encode(pictures.to(device).contiguous(memory_format=torch.channels_last)) * LATENT_SCALE
 
 
-@torch.no_grad()
-def make_cache(autoencoder, text, tokenizer, count: int, seed: int, device) -> dict[str, torch.Tensor]:
-    """latents and edges, both (N, 32, 8, 8) and scaled, states (N, T, 96) and mask (N, T), in fp16."""
-    generator, rng = torch.Generator().manual_seed(2000 + seed), random.Random(2000 + seed)
+def plan(count: int, generator: torch.Generator, rng: random.Random):
+    """drawn_folders.Plan of pictures with their edges."""
     scenes = shapes.sample_scenes(count, generator)
     free = torch.rand(count, generator=generator) < 0.5
-    centre, radius = layouts(scenes, free, generator)
+    layout = layouts(scenes, free, generator)
     low, high = THICKNESS
     hard = torch.rand(count, generator=generator) < 0.5
     thickness = torch.where(hard, low, low + (high - low) * torch.rand(count, generator=generator))
-    parts = []
-    for rows in tqdm(torch.arange(count).split(16), desc="pictures and edges", mininterval=5):
-        distance = shapes.distances(scenes[rows, shapes.SHAPE], centre[rows], radius[rows])
-        said = [bare_prompt(scene) if anywhere or rng.random() < 0.5 else shapes.any_prompt(scene, rng)[0]
-                for scene, anywhere in zip(scenes[rows].tolist(), free[rows].tolist())]
-        states, mask = gemma.encode_prompts(text, tokenizer, said, rng.random() < transformer.WITH_INSTRUCTION)
-        part = {"latents": encode(autoencoder, paint(scenes[rows], distance)),
-                "edges": encode(autoencoder, edges(distance, thickness[rows], hard[rows])), "states": states, "mask": mask}
-        parts.append({k: v.half().cpu().contiguous() for k, v in part.items()})
-    return join_prompts(parts) | {"empty": gemma.encode_prompts(text, tokenizer, [""], False)[0].half().cpu().expand(count, -1, -1).contiguous()}
+    said = [bare_prompt(scene) if anywhere or rng.random() < 0.5 else shapes.any_prompt(scene, rng)[0]
+            for scene, anywhere in zip(scenes.tolist(), free.tolist())]
 
+    def draw():
+        distance = shapes.distances(scenes[:, shapes.SHAPE], *layout)
+        return {drawn_folders.PICTURE: paint(scenes, distance), drawn_folders.CONDITION: edges(distance, thickness, hard)}
 
-class Controlled(nn.Module):
-    """Frozen base, ControlNet and cache, with the base's flow matching loss."""
-
-    def __init__(self, base, network: SanaControlNet, cache: dict[str, torch.Tensor], device=torch.device("cpu")):
-        super().__init__()
-        self.base, self.network = base.requires_grad_(False), network.train().requires_grad_(True)
-        self.cache = {k: v.to(device) for k, v in cache.items()}
-
-    def loss(self, step: int, progress: float) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(step)
-        device = self.cache["latents"].device
-        rows = torch.randint(len(self.cache["latents"]), (BATCH,), generator=generator).to(device)
-        row = {k: v[rows].float() for k, v in self.cache.items()}
-        silent = (torch.rand(BATCH, generator=generator) < NO_CAPTION).to(device)
-        states, mask = silence(row["states"], row["mask"], row["empty"], silent)
-        u = torch.randn(BATCH, generator=generator).sigmoid()
-        sigma = (SHIFT * u / (1 + (SHIFT - 1) * u)).to(device)
-        noise = torch.randn(row["latents"].shape, generator=generator).to(device)
-        x = torch.lerp(row["latents"], noise, sigma[:, None, None, None])
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            v = velocity(self.base, self.network, x, 1000 * sigma, states, mask, row["edges"])
-        return F.mse_loss(v.float(), noise - row["latents"])
-
-
-def silence(states, mask, empty, silent):
-    """States and mask with the empty prompt's one token in place of the rows that `silent` (B,) names."""
-    nothing, first = torch.zeros_like(states), torch.zeros_like(mask)
-    nothing[:, : empty.shape[1]], first[:, : empty.shape[1]] = empty, 1.0
-    return torch.where(silent[:, None, None], nothing, states), torch.where(silent[:, None], first, mask)
-
-
-def velocity(base, network, x, timestep, states, mask, control):
-    """The base's velocity with the residuals of control (B, 32, H, W), a scaled latent, added after its blocks."""
-    residuals = network(x, timestep, states, mask, control=control)
-
-    def run_block(i, call, x, context, modulation):
-        x, context = call(x, context, modulation)
-        return (x + residuals[i] if i < len(residuals) and residuals[i] is not None else x), context
-
-    return base(x, timestep, states, mask, run_block=run_block)
+    return said, draw
 
 
 def cases(count: int = CASES) -> tuple[torch.Tensor, torch.Tensor]:
@@ -212,10 +150,10 @@ def evaluate(network, text, tokenizer, autoencoder, base, *, count: int = CASES)
     masks = [judge.shape_mask(p) for p in to_numpy(given)]
     states, mask = gemma.encode_prompts(text, tokenizer, [bare_prompt(s) for s in scenes], False)
     empty = gemma.encode_prompts(text, tokenizer, [""], False)
-    hint = encode(autoencoder, control)
+    hint, both = encode(autoencoder, control), Controlled(base, network)
 
     def controlled(x, timestep, states, mask):
-        return velocity(base, network, x, timestep, states, mask, hint.repeat(len(x) // len(hint), 1, 1, 1))
+        return both(x, timestep, states, mask, control=hint.repeat(len(x) // len(hint), 1, 1, 1))
 
     latents = {name: transformer.sample(model, states, mask, *empty, seeds=list(range(count)))
                for name, model in (("with control", controlled), ("without", base))}
@@ -235,10 +173,6 @@ def evaluate(network, text, tokenizer, autoencoder, base, *, count: int = CASES)
 def load_controlnet(path, device=torch.device("cpu")) -> SanaControlNet:
     """The exported file in fp32."""
     network = SanaControlNet(transformer.PARAMS, BLOCKS, "diffusers")
-    network.load_state_dict(whole(checkpoint.to_canonical(read_file(path)[0], "diffusers")))
+    network.load_state_dict(whole(controlnet_checkpoint.to_canonical(read_file(path)[0], "diffusers")))
     return network.eval().to(device)
 
-
-def to_config() -> dict:
-    return {**transformer.to_config(), **asdict(transformer.PARAMS), "_class_name": "SanaControlNetModel",
-            "_name": "SanaCog tiny edge ControlNet", "num_layers": BLOCKS, "qk_norm": "rms_norm_across_heads"}

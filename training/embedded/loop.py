@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Callable
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import nn
@@ -163,15 +164,19 @@ def loss_curve(losses: dict[str, list[float]], path: Path) -> None:
     sheet.save(path)
 
 
+def to_bytes(picture: torch.Tensor) -> np.ndarray:
+    """(3, H, W) in [-1, 1] -> (H, W, 3) uint8."""
+    return ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
 def contact_sheet(pictures: torch.Tensor, path: Path, columns: int = 8, side: int = 128, captions: list[str] | None = None) -> None:
     """Write pictures (N, 3, H, W) in [-1, 1] as one PNG, `columns` across, each shrunk to `side` pixels."""
     rows, line = -(-len(pictures) // columns), 24 if captions else 0
     sheet = Image.new("RGB", (columns * side, rows * (side + line)), "white")
     pen = ImageDraw.Draw(sheet)
     for i, picture in enumerate(pictures):
-        array = ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
         x, y = i % columns * side, i // columns * (side + line)
-        sheet.paste(Image.fromarray(array).resize((side, side), Image.LANCZOS), (x, y))
+        sheet.paste(Image.fromarray(to_bytes(picture)).resize((side, side), Image.LANCZOS), (x, y))
         if captions:
             half = captions[i].find(" ", len(captions[i]) // 2)
             pen.text((x + 2, y + side), captions[i][:half] + "\n" + captions[i][half + 1 :], fill="black", font_size=9, spacing=1)

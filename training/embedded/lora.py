@@ -5,23 +5,24 @@ black; black with white, which leaves neither, does not occur.
 """
 from __future__ import annotations
 
+import copy
 import datetime
 import json
-import math
+import random
 import shutil
 
 import torch
 from torch import nn
 
-from . import controlnet, gemma, transformer
+from . import controlnet, drawn_folders, gemma, transformer
 from .autoencoder import LATENT_SCALE, to_numpy
-from .loop import Fit, contact_sheet, loss_curve
-from .recipe import Recipe, half, read_file, write_chapter
-from .sana import load_models
+from .loop import contact_sheet, loss_curve
+from .recipe import Recipe, write_chapter
+from .sana import files_of, load_models
+from .. import adapter_files, adapters
 from ...evaluation.drawn import judge, shapes
 
-PICTURES = 1024
-RANK = 16
+RANK = 16  # as configs/train/tiny_lora.yaml has it
 WIDTH = 16.0  # pixels, of the outline
 BLACK, WHITE = shapes.COLOURS.index("black"), shapes.COLOURS.index("white")
 CASES = 32
@@ -33,24 +34,21 @@ class Lora(Recipe):
 
     name = "lora"
     stages = ("lora",)
-    steps = {"lora": 1500}
-    share = {"lora": 1.0}
+    configured = {"lora": "train/tiny_lora"}
+    pictures = {"lora": 1024}
     files = {"lora": FILE}
     title = "The embedded tiny LoRA"
 
-    def lora(self) -> Fit:
-        def make():
-            text, tokenizer, pictures, base = load_models(self.options.source, self.device)
-            cache = self.cached("outlines", lambda: transformer.make_cache(
-                pictures, text, tokenizer, self.options.cached or PICTURES, self.device, sample_scenes, draw))
-            return transformer.Flow(cache, self.device, Adapted(base))
-        return self.fit("lora", make, lr=3e-3, average=0.98)
+    def plan(self, stage: str) -> drawn_folders.Plan:
+        return plan
+
+    def start(self, stage: str) -> list[str]:
+        return files_of(self.options.source)
 
     def export(self) -> None:
         """Write the file, measure what it can do as it is on disk, and write its chapter and pictures."""
         if not self.from_file("lora"):
-            self.write("lora", half(self.done("lora").modules.model.to_file()),
-                       {"_name": "SanaCog tiny outline LoRA", "rank": RANK, "base": "sanacog_tiny_sana.safetensors"})
+            self.keep("lora")
             loss_curve({"lora": self.losses("lora")}, self.options.output / "lora_loss.png")
         models = load_models(self.options.source, self.device)
         figures, sheet = evaluate(load_lora(self.options.output / FILE, models[3]), *models,
@@ -76,41 +74,10 @@ class Lora(Recipe):
             "With the LoRA, and without, from the same prompts and seeds:", "", "![with and without the LoRA](lora.png)"]
 
 
-class Adapted(nn.Module):
-    """A frozen transformer with a low-rank change of every linear layer of its blocks: W + up @ down."""
-
-    def __init__(self, base: nn.Module):
-        super().__init__()
-        self.base = base.requires_grad_(False)
-        self.names = [name for name, module in base.named_modules()
-                      if isinstance(module, nn.Linear) and name.startswith("transformer_blocks")]
-        weights = [base.get_parameter(f"{name}.weight") for name in self.names]
-        self.down = nn.ParameterList([torch.randn(RANK, w.shape[1]) / math.sqrt(w.shape[1]) for w in weights])
-        self.up = nn.ParameterList([torch.zeros(w.shape[0], RANK) for w in weights])
-
-    def forward(self, *inputs):
-        changed = {f"{name}.weight": self.base.get_parameter(f"{name}.weight") + up @ down
-                   for name, down, up in zip(self.names, self.down, self.up)}
-        return torch.func.functional_call(self.base, changed, inputs)
-
-    def to_file(self) -> dict[str, torch.Tensor]:
-        """diffusers' names; the feed-forward layers are 1x1 convolutions there."""
-        tensors = {}
-        for name, down, up in zip(self.names, self.down, self.up):
-            for factor, value in (("lora_A", down), ("lora_B", up)):
-                tensors[f"transformer.{name}.{factor}.weight"] = value[:, :, None, None] if ".ff." in name else value
-            tensors[f"transformer.{name}.alpha"] = torch.tensor(float(RANK))
-        return tensors
-
-
-def load_lora(path, base: nn.Module) -> Adapted:
-    """The exported file, in fp32, on `base`."""
-    tensors, _ = read_file(path)
-    network = Adapted(base).to(next(base.parameters()).device)
-    with torch.no_grad():
-        for name, down, up in zip(network.names, network.down, network.up):
-            down.copy_(tensors[f"transformer.{name}.lora_A.weight"].flatten(1))
-            up.copy_(tensors[f"transformer.{name}.lora_B.weight"].flatten(1))
+def load_lora(path, base: nn.Module) -> nn.Module:
+    """A copy of `base` with the exported file on it."""
+    network = copy.deepcopy(base)
+    adapter_files.load(path, adapters.add(network, RANK, RANK, ["all-linear"]))
     return network.eval()
 
 
@@ -130,6 +97,12 @@ def sample_scenes(count: int, generator: torch.Generator) -> torch.Tensor:
     """shapes.sample_scenes of training, without those that no outline fits."""
     scenes = shapes.sample_scenes(2 * count + 8, generator)
     return scenes[can_be_outlined(scenes)][:count]
+
+
+def plan(count: int, generator: torch.Generator, rng: random.Random):
+    """drawn_folders.Plan of outlined pictures."""
+    scenes = sample_scenes(count, generator)
+    return [shapes.any_prompt(scene, rng)[0] for scene in scenes.tolist()], lambda: {drawn_folders.PICTURE: draw(scenes, generator)}
 
 
 def draw(scenes: torch.Tensor, generator: torch.Generator, width: float = WIDTH) -> torch.Tensor:

@@ -1,4 +1,7 @@
-"""What the trainings of both families share: stages over one working folder, and writing files and figures."""
+"""What the trainings of the embedded models share: stages over one working folder, and writing files and figures.
+
+What people train too is trained as they do it (configured.py). The rest has a loop of its own, `Fit`.
+"""
 from __future__ import annotations
 
 import argparse
@@ -13,13 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import drawn_folders
 from .loop import Fit, loss_curve, pick_device
 
 WORK = Path(__file__).resolve().parents[2] / "output" / "train"
 
 
 class Recipe:
-    """A family's training. A subclass says what its stages are and has a method for each that makes its Fit."""
+    """A family's training. A subclass says what its stages are. It has a method for each that makes its Fit, but for those in
+    `configured`: of them it says what pictures they are trained on, and from which files, by plan(stage) and start(stage)."""
 
     name: str                      # of the family, and of its working folder
     stages: tuple[str, ...]
@@ -27,6 +32,8 @@ class Recipe:
     share: dict[str, float]        # of --minutes
     files: dict[str, str]          # stage to file, below the folder of models
     title: str                     # of its chapter in models/README.md
+    configured: dict[str, str] = {}  # stage to the name of its configuration
+    pictures: dict[str, int] = {}    # how many are drawn for such a stage
     further: tuple[str, ...] = ()  # stages that can go on from the files, since nothing else was trained on what they change
 
     def __init__(self, options: argparse.Namespace):
@@ -67,22 +74,51 @@ class Recipe:
         return self.options.further and not self.began(stage)
 
     def train(self, stage: str) -> None:
+        """Train a stage that has a loop here; configured.train is for the others."""
         fit = getattr(self, stage)()
         if self.options.compile and hasattr(fit.modules, "compile_network"):
             fit.modules.compile_network()
         if fit.step == 0:
             self.gate(stage)
         fit.run(stop_at=self.options.stop_at)
+        self.draw_curves()
+
+    def plan(self, stage: str) -> drawn_folders.Plan:
+        """What the pictures of a configured stage show."""
+        raise NotImplementedError
+
+    def start(self, stage: str) -> list[str]:
+        """Settings that say what a configured stage starts from."""
+        raise NotImplementedError
+
+    def result(self, stage: str) -> Path:
+        """The file that a configured stage wrote."""
+        return self.work / stage / f"{stage}.safetensors"
+
+    def draw_curves(self) -> None:
         loss_curve({s: self.losses(s) for s in self.stages if self.began(s)}, self.work / "loss.png")
 
     def gate(self, stage: str) -> None:
         """Look at what a stage builds on before it starts, and print a warning where it is not good enough."""
 
     def began(self, stage: str) -> bool:
-        return (self.work / f"{stage}.pt").exists()
+        return (self.result(stage) if stage in self.configured else self.work / f"{stage}.pt").exists()
 
     def losses(self, stage: str) -> list[float]:
+        if stage in self.configured:
+            return [line["loss"] for line in self.steps_of(stage)]
         return json.loads((self.work / f"{stage}.json").read_text())
+
+    def seconds(self, stage: str) -> float:
+        """What was spent on a stage."""
+        if stage in self.configured:
+            return self.steps_of(stage)[-1]["seconds"]
+        return torch.load(self.work / f"{stage}.pt", map_location="cpu", weights_only=True)["elapsed"]
+
+    def steps_of(self, stage: str) -> list[dict]:
+        """What a configured stage's run noted of each step."""
+        lines = (self.work / stage / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        return [step for step in map(json.loads, lines) if "loss" in step]
 
     def cached(self, name: str, make) -> dict[str, torch.Tensor]:
         """The tensors in the working folder's file of that name, made at the first call."""
@@ -91,8 +127,15 @@ class Recipe:
             safetensors.torch.save_file(make(), path)
         return safetensors.torch.load_file(path)
 
-    def write(self, stage: str, tensors: dict[str, torch.Tensor], config: dict) -> None:
+    def keep(self, stage: str) -> None:
+        """Copy what a configured stage wrote to where models are."""
         path = self.options.output / self.files[stage]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(self.result(stage), path)
+        print(f"train: wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+
+    def write(self, stage: str, tensors: dict[str, torch.Tensor], config: dict, folder: Path | None = None) -> None:
+        path = (folder or self.options.output) / self.files[stage]
         path.parent.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file(tensors, path, metadata={"format": "pt", "config": json.dumps(config)})
         print(f"train: wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
@@ -112,8 +155,7 @@ class Recipe:
         """A sentence on the steps and minutes of each stage; with --further, behind what the chapter says so far."""
         parts = []
         for stage in filter(self.began, self.stages):
-            minutes = torch.load(self.work / f"{stage}.pt", map_location="cpu", weights_only=True)["elapsed"] / 60
-            parts.append(f"{stage} {len(self.losses(stage))} steps, {minutes:.0f} minutes")
+            parts.append(f"{stage} {len(self.losses(stage))} steps, {self.seconds(stage) / 60:.0f} minutes")
         new = f"{'; '.join(parts)}. {self.options.note}".rstrip()
         if not self.options.further:
             return "Training: " + new

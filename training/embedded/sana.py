@@ -3,19 +3,19 @@ from __future__ import annotations
 
 import datetime
 import json
+import random
 import shutil
 from pathlib import Path
 
 import torch
 
-from . import autoencoder, gemma, transformer
+from . import autoencoder, drawn_folders, gemma, transformer
 from .loop import Fit, contact_sheet
 from .recipe import Recipe, half, read_file, whole, write_chapter
 from ...evaluation.drawn import shapes
 from ...sana_core import checkpoint
 from ...sana_core.autoencoder import AutoencoderDC
 
-PICTURES = 5120  # cached for the transformer
 GATE = 0.98  # share of reconstructions in which the judge must find the right one of the main shapes
 FILES = {"text": "text_encoders/sanacog_tiny_gemma2.safetensors", "autoencoder": "vae/sanacog_tiny_dcae.safetensors",
          "transformer": "diffusion_models/sanacog_tiny_sana.safetensors"}
@@ -26,8 +26,10 @@ class Sana(Recipe):
 
     name = "sana"
     stages = ("text", "autoencoder", "decoder", "transformer")
-    steps = {"text": 600, "autoencoder": 3000, "decoder": 3000, "transformer": 10000}
-    share = {"text": 0.05, "autoencoder": 0.2, "decoder": 0.2, "transformer": 0.55}
+    steps = {"text": 600, "autoencoder": 3000, "decoder": 3000}
+    share = {"text": 0.1, "autoencoder": 0.45, "decoder": 0.45}
+    configured = {"transformer": "train/tiny_sana"}
+    pictures = {"transformer": 16384}
     files = FILES
     title = "The embedded tiny Sana"
     further = ("decoder", "transformer")
@@ -39,37 +41,35 @@ class Sana(Recipe):
         return self.fit("autoencoder", autoencoder.Autoencoding, lr=1.5e-3, average=0.995)
 
     def decoder(self) -> Fit:
-        return self.fit("decoder", lambda: autoencoder.Decoding(self.pictures("autoencoder").requires_grad_(True)),
+        return self.fit("decoder", lambda: autoencoder.Decoding(self.pictures_of("autoencoder").requires_grad_(True)),
                         lr=1.2e-3, average=0.995)
 
-    def transformer(self) -> Fit:
-        def make():
-            start = load_models(self.options.source)[3].train() if self.options.further else transformer.build()
-            return transformer.Flow(self.cache(), self.device, start)
-        return self.fit("transformer", make, lr=1.5e-3, average=0.998,
-                        split=lambda modules: transformer.matrices(modules.model))
+    def plan(self, stage: str) -> drawn_folders.Plan:
+        return plan
 
-    def text_encoder(self):
-        """(Gemma, tokenizer)"""
-        if self.from_file("text"):
-            return load_models(self.options.source, self.device)[:2]
+    def start(self, stage: str) -> list[str]:
+        """The transformer's latents are the first autoencoder's: its decoder, which trains on, does not change them."""
+        if self.options.further:
+            return files_of(self.options.source)
+        folder = self.work / "start"
+        self.write_text(folder)
+        self.write("autoencoder", half(self.pictures_of("autoencoder")), autoencoder.CONFIG, folder)
+        torch.manual_seed(self.stages.index(stage) + 1)
+        self.write("transformer", checkpoint.from_canonical(transformer.build().state_dict(), "diffusers"), transformer.to_config(), folder)
+        return files_of(folder)
+
+    def write_text(self, folder: Path | None = None) -> None:
         text = self.done("text").modules
-        return text.model, text.tokenizer
+        self.write("text", *gemma.to_file(text.model, text.tokenizer_model), folder)
 
-    def pictures(self, stage: str) -> AutoencoderDC:
+    def pictures_of(self, stage: str) -> AutoencoderDC:
         """The autoencoder as that stage left it."""
         return load_models(self.options.source, self.device)[2] if self.from_file(stage) else self.done(stage).modules.model
-
-    def cache(self) -> dict[str, torch.Tensor]:
-        def make():
-            return transformer.make_cache(self.pictures("autoencoder"), *self.text_encoder(), self.options.cached or PICTURES,
-                                          self.device)
-        return self.cached("cache", make)
 
     def gate(self, stage: str) -> None:
         if stage != "transformer":
             return
-        figures, _, _ = autoencoder.evaluate_autoencoder(self.pictures("decoder"), self.options.cases or 64)
+        figures, _, _ = autoencoder.evaluate_autoencoder(self.pictures_of("decoder"), self.options.cases or 64)
         if figures["main shape"] < GATE:
             print(f"train: the autoencoder keeps the shape in {figures['main shape']:.3f} of pictures, {GATE} is wanted: "
                   f"the transformer cannot do better than that. Train it longer if there is time.")
@@ -78,13 +78,11 @@ class Sana(Recipe):
         """Write the files of what was trained, measure what they can do as they are on disk, and write README.md and the
         sheets."""
         if not self.from_file("text"):
-            text = self.done("text").modules
-            self.write("text", *gemma.to_file(text.model, text.tokenizer_model))
+            self.write_text()
         if not self.from_file("decoder"):
-            self.write("autoencoder", half(self.pictures("decoder")), autoencoder.CONFIG)
+            self.write("autoencoder", half(self.pictures_of("decoder")), autoencoder.CONFIG)
         if self.began("transformer"):
-            sana = self.done("transformer").modules.model
-            self.write("transformer", half(checkpoint.from_canonical(sana.state_dict(), "diffusers")), transformer.to_config())
+            self.keep("transformer")
         if self.began("transformer") or self.options.further:
             self.report()
 
@@ -130,6 +128,18 @@ class Sana(Recipe):
             f"judge finds the shape in {recall['shape']:.3f} ({recall['main shape']:.3f} of the four main ones), its colour in "
             f"{recall['colour']:.3f}, the background in {recall['background']:.3f}.", "",
             self.history(), "", *self.curves("loss.png"), "", "![held-out prompts](contact_sheet.png)"]
+
+
+def plan(count: int, generator: torch.Generator, rng: random.Random):
+    """drawn_folders.Plan of the drawn world."""
+    scenes = shapes.sample_scenes(count, generator)
+    return [shapes.any_prompt(scene, rng)[0] for scene in scenes.tolist()], lambda: {drawn_folders.PICTURE: shapes.draw(scenes, generator)}
+
+
+def files_of(folder: Path) -> list[str]:
+    """Settings that name the files of a folder of embedded models."""
+    settings = {"text": "text_encoder", "autoencoder": "autoencoder", "transformer": "transformer"}
+    return [f"model.{name}={folder / FILES[stage]}" for stage, name in settings.items()]
 
 
 def load_models(folder: Path, device=torch.device("cpu")):

@@ -27,6 +27,7 @@ from ...sana_core.transformer import SanaTransformer
 
 PAIRS, PART = 16384, 1024  # noise and clean latent, in all and in a file of the cache
 TEACHER_STEPS = 8  # of the second order solver, which draws as well with them as Euler with twenty
+WITH_INSTRUCTION = 0.25  # share of prompts that stand behind the instruction, as in the teacher's training
 GUIDANCE = (3.0, 6.0)  # that the teacher is run with, evenly
 BATCH = 32
 FROM_NOISE = 0.5  # share of training rows that start at sigma 1
@@ -106,7 +107,7 @@ def make_pairs(teacher, text, tokenizer, count: int, seed: int, device) -> dict[
     parts = []
     for rows in tqdm(torch.arange(count).split(64), desc="teacher", mininterval=5):
         said = [shapes.any_prompt(scene, rng)[0] for scene in scenes[rows].tolist()]
-        states, mask = gemma.encode_prompts(text, tokenizer, said, rng.random() < transformer.WITH_INSTRUCTION)
+        states, mask = gemma.encode_prompts(text, tokenizer, said, rng.random() < WITH_INSTRUCTION)
         scale = guidance[rows].to(device)[:, None, None, None]
 
         def denoised(x, sigma):

@@ -1,14 +1,12 @@
-"""Training of the tiny Sana transformer on cached latents and cached text states, and its examination."""
+"""The tiny Sana transformer: its size, its first weights, and its examination."""
 from __future__ import annotations
 
-import random
 from dataclasses import asdict
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from . import gemma
 from .autoencoder import LATENT_SCALE, to_numpy
@@ -16,10 +14,7 @@ from ...evaluation.drawn import judge, shapes
 from ...sana_core.config import SanaParams
 from ...sana_core.transformer import SanaTransformer
 
-BATCH = 32
 SHIFT = 3.0
-NO_CAPTION = 0.1  # share of training steps' rows whose caption is empty, for guidance
-WITH_INSTRUCTION = 0.25  # share of cached prompts that stand behind the instruction
 
 PARAMS = SanaParams(
     num_layers=6, num_attention_heads=4, attention_head_dim=32, num_cross_attention_heads=4, cross_attention_head_dim=32,
@@ -42,63 +37,6 @@ def build() -> SanaTransformer:
         nn.init.normal_(model.time_embed.linear.weight, std=0.02)
         nn.init.zeros_(model.proj_out.weight)
     return model
-
-
-@torch.no_grad()
-def make_cache(autoencoder, text: gemma.Gemma2, tokenizer: gemma.Tokenizer, count: int, device,
-               sample_scenes=shapes.sample_scenes, draw=shapes.draw) -> dict[str, torch.Tensor]:
-    """Everything the loop reads: latents (N, 32, 8, 8) times LATENT_SCALE and, for each, one or two prompts' states.
-
-    -> latents, states (M, T, 96), mask (M, T), picture (M,) telling whose prompt it is; the last prompt is the empty one.
-    Floating point tensors are fp16.
-    """
-    generator, rng = torch.Generator().manual_seed(1), random.Random(1)
-    scenes = sample_scenes(count, generator)
-    latents = []
-    for part in tqdm(scenes.split(16), desc="latents", mininterval=5):
-        pictures = draw(part, generator).to(device).contiguous(memory_format=torch.channels_last)
-        latents.append((autoencoder.encode(pictures) * LATENT_SCALE).half().cpu())
-    plain = [(i, shapes.any_prompt(s, rng)[0]) for i, s in enumerate(scenes.tolist())]
-    instructed = [(i, shapes.any_prompt(s, rng)[0]) for i, s in enumerate(scenes[: int(count * WITH_INSTRUCTION)].tolist())]
-    states, masks, picture = [], [], []
-    for prompts, instruction in ((plain, False), (instructed, True), ([(0, "")], False)):
-        for start in tqdm(range(0, len(prompts), 64), desc="prompts", mininterval=5):
-            part = prompts[start : start + 64]
-            state, mask = gemma.encode_prompts(text, tokenizer, [p for _, p in part], instruction)
-            states += list(state.half().cpu())
-            masks += list(mask.half().cpu())
-            picture += [i for i, _ in part]
-    length = max(len(m) for m in masks)
-    return {"latents": torch.cat(latents).contiguous(), "picture": torch.tensor(picture),
-            "states": torch.stack([F.pad(s, (0, 0, 0, length - len(s))) for s in states]),
-            "mask": torch.stack([F.pad(m, (0, length - len(m))) for m in masks])}
-
-
-class Flow(nn.Module):
-    """Network and cache, with the flow matching loss of one step: v = noise - latent, x = (1 - sigma) latent + sigma noise."""
-
-    def __init__(self, cache: dict[str, torch.Tensor], device=torch.device("cpu"), model: nn.Module | None = None):
-        super().__init__()
-        self.model = build() if model is None else model
-        self.cache, self.device = {k: v.to(device) for k, v in cache.items()}, device
-        self.velocity = self.model
-
-    def compile_network(self):
-        self.velocity = torch.compile(self.model)
-
-    def loss(self, step: int, progress: float) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(step)
-        prompts = len(self.cache["picture"]) - 1
-        chosen = torch.randint(prompts, (BATCH,), generator=generator)
-        said = torch.where(torch.rand(BATCH, generator=generator) < NO_CAPTION, prompts, chosen).to(self.device)
-        latents = self.cache["latents"][self.cache["picture"][chosen.to(self.device)]].float()
-        u = torch.randn(BATCH, generator=generator).sigmoid()
-        sigma = (SHIFT * u / (1 + (SHIFT - 1) * u)).to(self.device)
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        x = torch.lerp(latents, noise, sigma[:, None, None, None])
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            v = self.velocity(x, 1000 * sigma, self.cache["states"][said].float(), self.cache["mask"][said].float())
-        return F.mse_loss(v.float(), noise - latents)
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:

@@ -17,6 +17,7 @@ from ...cogvideo_core.config import CogVideoVAEParams
 
 LATENT_SCALE = 0.7  # latent for the transformer = encoded * scale
 LATENT = (16, 3, 12, 12)  # of a clip
+LOG_VARIANCE = -12.0  # of every latent: they are exact, and who draws them of their distribution gets them as they are
 FRAME_PHASE = 0.3  # share of the schedule on single frames
 FRAMES_A_STEP, CLIPS_A_STEP = 8, 2
 NOISE = (1.0, 6.0)  # on the latents that the heads read, standard deviations
@@ -35,7 +36,16 @@ def build() -> CogVideoVAE:
                 parameter.fill_(1.0)  # it multiplies what the norm lets through
             elif name.endswith("bias"):
                 parameter.zero_()
+        fix_variance(model)
     return model
+
+
+@torch.no_grad()
+def fix_variance(model: CogVideoVAE) -> None:
+    """Make the second half of what the encoder gives LOG_VARIANCE; only the first, the means, is trained."""
+    last = model.encoder.conv_out.conv
+    last.weight[LATENT[0]:] = 0.0
+    last.bias[LATENT[0]:] = LOG_VARIANCE
 
 
 class LatentHeads(nn.Module):

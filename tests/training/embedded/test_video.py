@@ -134,3 +134,13 @@ def test_timesteps_lean_to_the_noise():
     at = video_transformer.pick_timesteps(4000, torch.Generator().manual_seed(0))
     assert at.min() >= 0 and at.max() == 999
     assert 0.05 < (at == 999).float().mean() < 0.08 and (at > 500).float().mean() > 0.55
+
+
+def test_latents_are_exact():
+    """Who trains on the embedded models draws latents of the encoder's distribution: it must not be noise."""
+    shipped = cogvideox.load_models(cli.MODELS)[2]
+    clip = clips.draw(clips.sample_scenes(1, torch.Generator().manual_seed(0)), torch.Generator().manual_seed(0), clips.WIDE)
+    for model in (shipped, vae.build()):
+        with torch.no_grad():
+            mean, spread = model.moments(clip)
+        assert mean.std() > 0.05 and (spread == vae.LOG_VARIANCE).all()

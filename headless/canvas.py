@@ -1,14 +1,16 @@
 """ComfyUI's real frontend in a headless Chromium, driven by Playwright.
 
 `Canvas` does what a person does: open a workflow file, look whether anything on it is red, press Run, look at the
-picture. It works with the frontends 1.32 (ComfyUI 0.3.75) and newer, and uses only names that the frontend gives to
-extensions (`app`, `LiteGraph`, `comfyAPI`).
+picture. Tests and `run.py screenshots` use it. It works with the frontends 1.32 (ComfyUI 0.3.75) and newer, and uses only
+names that the frontend gives to extensions (`app`, `LiteGraph`, `comfyAPI`).
 """
 
 import json
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
+
+from .launcher import opener
 
 PATIENCE_S = 240  # for anything to happen; a busy machine with two cores needs it
 
@@ -94,22 +96,22 @@ class Opened:
 
 def read(url: str) -> bytes:
     """The body of a GET request."""
-    with urllib.request.urlopen(url, timeout=30) as reply:
+    with opener.open(url, timeout=30) as reply:
         return reply.read()
 
 
 class Canvas:
-    """One browser page on the ComfyUI at `url` (http://host:port, no slash at the end)."""
+    """One browser page on the ComfyUI at `url` (http://host:port, no slash at the end), `size` pixels wide and high."""
 
-    def __init__(self, browser, url: str):
+    def __init__(self, browser, url: str, size: tuple[int, int] = (1600, 900)):
         self.url = url
         # A new server greets with its template browser over the canvas; the first setting says that it was seen.
         settings = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
         request = urllib.request.Request(f"{url}/api/settings", method="POST",
                                          data=json.dumps(settings).encode(),
                                          headers={"Content-Type": "application/json"})
-        urllib.request.urlopen(request, timeout=30).close()
-        self.page = browser.new_page(viewport={"width": 1600, "height": 900})
+        opener.open(request, timeout=30).close()
+        self.page = browser.new_page(viewport={"width": size[0], "height": size[1]})
         self.page.set_default_timeout(PATIENCE_S * 1000)
         self.script_errors = []
         self.page.on("pageerror", self._note_script_error)
@@ -166,7 +168,7 @@ class Canvas:
         raise RuntimeError(f"these stay open: {self.page.evaluate(NOTICES)}")
 
     def files_offered(self) -> str:
-        """What the frontend says after opening a workflow whose model files are missing: those that it offers to download."""
+        """What the frontend says after opening a workflow whose model files are missing: those it offers to download."""
         see = self.page.locator("[data-testid=error-overlay-see-errors]")
         if not see.count():  # a dialog lists them
             return "\n".join(self.page.evaluate(NOTICES))
