@@ -211,6 +211,11 @@ class Objective(Section):
     picture_share: Number = setting(
         0.3, "share of rows trained as image to video: their first frame is given. Ours: the authors publish none, and text to video "
              "has to stay. 1: image to video alone, which validation then draws too", "model.family=sana_video", ge=0, le=1)
+    noise_lean: Number = setting(
+        1.0, "above 1, noisy timesteps come oftener than others: what a clip shows is decided there. 1: evenly, as the authors",
+        "model.family=cogvideox", gt=0, le=4)
+    last_share: Share = setting(
+        0.0, "share of rows at the last timestep besides, which is pure noise, where sampling begins", "model.family=cogvideox")
     image_dropout: Share = setting(
         0.05, "share of rows trained without their first frame", "model.conditioning=image")
     image_noise: list[Number] = setting(

@@ -16,7 +16,8 @@ MUON_RATE = 3.0  # Muon's learning rate over AdamW's, which trains the rest
 
 def make(name: str, parameters: Iterable[tuple[str, torch.nn.Parameter]], lr: float, betas=None,
          weight_decay: float = 0.0) -> list[torch.optim.Optimizer]:
-    """One optimiser, or two for muon, which is for matrices inside a network: those of its blocks, tables apart. parameters: by
+    """One optimiser, or two for muon, which is for matrices inside a network: those of its blocks, tables and modulations apart.
+    parameters: by
     name; those of fewer than two dimensions never decay. betas: the optimiser's own unless given; muon has them for AdamW's part.
     prodigy finds its rate by itself: lr is what that is multiplied by, 1 as a rule. Raises ValueError for an unknown name, for one
     whose package is missing, and for muon without such matrices."""
@@ -32,7 +33,8 @@ def make(name: str, parameters: Iterable[tuple[str, torch.nn.Parameter]], lr: fl
     if name == "came":
         return [Came(groups, lr=lr, **given)]
     if name == "muon":
-        matrices = [p for name, p in parameters if p.dim() == 2 and "transformer_blocks." in name and not name.endswith("table")]
+        matrices = [p for name, p in parameters if p.dim() == 2 and "transformer_blocks." in name and ".norm" not in name
+                    and not name.endswith("table")]
         if not matrices:
             raise ValueError("train.optimizer muon is for the matrices of a transformer's blocks, and none of them is trained: choose "
                              "adamw.")

@@ -137,7 +137,7 @@ def objective(config, params):
                          discriminator_mean=o.discriminator_mean, discriminator_std=o.discriminator_std,
                          max_time_share=o.max_time_share)
     if config.model.family == "cogvideox":
-        return CogVideoXV(params.snr_shift_scale, params.patch_size_t, dropout, o.image_dropout)
+        return CogVideoXV(params.snr_shift_scale, params.patch_size_t, dropout, o.image_dropout, o.noise_lean, o.last_share)
     flow = dict(shift=config.shift or params.flow_shift, logit_mean=o.logit_mean, logit_std=o.logit_std,
                 whole_timesteps=o.whole_timesteps, multiplier=params.timestep_multiplier, caption_dropout=dropout,
                 empty_mask=o.empty_mask)

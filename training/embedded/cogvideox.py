@@ -3,19 +3,21 @@ from __future__ import annotations
 
 import datetime
 import json
+import random
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from . import t5, video_transformer
+from . import drawn_folders, t5, video_transformer
 from . import video_autoencoder as vae
 from .loop import Fit, contact_sheet
 from .recipe import Recipe, half, read_file, whole, write_chapter
 from ...cogvideo_core.autoencoder import CogVideoVAE
 from ...evaluation.drawn import clips
 
-CLIPS = 2048  # cached for each of the two transformers
+SENTENCES = 2  # a drawn clip
 GATE = 0.98  # share of reconstructions with the right colours, and with the right direction
 SAMPLED_STEPS = 20  # of the report, DDIM
 GUIDANCE = {"transformer": (3.0, 6.0), "image": (2.0, 3.0, 6.0)}
@@ -30,8 +32,11 @@ class CogVideoX(Recipe):
 
     name = "cogvideox"
     stages = ("text", "autoencoder", "decoder", "transformer", "image")
-    steps = {"text": 1500, "autoencoder": 2000, "decoder": 2000, "transformer": 10000, "image": 3000}
-    share = {"text": 0.03, "autoencoder": 0.22, "decoder": 0.1, "transformer": 0.5, "image": 0.15}
+    steps = {"text": 1500, "autoencoder": 2000, "decoder": 2000}
+    share = {"text": 0.1, "autoencoder": 0.6, "decoder": 0.3}
+    configured = {"transformer": "train/tiny_cogvideox", "image": "train/tiny_cogvideox_i2v"}
+    drawn = {"transformer": 4096, "image": 4096}
+    rate = clips.RATE
     files = FILES
     title = "The embedded tiny CogVideoX"
     further = ("decoder", "transformer", "image")
@@ -45,33 +50,31 @@ class CogVideoX(Recipe):
     def decoder(self) -> Fit:
         return self.fit("decoder", lambda: vae.Decoding(self.autoencoded()), lr=1e-3, average=0.99)
 
-    def transformer(self) -> Fit:
-        def make():
-            model = load_models(self.options.source)[3]["transformer"].train() if self.options.further else video_transformer.build()
-            return video_transformer.Diffusion(model, self.cache("narrow", clips.NARROW, 1), self.device)
-        return self.fit("transformer", make, **self.for_transformers(1.5e-3))
+    def plan(self, stage: str) -> drawn_folders.Plan:
+        """Clips made from text leave little to chance, so little has to be learnt; given pictures may show anything."""
+        return partial(plan, {"transformer": clips.NARROW, "image": clips.WIDE}[stage])
 
-    def image(self) -> Fit:
-        def make():
-            model = (load_models(self.options.source)[3]["image"].train() if self.options.further
-                     else video_transformer.with_picture(self.done("transformer").modules.model))
-            return video_transformer.Diffusion(model.requires_grad_(True), self.cache("wide", clips.WIDE, 2), self.device)
-        return self.fit("image", make, **self.for_transformers(1e-3))
+    def start(self, stage: str) -> list[str]:
+        """The latents are the first autoencoder's: its decoder, which trains on, does not change them. Image to video begins as the
+        trained text to video, without its picture."""
+        if self.options.further:
+            return files_of(self.options.source, stage)
+        folder = self.work / "start"
+        self.write_text(folder)
+        self.write("autoencoder", half(self.autoencoded()), vae.to_config(), folder)
+        torch.manual_seed(self.stages.index(stage) + 1)
+        if stage == "image":
+            text_to_video = video_transformer.build()
+            text_to_video.load_state_dict(whole(read_file(self.result("transformer"))[0]))
+            model = video_transformer.with_picture(text_to_video)
+        else:
+            model = video_transformer.build()
+        self.write(stage, half(model), video_transformer.to_config(model.params), folder)
+        return files_of(folder, stage)
 
-    def for_transformers(self, lr: float) -> dict:
-        return {"lr": lr, "average": 0.998, "split": lambda modules: video_transformer.matrices(modules.model)}
-
-    def cache(self, name: str, layout: clips.Layout, seed: int) -> dict[str, torch.Tensor]:
-        def make():
-            return video_transformer.make_cache(self.autoencoded(), *self.text_encoder(), self.options.cached or CLIPS, layout, seed)
-        return self.cached(name, make)
-
-    def text_encoder(self):
-        """(T5, tokenizer)"""
-        if self.from_file("text"):
-            return load_models(self.options.source, self.device)[:2]
+    def write_text(self, folder: Path | None = None) -> None:
         text = self.done("text").modules
-        return text.model, text.tokenizer
+        self.write("text", *t5.to_file(text.model, text.tokenizer_model), folder)
 
     def autoencoded(self) -> CogVideoVAE:
         """The autoencoder whose latents the transformers learn."""
@@ -97,14 +100,12 @@ class CogVideoX(Recipe):
         """Write the files of all stages that have begun, measure what they can do as they are on disk, and write
         README.md and the sheets."""
         if not self.from_file("text"):
-            text = self.done("text").modules
-            self.write("text", *t5.to_file(text.model, text.tokenizer_model))
+            self.write_text()
         if not self.from_file("decoder"):
             self.write("autoencoder", half(self.pictures()), vae.to_config())
         for stage in ("transformer", "image"):
             if self.began(stage):
-                model = self.done(stage).modules.model
-                self.write(stage, half(model), video_transformer.to_config(model.params))
+                self.keep(stage)
         self.report()
 
     def report(self) -> None:
@@ -168,6 +169,19 @@ def side_by_side(shown: torch.Tensor, path: Path, prompts: list[str] | None = No
     """Clips (N, 3, 9, H, W), one a row, as one PNG, their frames side by side."""
     captions = None if prompts is None else [text for prompt in prompts[: len(shown)] for text in [prompt] + [""] * 8]
     contact_sheet(shown.transpose(1, 2).flatten(0, 1), path, columns=shown.shape[2], side=96, captions=captions)
+
+
+def plan(layout: clips.Layout, count: int, generator: torch.Generator, rng: random.Random):
+    """drawn_folders.Plan of the drawn world."""
+    scenes = clips.sample_scenes(count, generator)
+    said = [[clips.any_prompt(scene, rng) for _ in range(SENTENCES)] for scene in scenes.tolist()]
+    return said, lambda: {drawn_folders.SHOWN: clips.draw(scenes, generator, layout)}
+
+
+def files_of(folder: Path, stage: str) -> list[str]:
+    """Settings that name the files of a folder of embedded models; the stage's transformer."""
+    settings = {"text": "text_encoder", "autoencoder": "autoencoder", stage: "transformer"}
+    return [f"model.{name}={folder / FILES[of]}" for of, name in settings.items()]
 
 
 def load_models(folder: Path, device=torch.device("cpu")):

@@ -1,5 +1,5 @@
-"""Stages that are trained as people train: by the trainer, from a shipped configuration and a folder of pictures with captions,
-which is drawn first.
+"""Stages that are trained as people train: by the trainer, from a shipped configuration and a folder of pictures or clips with
+captions, which is drawn first.
 
 Apart from recipe.py, since it needs all that the trainer needs, and measuring does without.
 """
@@ -23,11 +23,11 @@ def train(recipe: Recipe, stage: str) -> None:
                          "give --steps in place of --minutes or --stop-at. Ctrl-C stops and saves.")
     if options.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    pictures = recipe.work / f"{stage}_pictures"
-    drawn_folders.write(pictures, options.cached or recipe.pictures[stage], recipe.plan(stage))
+    data = recipe.work / f"{stage}_data"
+    drawn_folders.write(data, options.cached or recipe.drawn[stage], recipe.plan(stage), recipe.rate)
     if not recipe.began(stage):
         recipe.gate(stage)
-    settings = [f"data.path={pictures}", f"data.cache={recipe.work / 'cache'}", f"output.folder={recipe.work}", f"output.name={stage}",
+    settings = [f"data.path={data}", f"data.cache={recipe.work / 'cache'}", f"output.folder={recipe.work}", f"output.name={stage}",
                 *recipe.start(stage)]
     if options.steps:
         settings.append(f"train.steps={options.steps}")

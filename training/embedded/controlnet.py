@@ -37,7 +37,7 @@ class ControlNet(Recipe):
     name = "controlnet"
     stages = ("controlnet",)
     configured = {"controlnet": "train/tiny_controlnet"}
-    pictures = {"controlnet": 6144}
+    drawn = {"controlnet": 6144}
     files = {"controlnet": FILE}
     title = "The embedded tiny edge ControlNet"
 
@@ -129,7 +129,7 @@ def plan(count: int, generator: torch.Generator, rng: random.Random):
 
     def draw():
         distance = shapes.distances(scenes[:, shapes.SHAPE], *layout)
-        return {drawn_folders.PICTURE: paint(scenes, distance), drawn_folders.CONDITION: edges(distance, thickness, hard)}
+        return {drawn_folders.SHOWN: paint(scenes, distance), drawn_folders.CONDITION: edges(distance, thickness, hard)}
 
     return said, draw
 

@@ -35,7 +35,7 @@ class Lora(Recipe):
     name = "lora"
     stages = ("lora",)
     configured = {"lora": "train/tiny_lora"}
-    pictures = {"lora": 1024}
+    drawn = {"lora": 1024}
     files = {"lora": FILE}
     title = "The embedded tiny LoRA"
 
@@ -102,7 +102,7 @@ def sample_scenes(count: int, generator: torch.Generator) -> torch.Tensor:
 def plan(count: int, generator: torch.Generator, rng: random.Random):
     """drawn_folders.Plan of outlined pictures."""
     scenes = sample_scenes(count, generator)
-    return [shapes.any_prompt(scene, rng)[0] for scene in scenes.tolist()], lambda: {drawn_folders.PICTURE: draw(scenes, generator)}
+    return [shapes.any_prompt(scene, rng)[0] for scene in scenes.tolist()], lambda: {drawn_folders.SHOWN: draw(scenes, generator)}
 
 
 def draw(scenes: torch.Tensor, generator: torch.Generator, width: float = WIDTH) -> torch.Tensor:

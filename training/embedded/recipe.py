@@ -24,7 +24,7 @@ WORK = Path(__file__).resolve().parents[2] / "output" / "train"
 
 class Recipe:
     """A family's training. A subclass says what its stages are. It has a method for each that makes its Fit, but for those in
-    `configured`: of them it says what pictures they are trained on, and from which files, by plan(stage) and start(stage)."""
+    `configured`: of them it says what they are trained on, and from which files, by plan(stage) and start(stage)."""
 
     name: str                      # of the family, and of its working folder
     stages: tuple[str, ...]
@@ -33,7 +33,8 @@ class Recipe:
     files: dict[str, str]          # stage to file, below the folder of models
     title: str                     # of its chapter in models/README.md
     configured: dict[str, str] = {}  # stage to the name of its configuration
-    pictures: dict[str, int] = {}    # how many are drawn for such a stage
+    drawn: dict[str, int] = {}       # how many pictures or clips are drawn for such a stage
+    rate: int | None = None          # of clips, frames a second
     further: tuple[str, ...] = ()  # stages that can go on from the files, since nothing else was trained on what they change
 
     def __init__(self, options: argparse.Namespace):
@@ -84,7 +85,7 @@ class Recipe:
         self.draw_curves()
 
     def plan(self, stage: str) -> drawn_folders.Plan:
-        """What the pictures of a configured stage show."""
+        """What is drawn for a configured stage."""
         raise NotImplementedError
 
     def start(self, stage: str) -> list[str]:

@@ -29,7 +29,7 @@ class Sana(Recipe):
     steps = {"text": 600, "autoencoder": 3000, "decoder": 3000}
     share = {"text": 0.1, "autoencoder": 0.45, "decoder": 0.45}
     configured = {"transformer": "train/tiny_sana"}
-    pictures = {"transformer": 16384}
+    drawn = {"transformer": 16384}
     files = FILES
     title = "The embedded tiny Sana"
     further = ("decoder", "transformer")
@@ -41,7 +41,7 @@ class Sana(Recipe):
         return self.fit("autoencoder", autoencoder.Autoencoding, lr=1.5e-3, average=0.995)
 
     def decoder(self) -> Fit:
-        return self.fit("decoder", lambda: autoencoder.Decoding(self.pictures_of("autoencoder").requires_grad_(True)),
+        return self.fit("decoder", lambda: autoencoder.Decoding(self.pictures("autoencoder").requires_grad_(True)),
                         lr=1.2e-3, average=0.995)
 
     def plan(self, stage: str) -> drawn_folders.Plan:
@@ -53,7 +53,7 @@ class Sana(Recipe):
             return files_of(self.options.source)
         folder = self.work / "start"
         self.write_text(folder)
-        self.write("autoencoder", half(self.pictures_of("autoencoder")), autoencoder.CONFIG, folder)
+        self.write("autoencoder", half(self.pictures("autoencoder")), autoencoder.CONFIG, folder)
         torch.manual_seed(self.stages.index(stage) + 1)
         self.write("transformer", checkpoint.from_canonical(transformer.build().state_dict(), "diffusers"), transformer.to_config(), folder)
         return files_of(folder)
@@ -62,14 +62,14 @@ class Sana(Recipe):
         text = self.done("text").modules
         self.write("text", *gemma.to_file(text.model, text.tokenizer_model), folder)
 
-    def pictures_of(self, stage: str) -> AutoencoderDC:
+    def pictures(self, stage: str) -> AutoencoderDC:
         """The autoencoder as that stage left it."""
         return load_models(self.options.source, self.device)[2] if self.from_file(stage) else self.done(stage).modules.model
 
     def gate(self, stage: str) -> None:
         if stage != "transformer":
             return
-        figures, _, _ = autoencoder.evaluate_autoencoder(self.pictures_of("decoder"), self.options.cases or 64)
+        figures, _, _ = autoencoder.evaluate_autoencoder(self.pictures("decoder"), self.options.cases or 64)
         if figures["main shape"] < GATE:
             print(f"train: the autoencoder keeps the shape in {figures['main shape']:.3f} of pictures, {GATE} is wanted: "
                   f"the transformer cannot do better than that. Train it longer if there is time.")
@@ -80,7 +80,7 @@ class Sana(Recipe):
         if not self.from_file("text"):
             self.write_text()
         if not self.from_file("decoder"):
-            self.write("autoencoder", half(self.pictures_of("decoder")), autoencoder.CONFIG)
+            self.write("autoencoder", half(self.pictures("decoder")), autoencoder.CONFIG)
         if self.began("transformer"):
             self.keep("transformer")
         if self.began("transformer") or self.options.further:
@@ -133,7 +133,7 @@ class Sana(Recipe):
 def plan(count: int, generator: torch.Generator, rng: random.Random):
     """drawn_folders.Plan of the drawn world."""
     scenes = shapes.sample_scenes(count, generator)
-    return [shapes.any_prompt(scene, rng)[0] for scene in scenes.tolist()], lambda: {drawn_folders.PICTURE: shapes.draw(scenes, generator)}
+    return [shapes.any_prompt(scene, rng)[0] for scene in scenes.tolist()], lambda: {drawn_folders.SHOWN: shapes.draw(scenes, generator)}
 
 
 def files_of(folder: Path) -> list[str]:

@@ -1,14 +1,11 @@
-"""Training of the tiny CogVideoX transformers, text to video and image to video, on cached latents and text states, and
-their examination."""
+"""The tiny CogVideoX transformers, text to video and image to video: their size, their first weights, and their examination."""
 from __future__ import annotations
 
-import random
 from dataclasses import asdict, replace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from . import t5
 from . import video_autoencoder as vae
@@ -16,13 +13,6 @@ from ...evaluation.drawn import clip_judge, clips
 from ...cogvideo_core import schedule
 from ...cogvideo_core.config import CogVideoParams
 from ...cogvideo_core.transformer import CogVideoTransformer
-
-BATCH = 24
-NO_CAPTION = 0.1  # share of training steps' rows whose caption is empty, for guidance
-NO_PICTURE = 0.07  # and, in image to video, whose picture is left out
-LAST = 0.06  # share of rows at the last timestep, which is pure noise and where sampling starts
-LEAN = 1.3  # above 1, noisy timesteps come oftener: what a clip shows is decided there
-PROMPTS = 2  # sentences a cached clip
 
 # Positions as the 2B has them, added to the tokens: from pure noise, rotary positions alone tell a token only after some
 # training how far it is from the text, which stands at 0, and thereby where it is.
@@ -61,72 +51,10 @@ def with_picture(model: CogVideoTransformer) -> CogVideoTransformer:
     return ours
 
 
-@torch.no_grad()
-def make_cache(autoencoder, text: t5.T5Encoder, tokenizer: t5.Tokenizer, count: int, layout: clips.Layout, seed: int) -> dict:
-    """Everything the loop reads, in fp16: latents (N, 16, 3, 12, 12) times the scale, `start` (N, 16, 1, 12, 12), those
-    of the first frames encoded as pictures, and states (2 N + 1, 32, 96), clip i's at 2 i and 2 i + 1, the empty
-    prompt's last."""
-    generator, rng = torch.Generator().manual_seed(seed), random.Random(seed)
-    scenes = clips.sample_scenes(count, generator)
-    latents, start = [], []
-    for part in tqdm(scenes.split(8), desc="latents", mininterval=5):
-        shown = clips.draw(part, generator, layout)
-        latents.append(vae.encode(autoencoder, shown).half())
-        start.append(vae.encode(autoencoder, shown[:, :, :1]).half())
-    prompts = [clips.any_prompt(scene, rng) for scene in scenes.tolist() for _ in range(PROMPTS)] + [""]
-    states = [t5.encode_prompts(text, tokenizer, prompts[i : i + 64]).half().cpu() for i in range(0, len(prompts), 64)]
-    return {"latents": torch.cat(latents), "start": torch.cat(start), "states": torch.cat(states)}
-
-
-def pick_timesteps(count: int, generator: torch.Generator) -> torch.Tensor:
-    """(count,) int64 in 0..999."""
-    share = torch.rand(count, generator=generator) ** LEAN
-    at = ((schedule.TIMESTEPS - 1) * (1 - share)).round().long()
-    return torch.where(torch.rand(count, generator=generator) < LAST, schedule.TIMESTEPS - 1, at)
-
-
-class Diffusion(nn.Module):
-    """Network and cache, with the v-prediction loss of one step; a network with channels for it is also given the
-    start pictures."""
-
-    def __init__(self, model: CogVideoTransformer, cache: dict[str, torch.Tensor], device=torch.device("cpu")):
-        super().__init__()
-        self.model, self.predict = model, model
-        self.cache, self.device = {k: v.to(device) for k, v in cache.items()}, device
-        self.picture = model.params.in_channels > model.params.out_channels
-        self.alphas = schedule.alphas_cumprod(model.params.snr_shift_scale).float().to(device)
-
-    def compile_network(self):
-        self.predict = torch.compile(self.model)
-
-    def loss(self, step: int, progress: float) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(step)
-        chosen = torch.randint(len(self.cache["latents"]), (BATCH,), generator=generator)
-        said = PROMPTS * chosen + torch.randint(PROMPTS, (BATCH,), generator=generator)
-        said = torch.where(torch.rand(BATCH, generator=generator) < NO_CAPTION, len(self.cache["states"]) - 1, said)
-        timesteps = pick_timesteps(BATCH, generator).to(self.device)
-        latents = self.cache["latents"][chosen.to(self.device)].float()
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        alpha = self.alphas[timesteps][:, None, None, None, None]
-        x = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        v = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
-        if self.picture:
-            keep = torch.rand(BATCH, 1, 1, 1, 1, generator=generator) >= NO_PICTURE
-            x = torch.cat([x, beside(self.cache["start"][chosen.to(self.device)].float() * keep.to(self.device))], dim=1)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-            predicted = self.predict(x, timesteps, self.cache["states"][said.to(self.device)].float())
-        return F.mse_loss(predicted.float(), v)
-
-
 def beside(start: torch.Tensor) -> torch.Tensor:
     """A start picture's scaled latent (B, 16, 1, h, w) as the condition of a clip: at its first latent frame, zeros
     behind it."""
     return F.pad(start, (0, 0, 0, 0, 0, vae.LATENT[1] - 1))
-
-
-def matrices(model: CogVideoTransformer) -> list[nn.Parameter]:
-    """The weights that Muon trains: attention's and feed-forward's."""
-    return [p for name, p in model.named_parameters() if p.dim() == 2 and (".attn1." in name or ".ff." in name)]
 
 
 @torch.no_grad()

@@ -18,19 +18,30 @@ class CogVideoXV:
     """The mean square of v, unweighted: the same as the authors' square of x0 weighted by 1 / (1 - alpha).
 
     snr_shift_scale, patch_size_t: CogVideoParams'. caption_dropout, image_dropout: shares of rows that get the empty prompt, and
-    no start picture.
+    no start picture. noise_lean: above 1, noisy timesteps come oftener; 1 is the authors', evenly. last_share: of rows at the last
+    timestep, pure noise, besides.
     """
 
     snr_shift_scale: float = 1.0
     patch_size_t: int | None = None
     caption_dropout: float = 0.1
     image_dropout: float = 0.05
+    noise_lean: float = 1.0
+    last_share: float = 0.0
+
+    def timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """(count,) int64 in 0..999."""
+        if self.noise_lean == 1 and not self.last_share:
+            return torch.randint(schedule.TIMESTEPS, (count,), generator=generator)
+        last = schedule.TIMESTEPS - 1
+        at = (last * (1 - torch.rand(count, generator=generator) ** self.noise_lean)).round().long()
+        return torch.where(torch.rand(count, generator=generator) < self.last_share, last, at)
 
     def losses(self, network, batch: dict, generator: torch.Generator) -> torch.Tensor:
         """(B,): latents (B, 16, T, h, w) scaled, states (B, L, D), null_states (1, L, D); image (B, 16, 1, h, w), the start
         picture's latent times CogVideoParams.condition_scale, for image to video."""
         count = len(batch["latents"])
-        timestep = torch.randint(schedule.TIMESTEPS, (count,), generator=generator)
+        timestep = self.timesteps(count, generator)
         dropped, blind = (torch.rand(count, generator=generator) < share for share in (self.caption_dropout, self.image_dropout))
         states, null = batch["states"], batch["null_states"]
         if states.shape[1:] != null.shape[1:]:

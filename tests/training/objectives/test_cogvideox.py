@@ -183,3 +183,11 @@ def test_posterior_and_noisy_picture():
 def test_an_empty_prompt_of_another_length(batch):
     with pytest.raises(ValueError, match="at one length"):
         CogVideoXV().losses(lambda *_: None, batch | {"null_states": torch.zeros(1, 5, 24)}, torch.Generator())
+
+
+def test_timesteps_may_lean_to_the_noise():
+    at = CogVideoXV(noise_lean=1.3, last_share=0.06).timesteps(4000, torch.Generator().manual_seed(0))
+    assert at.min() >= 0 and at.max() == 999
+    assert 0.05 < (at == 999).float().mean() < 0.08 and (at > 500).float().mean() > 0.55
+    even = CogVideoXV().timesteps(4000, torch.Generator().manual_seed(0))
+    assert even.max() == 999 and (even == 999).float().mean() < 0.01 and 0.47 < (even > 500).float().mean() < 0.53
