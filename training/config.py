@@ -196,6 +196,8 @@ class Lora(Section):
 
 
 FLOW = f"{SANAS} train.kind=lora|full|controlnet"
+SCM = "train.kind=sprint objective.distillation=scm"
+TRAJECTORIES = "train.kind=sprint objective.distillation=trajectories"
 
 
 class Objective(Section):
@@ -222,20 +224,29 @@ class Objective(Section):
         [-3.0, 0.5], "noise on the first frame's pixels (-1 to 1): mean and standard deviation of the log of its size",
         "model.conditioning=image", min_length=2, max_length=2)
     control_layers: Whole = setting(7, "blocks of the base that the ControlNet copies", "train.kind=controlnet", ge=1)
-    sigma_data: Number = setting(0.5, "standard deviation that latents are scaled to", "train.kind=sprint", gt=0)
-    time_mean: Number = setting(0.2, "mean of the log of tan(t) * sigma_data, the student's times", "train.kind=sprint")
-    time_std: Number = setting(1.6, "standard deviation of the same", "train.kind=sprint", gt=0)
+    distillation: Literal["scm", "trajectories"] = setting(
+        "scm", "scm: consistency along the teacher's path, the authors' way; trajectories: what the teacher makes of each row's "
+               "caption in `teacher_steps` is drawn before training, and the student learns to name it, in far fewer steps",
+        "train.kind=sprint")
+    teacher_steps: Whole = setting(
+        8, "sampling steps of the teacher, by Flow-DPM-Solver++", TRAJECTORIES, ge=2, le=100)
+    from_noise: Share = setting(
+        0.5, "share of rows that start from the teacher's noise; the others from its latent under new noise, for a student that "
+             "takes more than one step", TRAJECTORIES)
+    sigma_data: Number = setting(0.5, "standard deviation that latents are scaled to", SCM, gt=0)
+    time_mean: Number = setting(0.2, "mean of the log of tan(t) * sigma_data, the student's times", SCM)
+    time_std: Number = setting(1.6, "standard deviation of the same", SCM, gt=0)
     guidance: list[Number] = setting(
         [4.0, 4.5, 5.0], "guidance scales that are distilled, drawn a row", "train.kind=sprint", min_length=1)
     tangent_warmup: Whole = setting(
-        4000, "steps in which the tangent's second part grows to full size", "train.kind=sprint", ge=1)
+        4000, "steps in which the tangent's second part grows to full size", SCM, ge=1)
     adversarial: Number = setting(
-        0.5, "weight of the discriminator's loss (LADD). 0: none, and no discriminator", "train.kind=sprint", ge=0)
+        0.5, "weight of the discriminator's loss (LADD). 0: none, and no discriminator", SCM, ge=0)
     discriminator_layers: list[Whole] = setting(
-        [2, 8, 14, 19], "teacher's blocks whose output the discriminator judges", "train.kind=sprint", min_length=1)
-    discriminator_mean: Number = setting(-0.6, "as time_mean, of the noise on what the discriminator sees", "train.kind=sprint")
-    discriminator_std: Number = setting(1.0, "as time_std, of the same", "train.kind=sprint", gt=0)
-    max_time_share: Share = setting(0.5, "share of the adversarial rows that start from pure noise", "train.kind=sprint")
+        [2, 8, 14, 19], "teacher's blocks whose output the discriminator judges", SCM, min_length=1)
+    discriminator_mean: Number = setting(-0.6, "as time_mean, of the noise on what the discriminator sees", SCM)
+    discriminator_std: Number = setting(1.0, "as time_std, of the same", SCM, gt=0)
+    max_time_share: Share = setting(0.5, "share of the adversarial rows that start from pure noise", SCM)
 
 
 class Validation(Section):
@@ -245,7 +256,7 @@ class Validation(Section):
     steps: Whole | None = setting(None, "sampling steps. null: `sampling.steps`", ge=1, le=1000)
     guidance: Number | None = setting(None, "CFG scale. null: `sampling.guidance`", ge=0)
     seeds: Wholes = setting([0], "a picture or clip a prompt and seed")
-    levels: list[Share] = setting(
+    levels: list[Part] = setting(
         [0.1, 0.3, 0.5, 0.7, 0.9], "noise levels, 0 to 1 of the schedule, at which the held-out rows' loss is measured",
         min_length=1)
 

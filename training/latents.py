@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ..cogvideo_core.autoencoder import Tiles as ClipTiles
 from ..sana_core.text import with_motion_score
 from ..sana_core.tiles import Tiles
+from . import trajectories
 from .data import cache, media
 from .data.batches import Batches, pick_caption
 from .data.manifest import captions_of
@@ -62,7 +63,11 @@ def prepare(config, models: Models, folder: Path, device: torch.device, log=prin
     prompts = {prompt: keys.text(prompt) for prompt in read_prompts(config.validation.prompts)}
     result = Data(kept, train, held_out, keys.text(""), prompts, left_out, config, models.scale)
     _encode_texts(result, keys, models, device, log, rank, ranks)
-    _encode_latents(result, keys, models, device, log, rank, ranks)
+    if keys.teacher:
+        wait()  # for all texts
+        trajectories.draw(result, device, log, rank, ranks)
+    else:
+        _encode_latents(result, keys, models, device, log, rank, ranks)
     wait()
     return result
 
@@ -73,6 +78,8 @@ class _Keys:
     def __init__(self, config, models, prints):
         self.config, self.prints, self.models = config, prints, models
         self.autoencoder, self.encoder = (self._sum(models.files(part)) for part in ("autoencoder", "text_encoder"))
+        draws = config.train.kind == "sprint" and config.objective.distillation == "trajectories"
+        self.teacher = self._sum(Models(config.model, config.train.teacher).files("transformer")) if draws else []
 
     def _sum(self, files):
         return [self.prints.sha256(file.parent, file.name) for file in files]
@@ -107,6 +114,9 @@ class _Keys:
 
     def filled(self, sample: Sample) -> Sample:
         texts = {caption: self.text(caption) for caption in captions_of(sample.row) or [""]}
+        if self.teacher:  # which draws one picture of a row, and so of one caption
+            caption, text = next(iter(texts.items()))
+            return replace(sample, latent=trajectories.key(sample, text, self.config, self.teacher), texts={caption: text})
         image: tuple[str, ...] = ()
         if self.config.model.conditioning == "image":
             noise = list(self.config.objective.image_noise)
@@ -203,7 +213,8 @@ def _free(device) -> None:
 
 
 class BatchDataset(Dataset):
-    """Batch number n -> {"names", "latents" or "mean" and "logvar", "states", "mask", "null_states", "null_mask", ...}.
+    """Batch number n -> {"names", "latents" or "mean" and "logvar", "states", "mask", "null_states", "null_mask", ...}; of a
+    teacher's latents "noise" and "guidance" as well.
 
     A function of n alone: so it does not matter which process makes it. params: of the network.
     """
@@ -219,7 +230,7 @@ class BatchDataset(Dataset):
 
 def collate(data: Data, params, samples: Sequence[Sample], generator: torch.Generator) -> dict:
     """Samples of one bucket as a batch. generator: of what is drawn of several captions and pictures."""
-    captions = [pick_caption(s.row, generator) for s in samples]
+    captions = [caption if (caption := pick_caption(s.row, generator)) in s.texts else next(iter(s.texts)) for s in samples]
     texts = [_entry(data, s.texts[caption], s) for s, caption in zip(samples, captions)]
     length = max(len(t["mask"]) for t in texts)
     null = _entry(data, data.null, samples[0])
@@ -230,6 +241,7 @@ def collate(data: Data, params, samples: Sequence[Sample], generator: torch.Gene
     latents = [_entry(data, s.latent, s) for s in samples]
     if "latent" in latents[0]:
         batch["latents"] = torch.stack([z["latent"] for z in latents])
+        batch |= {name: torch.stack([z[name] for z in latents]) for name in ("noise", "guidance") if name in latents[0]}
     else:  # what a latent is drawn of, each time anew
         batch |= {name: torch.stack([z[name] for z in latents]) for name in ("mean", "logvar")}
     if samples[0].image:

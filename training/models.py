@@ -53,13 +53,15 @@ FAMILIES = {
 
 
 class Models:
-    """The models of one run. settings: the config's `model`.
+    """The models of one run. settings: the config's `model`. transformer: another network's path, such as the teacher's.
 
     identity: what the transformer's file is, by its header. Nothing is read before it is asked for. Raises ValueError and
     FileNotFoundError, naming the setting's file.
     """
 
-    def __init__(self, settings):
+    def __init__(self, settings, transformer: str | None = None):
+        if transformer is not None:
+            settings = settings.model_copy(update={"transformer": transformer})
         self.settings, self.family = settings, FAMILIES[settings.family]
         self.checkpoint, self.names, self.identity = _identified(Path(settings.transformer), self.family)
         if settings.family == "sana_video" and settings.latents != self.params.latents:

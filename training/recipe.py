@@ -26,6 +26,7 @@ from .objectives.controlnet import Controlled
 from .objectives.sana import SanaFlow
 from .objectives.sana_video import SanaVideoFlow
 from .objectives.sprint import SprintSCM
+from .objectives.trajectories import SprintTrajectories
 from .parallel import calls, copy_into
 
 WIRING = "diffusers"  # of a ControlNet: what its file, which has diffusers' layout, is taken for everywhere
@@ -92,13 +93,17 @@ def build(config, models: Models, meta: bool = False) -> Recipe:
         network = trained = Controlled(models.transformer(dtype, quantize, meta), control)
         write = partial(_write_control, config, params)
     elif kind == "sprint":
-        teacher = Models(config.model.model_copy(update={"transformer": config.train.teacher}))
+        teacher = Models(config.model, config.train.teacher)
         student = models.transformer(torch.float32) if params.guidance_embeds else sprint.start_from(
             teacher.transformer(torch.float32))
-        layers = tuple(config.objective.discriminator_layers) if config.objective.adversarial else ()
-        network = trained = sprint.Distilled(student.requires_grad_(True), teacher.transformer(dtype), layers)
-        drawn, params = network.student, student.params
-        write = partial(_write_student, config, models.family.checkpoint, params)
+        drawn, params = student.requires_grad_(True), student.params
+        if config.objective.distillation == "trajectories":
+            network = trained = student
+            write = partial(_write_network, config, models.family.checkpoint, params)
+        else:
+            layers = tuple(config.objective.discriminator_layers) if config.objective.adversarial else ()
+            network = trained = sprint.Distilled(student, teacher.transformer(dtype), layers)
+            write = partial(_write_student, config, models.family.checkpoint, params)
     else:
         network, lora = models.transformer(dtype, quantize, meta), config.lora
         trained = adapters.add(network, lora.rank, config.alpha, lora.targets, lora.dropout, lora.dora,
@@ -132,6 +137,8 @@ def _computed_twice(forward, *arguments, **named):
 def objective(config, params):
     """The loss of these settings."""
     o, dropout = config.objective, config.data.caption_dropout
+    if config.train.kind == "sprint" and o.distillation == "trajectories":
+        return SprintTrajectories(o.from_noise)
     if config.train.kind == "sprint":
         return SprintSCM(o.sigma_data, o.time_mean, o.time_std, tuple(o.guidance), o.tangent_warmup, adversarial=o.adversarial,
                          discriminator_mean=o.discriminator_mean, discriminator_std=o.discriminator_std,

@@ -54,7 +54,7 @@ BROKEN = {
          "a.yaml:7:10: train.betas: found [0.9]; allowed: a list of 2 to 3 (a number from 0 to below 1), or null.",
          "a.yaml:5:8: train.ema: found 1.0; allowed: a number from 0 to below 1, or null.",
          "a.yaml:9:9: lora.rank: found 0; allowed: a whole number from 1 to 1024.",
-         "a.yaml:13:17: validation.levels.1: found 1.5; allowed: a number from 0 to below 1.",
+         "a.yaml:13:17: validation.levels.1: found 1.5; allowed: a number from 0 to 1.",
          "a.yaml:15:9: output.name: found the text '../x'; allowed: text of letters, digits, spaces and _ . + -, a "
          "letter, digit or _ first."]),
     "a circle of files": (

@@ -13,7 +13,6 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from . import drawn_folders
@@ -189,15 +188,6 @@ def half(module: nn.Module | dict) -> dict[str, torch.Tensor]:
 
 def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {k: v.float() for k, v in tensors.items()}
-
-
-def join_prompts(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Parts of a cache, in each of which are `states` (N, T, C) and `mask` (N, T), one after the other; T becomes that of
-    the longest."""
-    length = max(part["mask"].shape[1] for part in parts)
-    padded = [part | {"mask": F.pad(part["mask"], (0, length - part["mask"].shape[1])),
-                      "states": F.pad(part["states"], (0, 0, 0, length - part["mask"].shape[1]))} for part in parts]
-    return {name: torch.cat([part[name] for part in padded]) for name in parts[0]}
 
 
 def chapters_of(path: Path) -> dict[str, str]:
