@@ -173,6 +173,8 @@ class Train(Section):
         "none", "compile each block by torch.compile, with this backend: inductor is the quick one, after minutes of compiling; "
                 "the others are for finding faults")
     teacher: Path | None = setting(None, "path of the teacher", "train.kind=sprint")
+    controlnet: Path | None = setting(
+        None, "path of a ControlNet to go on from, of any layout. null: a new one, from the base's blocks", "train.kind=controlnet")
 
 
 class Parallel(Section):

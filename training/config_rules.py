@@ -150,7 +150,7 @@ def needs(config: Config) -> Iterator[tuple[str, str]]:
         for name in ("autoencoder", "text_encoder"):
             if getattr(model, name) is None:
                 yield f"model.{name}", f"nothing given, and model.transformer is a file. Give its path: model.{name}=PATH"
-    for key in ("model.transformer", "model.autoencoder", "model.text_encoder", "train.teacher", "parallel.deepspeed"):
+    for key in ("model.transformer", "model.autoencoder", "model.text_encoder", "train.teacher", "train.controlnet", "parallel.deepspeed"):
         path = get(config, key)
         if path is not None and not Path(path).exists():
             yield key, f"found {path!r}, where nothing lies (from {Path.cwd()}). Give a file or folder that is there"

@@ -16,8 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as computed_again
 
-from ..sana_core.controlnet import SanaControlNet
-from . import adapter_files, adapters, optimizers
+from . import adapter_files, adapters, controlnets, optimizers
 from .average import Average
 from .models import DTYPES, Models
 from .objectives import sprint
@@ -28,8 +27,6 @@ from .objectives.sana_video import SanaVideoFlow
 from .objectives.sprint import SprintSCM
 from .objectives.trajectories import SprintTrajectories
 from .parallel import calls, copy_into
-
-WIRING = "diffusers"  # of a ControlNet: what its file, which has diffusers' layout, is taken for everywhere
 
 
 @dataclass
@@ -87,11 +84,15 @@ def build(config, models: Models, meta: bool = False) -> Recipe:
         network = trained = models.transformer(torch.float32, meta=meta).requires_grad_(True)
         write = partial(_write_network, config, models.family.checkpoint, params)
     elif kind == "controlnet":
-        control = SanaControlNet(params, config.objective.control_layers, WIRING, device="meta" if meta else None)
-        if not meta:
-            control.start_from(models.transformer(torch.float32))
+        blocks = config.objective.control_layers
+        if config.train.controlnet:
+            control = controlnets.load(Path(config.train.controlnet), params, blocks, meta)
+        else:
+            control = controlnets.new(params, blocks, meta)
+            if not meta:
+                control.start_from(models.transformer(torch.float32))
         network = trained = Controlled(models.transformer(dtype, quantize, meta), control)
-        write = partial(_write_control, config, params)
+        write = partial(_write_control, config, params, control.wiring)
     elif kind == "sprint":
         teacher = Models(config.model, config.train.teacher)
         student = models.transformer(torch.float32) if params.guidance_embeds else sprint.start_from(
@@ -196,11 +197,11 @@ def _write_student(config, checkpoint, params, path: Path, weights: dict) -> Non
     _write_network(config, checkpoint, params, path, own)
 
 
-def _write_control(config, params, path: Path, weights: dict) -> None:
+def _write_control(config, params, wiring: str, path: Path, weights: dict) -> None:
     from ..sana_core.controlnet_checkpoint import from_canonical
 
     tensors = {name.removeprefix("control."): t for name, t in weights.items()}
-    own = {"_class_name": "SanaControlNetModel", "wiring": WIRING, "num_layers": config.objective.control_layers}
+    own = {"_class_name": "SanaControlNetModel", "wiring": wiring, "num_layers": config.objective.control_layers}
     told = dataclasses.asdict(params) | own
     write_tensors(path, from_canonical(tensors, "diffusers"), DTYPES[config.output.dtype], told)
 

@@ -19,20 +19,23 @@ GROUP = 32  # rows that the teacher draws at a time
 
 def key(sample: Sample, text: str, config, teacher: list[str]) -> str:
     """The name of a row's entry. text: key of its caption's states. teacher: sums of its files."""
-    return cache.key({"kind": "trajectory", "file": sample.row.file, "text": text, "bucket": list(sample.placed.bucket), "teacher": teacher,
-                      "steps": config.objective.teacher_steps, "guidance": list(config.objective.guidance)})
+    return cache.key({"kind": "trajectory", "file": sample.row.file, "text": text, "bucket": list(sample.placed.bucket),
+                      "teacher": teacher, "steps": config.objective.teacher_steps, "guidance": list(config.objective.guidance)})
 
 
 def draw(data, device: torch.device, log, rank: int, ranks: int) -> None:
-    """Fill what is missing: {"latent", scaled, and the "noise" that it was drawn from (C, h, w), "guidance" ()}. data: latents.Data,
-    whose texts are there."""
+    """Fill what is missing: {"latent", scaled, and the "noise" that it was drawn from (C, h, w), "guidance" ()}.
+
+    data: latents.Data, whose texts are there. rank, ranks: this process's share of the work.
+    """
     config = data.config
     missing = {s.latent: s for s in data.train + data.held_out if s.latent not in data.cache}
     missing = sorted(missing.values(), key=lambda s: (s.placed.bucket, s.latent))[rank::ranks]
     if not missing:
         return
     models = Models(config.model, config.train.teacher)
-    teacher, params, dtype = models.transformer(DTYPES[config.model.dtype]).to(device), models.params, DTYPES[config.model.dtype]
+    params, dtype, scales = models.params, DTYPES[config.model.dtype], config.objective.guidance
+    teacher = models.transformer(dtype).to(device)
     null = _shown(data.cache.get(data.null))
     groups = [rows[i : i + GROUP] for rows in ([*same] for _, same in itertools.groupby(missing, lambda s: s.placed.bucket))
               for i in range(0, len(rows), GROUP)]
@@ -40,22 +43,24 @@ def draw(data, device: torch.device, log, rank: int, ranks: int) -> None:
     for rows in groups:
         bucket = rows[0].placed.bucket
         size = config.model.latent_size.of(1, bucket.height, bucket.width)
-        noise = torch.stack([torch.randn(params.in_channels, *size[-2:], generator=torch.Generator().manual_seed(number("teacher", s.latent)))
-                             for s in rows])
-        scales = torch.tensor([float(config.objective.guidance[number("guidance", s.latent) % len(config.objective.guidance)])
-                               for s in rows])
+        noise = torch.stack([_noise((params.in_channels, *size), number("teacher", s.latent)) for s in rows])
+        guidance = torch.tensor([float(scales[number("guidance", s.latent) % len(scales)]) for s in rows])
         texts = [data.cache.get(next(iter(s.texts.values()))) for s in rows]
         length = max(len(null[0]), *(len(t["mask"]) for t in texts))
         text = _padded([(t["states"], t["mask"]) for t in texts], length)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             latents = drawn_by(teacher, params, noise.to(device), [t.to(device) for t in text],
-                               [t.to(device) for t in _padded([null], length)], scales.to(device), config.objective.teacher_steps,
+                               [t.to(device) for t in _padded([null], length)], guidance.to(device), config.objective.teacher_steps,
                                config.sampling.shift or params.flow_shift)
-        for s, z, start, scale in zip(rows, latents.float().cpu(), noise, scales, strict=True):
+        for s, z, start, scale in zip(rows, latents.float().cpu(), noise, guidance, strict=True):
             data.cache.put(s.latent, {"latent": z, "noise": start, "guidance": scale}, {"kind": "trajectory", "file": s.row.file})
         bar.update(len(rows))
     bar.close()
     log(f"the teacher drew {len(missing)} latents")
+
+
+def _noise(size: tuple[int, ...], seed: int) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
 
 
 def _shown(text: dict) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,8 +19,8 @@ def train(recipe: Recipe, stage: str) -> None:
     other stages, and what session.train raises."""
     options = recipe.options
     if options.minutes or options.stop_at:
-        raise SystemExit(f"train: stage '{stage}' is trained from configs/{recipe.configured[stage]}.yaml, whose schedule is in steps: "
-                         "give --steps in place of --minutes or --stop-at. Ctrl-C stops and saves.")
+        raise SystemExit(f"train: stage '{stage}' is trained from configs/{recipe.configured[stage]}.yaml, whose schedule is in "
+                         "steps: give --steps in place of --minutes or --stop-at. Ctrl-C stops and saves.")
     if options.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
     data = recipe.work / f"{stage}_data"

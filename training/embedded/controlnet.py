@@ -40,12 +40,14 @@ class ControlNet(Recipe):
     drawn = {"controlnet": 6144}
     files = {"controlnet": FILE}
     title = "The embedded tiny edge ControlNet"
+    further = ("controlnet",)
 
     def plan(self, stage: str) -> drawn_folders.Plan:
         return plan
 
     def start(self, stage: str) -> list[str]:
-        return files_of(self.options.source)
+        source = self.options.source
+        return files_of(source) + ([f"train.controlnet={source / FILE}"] if self.options.further else [])
 
     def export(self) -> None:
         """Write the file, measure what it can do as it is on disk, and write its chapter and pictures."""
