@@ -24,7 +24,10 @@ CSS = """
 #said {padding: 0 !important}
 #drawn, #drawn .grid-wrap {min-height: 0 !important; height: auto !important}
 #drawn .grid-container {grid-template-columns: repeat(4, minmax(0, 1fr)) !important}
-#drawn .caption-label {font-size: .64rem; max-width: 100%; left: 0; right: 0; padding: 1px 3px; text-align: center}
+#drawn .grid-container .thumbnail-item {aspect-ratio: auto; height: auto; padding-bottom: 1.3rem; background: transparent}
+#drawn .grid-container .thumbnail-item img {aspect-ratio: 1; height: auto}
+#drawn .caption-label {font-size: .64rem; max-width: 100%; left: 0; right: 0; bottom: 0; padding: 1px 3px;
+  text-align: center; background: none; border: 0}
 footer {display: none !important}
 @media (max-width: 900px) {
   #sheet {flex-direction: column; gap: 1rem}
