@@ -48,12 +48,25 @@ def model_patcher(model, load_device, offload_device, state_dict: dict, disable_
     return patcher(model, load_device=load_device, offload_device=offload_device, **asked)
 
 
-def assign_keywords(patcher, load_function) -> dict:
-    """Keywords for load_function(state_dict, ...): dynamic patchers want the file's tensors assigned, not copied."""
+def load_weights(patcher, model, load_function, *arguments) -> None:
+    """load_function(*arguments), which fills `model`: dynamic patchers want the file's tensors assigned, not copied."""
     is_dynamic = getattr(patcher, "is_dynamic", None)
-    if is_dynamic is None or not accepts(load_function, "assign"):
-        return {}
-    return {"assign": is_dynamic()}
+    how = {} if is_dynamic is None or not accepts(load_function, "assign") else {"assign": is_dynamic()}
+    load_function(*arguments, **how)
+    if not how.get("assign"):
+        _cast_as_planned(model)
+
+
+def _cast_as_planned(model) -> None:
+    """Where newer hosts make layers without weights (0.30, on NVIDIA), these keep the file's type; a patcher that is not dynamic
+    leaves it so, and the layer would not be of its activations' type."""
+    for part in model.modules():
+        for name in ("weight", "bias"):
+            planned, weight = getattr(part, f"{name}_comfy_model_dtype", None), getattr(part, name, None)
+            if planned is None or type(weight) is not torch.nn.Parameter or weight.dtype == planned:
+                continue
+            if type(weight.data) is torch.Tensor and weight.is_floating_point():
+                weight.data = weight.data.to(planned)
 
 
 def corrects_empty_latents() -> bool:

@@ -14,7 +14,7 @@ from ..kernels.quant import READ_ONLY, READABLE
 from ..kernels.quant_layers import float_shapes, from_metadata, read_layers, unscaled_layers, without_layers
 from ..kernels.stated_config import INSIDE, read_config_tensor
 from ..storage.checkpoints import open_checkpoint
-from .compat import QUANTISED_SINCE, VERSION, assign_keywords, hand_over_layers, model_patcher, quantised_formats
+from .compat import QUANTISED_SINCE, VERSION, hand_over_layers, load_weights, model_patcher, quantised_formats
 from .files import is_pipeline
 from .first_result import FirstResult
 from .processor import models_in_bf16
@@ -154,7 +154,7 @@ def diffusion_model(config, state_dict: dict, dtype: torch.dtype | None = None, 
     patcher = model_patcher(model, load_device, offload_device, state_dict, disable_dynamic)
     if not mm.is_device_cpu(offload_device):
         model.to(offload_device)
-    model.load_model_weights(state_dict, "", **assign_keywords(patcher, model.load_model_weights))
+    load_weights(patcher, model, model.load_model_weights, state_dict, "")
     return patcher
 
 

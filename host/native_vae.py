@@ -10,7 +10,7 @@ import comfy.sd
 import comfy.utils
 import torch
 
-from .compat import assign_keywords, model_patcher
+from .compat import load_weights, model_patcher, set_dtype
 from .first_result import FirstResult
 
 
@@ -32,11 +32,12 @@ def native_vae(model, state_dict: dict, working_dtypes: list, kind=comfy.sd.VAE,
     vae.device = mm.vae_device()
     vae.vae_dtype = working_dtype(vae.device, vae.working_dtypes)
     vae.output_device = mm.intermediate_device()
-    vae.first_stage_model = model.eval().to(vae.vae_dtype)
+    vae.first_stage_model = model.eval()
+    set_dtype(model, vae.vae_dtype)
     if hasattr(mm, "archive_model_dtypes"):  # dynamic patchers read what each weight is to become
         mm.archive_model_dtypes(model)
     vae.patcher = model_patcher(model, vae.device, mm.vae_offload_device(), state_dict, disable_dynamic)
-    model.load_state_dict(state_dict, **assign_keywords(vae.patcher, model.load_state_dict))
+    load_weights(vae.patcher, model, model.load_state_dict, state_dict)
     vae.size = None
     vae.model_size()
     return vae

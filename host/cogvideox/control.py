@@ -15,7 +15,7 @@ from ...cogvideo_core.controlnet_checkpoint import check_shapes, identify_contro
 from ...cogvideo_core.lookalikes import strip_prefix
 from ...kernels.quant_layers import without_layers
 from ..blocks import fastest_attention
-from ..compat import assign_keywords, set_dtype
+from ..compat import load_weights, set_dtype
 from ..loading import ModelFile, report, storage_and_compute, weight_dtype_of
 from .conditioning import check_frames, fitted
 from .model import CogVideoXModel
@@ -59,6 +59,8 @@ class CogVideoXControl(comfy.controlnet.ControlNet):
 
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
         self.cond_hint = self.hint(x_noisy, transformer_options.get("context_window"))
+        if hasattr(self, "cond_hints"):  # where hosts to come look for one of this size
+            self.cond_hints = {tuple(x_noisy.shape[2:4]): self.cond_hint}
         self.set_extra_arg("timestep", self.model_sampling_current.timestep(t).float())
         return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
 
@@ -158,6 +160,6 @@ def load_cogvideox_controlnet(path, weight_dtype: str = "default") -> CogVideoXC
     if hasattr(mm, "archive_model_dtypes"):  # dynamic patchers read what each weight is to become
         mm.archive_model_dtypes(network)
     control = CogVideoXControl(network, identity.params, identity.out_width, compute)
-    network.load_state_dict(state_dict, **assign_keywords(control.control_model_wrapped, network.load_state_dict))
+    load_weights(control.control_model_wrapped, network, network.load_state_dict, state_dict)
     file.first_result(identity.layout, to_canonical).watch(network)
     return control

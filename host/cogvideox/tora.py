@@ -16,7 +16,7 @@ from ...cogvideo_core.trajectories import field, parse
 from ...kernels.key_names import without
 from ...kernels.state_dict import check_state_dict
 from ...storage.checkpoints import open_checkpoint
-from ..compat import assign_keywords, model_patcher
+from ..compat import load_weights, model_patcher
 from .conditioning import check_clip_fits, check_vae, encoded, first_frames, fitted
 from .model import MOTION, CogVideoXModel, empty_latent
 
@@ -130,7 +130,7 @@ def load_fusers(path: Path, dtype, disable_dynamic: bool = False):
     if hasattr(mm, "archive_model_dtypes"):  # dynamic patchers read what each weight is to become
         mm.archive_model_dtypes(network)
     patcher = model_patcher(network, mm.get_torch_device(), mm.unet_offload_device(), tensors, disable_dynamic)
-    network.load_state_dict(tensors, **assign_keywords(patcher, network.load_state_dict))
+    load_weights(patcher, network, network.load_state_dict, tensors)
     patcher.cached_patcher_init = (load_fusers, (path, dtype))
     return patcher
 

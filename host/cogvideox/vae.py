@@ -59,7 +59,7 @@ class CogVideoXVAE(comfy.sd.VAE):
     A subclass, because the host's own tiles may cut time, where this autoencoder keeps a history, and take every tile
     for 4 t - 3 frames. Every version of the host calls the methods below from its tiled nodes and when memory ran out.
 
-    clips: of CLIPS. What runs when memory ran out takes chunks, but for "whole".
+    clips: of CLIPS. What runs when memory ran out takes chunks, but for "whole". What newer nodes hand on besides says nothing here.
     """
 
     clips = "auto"
@@ -86,16 +86,19 @@ class CogVideoXVAE(comfy.sd.VAE):
         with on_device(self.device):
             return self._decode(samples, tiles).movedim(1, -1)
 
-    def decode_tiled(self, samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None):
+    def decode_tiled(self, samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None, **_):
         """What the host's tiled node calls. Sizes in latents; time is not cut, whatever tile_t and overlap_t say."""
         return self.decode_in_tiles(samples, tiles_of(tile_x, tile_y, overlap))
 
     def decode_tiled_3d(self, samples, tile_t=None, tile_x=None, tile_y=None, overlap=(1, None, None)):
-        """What the host calls when memory ran out."""
+        """What the host calls when memory ran out. Newer hosts (0.31) ask for tiles by their own estimate, of what has just failed:
+        none is larger than ours."""
         self.first_stage_model.whole = self.clips == "whole"
-        return self._decode(samples, fitted(tiles_of(tile_x, tile_y, overlap[-1]), *samples.shape[3:]))
+        most = Tiles()
+        tiles = tiles_of(min(tile_x or most.width, most.width), min(tile_y or most.height, most.height), overlap[-1])
+        return self._decode(samples, fitted(tiles, *samples.shape[3:]))
 
-    def encode(self, pixel_samples, clips=None):
+    def encode(self, pixel_samples, clips=None, **_):
         """A clip (T, H, W, 3) in [0, 1] -> latents (1, 16, (T + 3) // 4, H/8, W/8). What is over 4 n + 1 frames and
         multiples of 8 px is left out. clips: of CLIPS, in place of the VAE's own. Raises ValueError."""
         clip = whole_clip(pixel_samples)
@@ -118,7 +121,7 @@ class CogVideoXVAE(comfy.sd.VAE):
         with on_device(self.device):
             return self._encode(clip, tiles)
 
-    def encode_tiled(self, pixel_samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None):
+    def encode_tiled(self, pixel_samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None, **_):
         """What the host's tiled node calls. Sizes in pixels; time is not cut, whatever tile_t and overlap_t say."""
         return self.encode_in_tiles(pixel_samples, tiles_of(tile_x, tile_y, overlap, PIXELS))
 

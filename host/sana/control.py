@@ -19,7 +19,7 @@ from ...sana_core.controlnet_checkpoint import check_shapes, identify_controlnet
 from ...sana_core.lookalikes import strip_prefix
 from .. import text_cache
 from ..blocks import fastest_attention
-from ..compat import assign_keywords
+from ..compat import load_weights
 from ..loading import ModelFile, report, storage_and_compute, weight_dtype_of
 from .model import SanaLatent, SanaModel, inference_dtypes
 from .vae import has_sanas_scale
@@ -67,7 +67,8 @@ class SanaControl(comfy.controlnet.ControlNet):
         if not torch.is_grad_enabled():
             self.set_extra_arg("run", transformer_options.get(text_cache.KEY))
         try:
-            with _ENCODING if self.cond_hint is None else nullcontext():
+            encodes = not getattr(self, "cond_hints", self.cond_hint is not None)  # newer hosts keep one of each size
+            with _ENCODING if encodes else nullcontext():
                 return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
         finally:
             self.extra_args.pop("run", None)  # the host keeps a CONTROL_NET with its arguments
@@ -146,6 +147,6 @@ def load_sana_controlnet(path, weight_dtype: str = "default", wiring: str = "aut
     if hasattr(mm, "archive_model_dtypes"):  # dynamic patchers read what each weight is to become
         mm.archive_model_dtypes(network)
     control = SanaControl(network, identity.params, compute)
-    network.load_state_dict(state_dict, **assign_keywords(control.control_model_wrapped, network.load_state_dict))
+    load_weights(control.control_model_wrapped, network, network.load_state_dict, state_dict)
     file.first_result(identity.layout, to_canonical).watch(network)
     return control

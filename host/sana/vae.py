@@ -35,7 +35,7 @@ class SanaVAE(comfy.sd.VAE):
     Tiles are pieces that equal the whole (sana_core/exact_tiles.py); where the stages that see all of the picture do not fit
     either, they are blended (sana_core/tiles.py), and the log says so. A subclass, because the host's own tiles are 2048 px when
     memory ran out, made three times over in three shapes. Every version of the host calls the methods below from its tiled nodes
-    and when memory ran out.
+    and when memory ran out. What newer nodes hand on besides says nothing here.
     """
 
     def decode(self, samples_in, *args, **kwargs):
@@ -58,7 +58,7 @@ class SanaVAE(comfy.sd.VAE):
         with on_device(self.device):
             return self._decode(samples, tiles).movedim(1, -1)
 
-    def decode_tiled(self, samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None):
+    def decode_tiled(self, samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None, **_):
         """What the host's tiled node calls. Sizes in latents."""
         return self.decode_in_tiles(samples, tiles_of(tile_x, tile_y, overlap))
 
@@ -66,7 +66,7 @@ class SanaVAE(comfy.sd.VAE):
         """What the host calls when memory ran out. -> (B, 3, 32 h, 32 w)."""
         return self._decode(samples, tiles_of(tile_x, tile_y, overlap))
 
-    def encode(self, pixel_samples):
+    def encode(self, pixel_samples, **_):
         """Pictures (B, H, W, 3) in [0, 1] -> latents (B, 32, H/32, W/32). What is over multiples of 32 px is left out at the
         edges. Raises ValueError."""
         pictures = checked_pictures(pixel_samples, self.downscale_ratio)
@@ -85,7 +85,7 @@ class SanaVAE(comfy.sd.VAE):
         with on_device(self.device):
             return self._encode(pictures, tiles)
 
-    def encode_tiled(self, pixel_samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None):
+    def encode_tiled(self, pixel_samples, tile_x=None, tile_y=None, overlap=None, tile_t=None, overlap_t=None, **_):
         """What the host's tiled node calls. Sizes in pixels."""
         return self.encode_in_tiles(pixel_samples, tiles_of(tile_x, tile_y, overlap, self.downscale_ratio))
 

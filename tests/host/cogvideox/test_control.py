@@ -94,6 +94,15 @@ def test_sampling_equals_the_bare_cores(host, control, weights, tmp_path, name, 
     assert torch.equal(sample(host, model, **apply(net, strength=0, **values)), sample(host, model, values=values))
 
 
+def test_hosts_to_come_find_the_encoded_video_by_the_latents_size(host, model, net, monkeypatch):
+    """They look in a dictionary where today's look at cond_hint."""
+    expected, kept = sample(host, model, **apply(net)), []
+    monkeypatch.setattr(type(net), "cond_hints", property(lambda self: {}, lambda self, value: kept.append(value)), raising=False)
+    assert torch.equal(sample(host, model, **apply(net)), expected)
+    (size, video), = kept[0].items()
+    assert video.shape[3:] == (SIDES[0] // 8, SIDES[1] // 8) and size == (video.shape[2], video.shape[3])
+
+
 def test_a_batch_follows_the_same_video(host, model, net):
     start = noise(batch=2)
     found = sample(host, model, start, **apply(net))

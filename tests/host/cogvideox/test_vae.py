@@ -287,6 +287,21 @@ def test_patcher_can_be_made_again(vae):
     assert old.keys() == new.keys() and all(torch.equal(old[key], new[key]) for key in old)
 
 
+@pytest.mark.parametrize("asked, expected", [((8, 12), (8, 12)), ((128, 96), (30, 45)), ((None, None), (30, 45))])
+def test_tiles_after_memory_ran_out_are_no_larger_than_ours(vae, monkeypatch, asked, expected):
+    """Newer hosts ask for nearly the whole frame, by their estimate of what has just failed."""
+    seen, z = [], latents()
+    monkeypatch.setattr(vae, "_decode", lambda samples, tiles: seen.append(tiles) or samples)
+    wide = z.expand(*z.shape[:3], -1, -1).repeat(1, 1, 1, 200 // z.shape[3] + 1, 200 // z.shape[4] + 1)
+    vae.decode_tiled_3d(wide, tile_t=9999, tile_x=asked[1], tile_y=asked[0], overlap=(1, 4, 4))
+    assert (seen[0].height, seen[0].width) == expected
+
+
+def test_what_newer_nodes_hand_on_says_nothing(vae):
+    clip = torch.rand(5, 32, 32, 3)
+    assert torch.equal(vae.encode(clip, not_video=False), vae.encode(clip))
+
+
 def test_lazily_loaded_weights(host, path, core, monkeypatch):
     """Newer hosts make layers without weights and assign the file's tensors: nothing may look at a weight before."""
     memory = pytest.importorskip("comfy.memory_management")

@@ -47,6 +47,29 @@ def test_odd_and_transparent_pictures_are_cropped(vae):
     assert torch.equal(vae.encode_tiled(picture, tile_x=512, tile_y=512, overlap=64), wanted)
 
 
+@pytest.mark.parametrize("kept", [torch.bfloat16, torch.float16])
+def test_lazily_loaded_weights_of_another_type(host, kept, tmp_path, monkeypatch):
+    """Newer hosts on NVIDIA make linear layers without weights, which then are the file's in its own type; where the patcher is not
+    dynamic, as on this processor, they have to become that of the convolutions."""
+    memory = pytest.importorskip("comfy.memory_management", reason="a host before dynamic loading")
+    if not hasattr(memory, "aimdo_enabled"):
+        pytest.skip("this host has no dynamic VRAM")
+    path, core = tmp_path / "dcae.safetensors", tiny.dcae().to(kept).float()
+    save_file({key: t.to(kept).contiguous() for key, t in from_canonical(core.state_dict(), "diffusers").items()}, path,
+              {"config": json.dumps(asdict(tiny.DCAE))})
+    monkeypatch.setattr(memory, "aimdo_enabled", True)
+    monkeypatch.setattr(host.comfy.model_management, "WINDOWS", True, raising=False)  # elsewhere some hosts allocate
+    vae = host.vae.load_dcae(path)
+    assert not vae.patcher.is_dynamic() and {p.dtype for p in vae.first_stage_model.parameters()} == {vae.vae_dtype}
+    assert apart(vae.decode(noise(1)), (core.decode(noise(1)) / 2 + 0.5).clamp(0, 1).movedim(1, -1)) < 1e-5
+
+
+def test_what_newer_nodes_hand_on_says_nothing(vae):
+    picture = torch.rand(1, 64, 96, 3)
+    assert torch.equal(vae.encode(picture, not_video=True), vae.encode(picture))
+    assert torch.equal(vae.encode_tiled(picture, not_video=None), vae.encode_tiled(picture))
+
+
 def test_latents_of_another_model_are_not_decoded(vae):
     for z, message in ((torch.zeros(1, 4, 8, 8), "another model"), (torch.full((1, 32, 2, 2), float("nan")), "NaN"),
                        (torch.zeros(1, 32, 0, 2), "empty")):
