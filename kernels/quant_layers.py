@@ -24,7 +24,9 @@ from .quant import READABLE, ROWWISE, dequantise, fits, quantise
 METADATA = "_quantization_metadata"
 MARKER = "scaled_fp8"
 _OLD = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
-LEAVES = ("weight_scale", "weight_scale_2", "input_scale", "comfy_quant", *_OLD)
+_FOUR_BITS = ("weight_s_rel", "weight_s_channel", "weight_codebook", "weight_zeros")  # beside two numbers a byte, in int8
+PRODUCT = "pre_quant_scale"  # of an nvfp4 layer's inputs, which are multiplied by it
+LEAVES = ("weight_scale", "weight_scale_2", "input_scale", PRODUCT, "comfy_quant", *_FOUR_BITS, *_OLD)
 
 
 def float_shapes(shapes: dict[str, tuple], dtypes: dict) -> dict[str, tuple]:
@@ -41,7 +43,8 @@ def float_shapes(shapes: dict[str, tuple], dtypes: dict) -> dict[str, tuple]:
         if ggml_blocks.format_of(leaf) and (blocks := ggml_blocks.float_shape(leaf, shape)):
             out[f"{layer}.weight"] = blocks
             continue
-        packed = leaf == "weight" and dtypes[key] == torch.uint8 and len(shape) == 2  # nvfp4, two numbers a byte
+        four_bits = dtypes[key] == torch.uint8 or any(f"{layer}.{beside}" in shapes for beside in _FOUR_BITS)
+        packed = leaf == "weight" and dtypes[key].itemsize == 1 and four_bits and len(shape) == 2  # two numbers a byte
         out[key] = (shape[0], 2 * shape[1]) if packed else shape
     return out
 
@@ -105,6 +108,9 @@ def without_layers(state_dict: dict, entries: dict, dtype: torch.dtype) -> dict:
     if strange := {entry["format"] for entry in entries.values()} - {*READABLE}:
         raise ValueError(f"its format {', '.join(sorted(strange))} cannot be turned back into {dtype}: only "
                          f"{', '.join(READABLE)} can.")
+    if product := next((layer for layer in entries if f"{layer}.{PRODUCT}" in state_dict), None):
+        raise ValueError(f"the inputs of its layer {product} are multiplied by a {PRODUCT}, without which its matrix is another "
+                         "layer's: it cannot be turned back. Choose weight_dtype default, on a ComfyUI that reads it (0.33 and newer).")
     scales = {f"{layer}.{leaf}" for layer in entries for leaf in LEAVES}
     out = {key: tensor for key, tensor in state_dict.items() if key not in scales}
     for layer, entry in entries.items():

@@ -128,3 +128,22 @@ def test_a_scale_that_nothing_describes():
 def test_entries_that_cannot_be_read(entry):
     with pytest.raises(ValueError, match="a.comfy_quant cannot be read, expected JSON"):
         quant_layers.read_layers({"a.weight": torch.ones(16, 16), "a.comfy_quant": entry})
+
+
+@pytest.mark.parametrize("beside", ["weight_s_rel", "weight_zeros"])
+def test_four_bits_in_int8_are_counted_as_two_numbers(beside):
+    """So that a file of a format that is read elsewhere alone is told by its format, and not by strange shapes."""
+    shapes = {"a.weight": (6, 4), f"a.{beside}": (6, 1), "b.weight": (6, 4)}
+    dtypes = {"a.weight": torch.int8, f"a.{beside}": torch.float32, "b.weight": torch.int8}
+    assert quant_layers.float_shapes(shapes, dtypes) == {"a.weight": (6, 8), "b.weight": (6, 4)}
+
+
+def test_a_layer_whose_inputs_are_multiplied_is_not_turned_back(sana):
+    tensors, entries = quant_layers.quantised(sana, "nvfp4", sana_precision.KEPT)
+    layer = next(iter(entries))
+    assert quant_layers.without_layers(tensors, entries, torch.float32).keys() == sana.keys()
+    tensors[f"{layer}.pre_quant_scale"] = torch.ones(4)
+    shapes, dtypes = ({key: of(t) for key, t in tensors.items()} for of in (lambda t: tuple(t.shape), lambda t: t.dtype))
+    assert quant_layers.float_shapes(shapes, dtypes).keys() == sana.keys()
+    with pytest.raises(ValueError, match=f"{re.escape(layer)} are multiplied by a pre_quant_scale"):
+        quant_layers.without_layers(tensors, entries, torch.float32)
