@@ -113,6 +113,14 @@ def evaluation_scenes() -> tuple[torch.Tensor, list[str], list[bool]]:
     return torch.tensor(scenes), prompts, named
 
 
+def wider_scenes(count: int = 96) -> tuple[torch.Tensor, list[str], list[bool]]:
+    """As evaluation_scenes, of all six shapes and both sizes: (count, 5) scenes of held-out combinations, in the proportions of
+    the training."""
+    scenes = sample_scenes(count, torch.Generator().manual_seed(96), held_out=True)
+    named = [i % 2 == 1 for i in range(count)]
+    return scenes, [plain_prompt(scene, with_place=place) for scene, place in zip(scenes.tolist(), named)], named
+
+
 # --- pictures ---
 
 

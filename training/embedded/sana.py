@@ -17,6 +17,7 @@ from ...sana_core import checkpoint
 from ...sana_core.autoencoder import AutoencoderDC
 
 GATE = 0.98  # share of reconstructions in which the judge must find the right one of the main shapes
+WIDER = "all six shapes, both sizes"
 FILES = {"text": "text_encoders/sanacog_tiny_gemma2.safetensors", "autoencoder": "vae/sanacog_tiny_dcae.safetensors",
          "transformer": "diffusion_models/sanacog_tiny_sana.safetensors"}
 
@@ -97,6 +98,7 @@ class Sana(Recipe):
             rows["with the instruction" if instruction else "prompt alone"] = figures
             if not instruction:
                 contact_sheet(sheet, self.work / "contact_sheet.png", captions=shapes.evaluation_scenes()[1][: len(sheet)])
+        rows[WIDER] = transformer.evaluate(sana, pictures, text, tokenizer, count=96 * cases // 64, cases=shapes.wider_scenes)[0]
         factors, bias = autoencoder.preview_factors(pictures)
         (self.work / "preview.json").write_text(json.dumps({"factors": factors.tolist(), "bias": bias.tolist()}))
         figures = {"reconstruction": recall, **rows}
@@ -108,7 +110,7 @@ class Sana(Recipe):
 
     def chapter(self, figures: dict, cases: int) -> list[str]:
         """Lines for models/README.md: what the files are, their sums, and what was measured."""
-        names = ["colour", "background", "shape", "size", "place", "colour+background", "colour+background+shape"]
+        names = ["colour", "background", "shape", "size", "place", "colour+background", "colour+background+shape", "fit"]
         lines = [
             "Three files in ComfyUI's folder names, fp16, with diffusers' (Gemma: Hugging Face's) key names. They have the real",
             "family's architecture and latent geometry (32 channels at 1/32) and know one world: flat shapes on flat backgrounds,",
@@ -117,13 +119,14 @@ class Sana(Recipe):
             "", f"Measured on {datetime.date.today().isoformat()} on the files as they are here, in fp32 on {self.device.type.upper()}:", "",
             f"| {cases} held-out prompts, large, Euler, 20 steps, CFG 4.5, seeds 0 to {cases - 1} | " + " | ".join(names) + " |",
             "|" + "---|" * (len(names) + 1)]
-        for row in ("prompt alone", "with the instruction"):
+        for row in ("prompt alone", "with the instruction", WIDER):
             lines.append(f"| {row} | " + " | ".join(f"{figures[row][n]:.3f}" for n in names) + " |")
         recall = figures["reconstruction"]
         return lines + [
             "", "The prompts are `evaluation.drawn.shapes.evaluation_scenes()`: colour, shape and background in combinations that no training",
             "picture and no training prompt had, of the four main shapes (cross and star are extras that the models saw less of);",
-            "half of them name a place, and place is judged on those alone. (The tokenizer's corpus has sentences of both sides.) `evaluation/drawn/judge.py` judges from pixels.", "",
+            f"half of them name a place, and place is judged on those alone. The last row is of {96 * cases // 64} other prompts, `wider_scenes()`. Fit is",
+            "the mean overlap (intersection over union) of what was drawn with the ideal shape at its place and size. (The tokenizer's corpus has sentences of both sides.) `evaluation/drawn/judge.py` judges from pixels.", "",
             f"Autoencoder, {2 * cases} held-out pictures of both sizes and all six shapes: PSNR {recall['psnr']:.1f} dB; after reconstruction the",
             f"judge finds the shape in {recall['shape']:.3f} ({recall['main shape']:.3f} of the four main ones), its colour in "
             f"{recall['colour']:.3f}, the background in {recall['background']:.3f}.", "",

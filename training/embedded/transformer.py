@@ -65,23 +65,26 @@ def sample(model: SanaTransformer, states, mask, empty_states, empty_mask, *, st
 
 def figures_of(pictures: np.ndarray, scenes: torch.Tensor, named: list[bool]) -> dict[str, float]:
     """Shares of pictures (N, H, W, 3) in [0, 1] that obey: each attribute, colours together, colours and shape together;
-    place only where the prompt names one."""
+    place only where the prompt names one. `fit`: mean overlap (intersection over union) of what was drawn with the ideal shape
+    that it is nearest to, at its place and size."""
     seen = {k: np.array(v) for k, v in judge.agreement(pictures, scenes).items()}
     both = seen["colour"] & seen["background"]
     figures = {k: float(v.mean()) for k, v in seen.items()}
     figures["place"] = float(seen["place"][np.array(named)].mean())
+    figures["fit"] = float(np.mean([judge.judge(picture).overlap for picture in pictures]))
     return figures | {"colour+background": float(both.mean()), "colour+background+shape": float((both & seen["shape"]).mean())}
 
 
 @torch.no_grad()
 def evaluate(model, autoencoder, text, tokenizer, *, instruction: bool = False, steps: int = 20, guidance: float = 4.5,
-             seed: int = 0, count: int = 64, sampler=sample) -> tuple[dict[str, float], torch.Tensor]:
-    """Draw the first `count` of the 64 held-out prompts by `sampler`, prompt i from seed + i
+             seed: int = 0, count: int = 64, sampler=sample, cases=shapes.evaluation_scenes) -> tuple[dict[str, float], torch.Tensor]:
+    """Draw the first `count` of the held-out prompts that `cases` gives by `sampler`, prompt i from seed + i
     -> (figures, pictures (count, 3, 256, 256) in [-1, 1])."""
-    scenes, prompts, named = (part[:count] for part in shapes.evaluation_scenes())
+    scenes, prompts, named = (part[:count] for part in cases())
     states, mask = gemma.encode_prompts(text, tokenizer, prompts, instruction)
     empty = gemma.encode_prompts(text, tokenizer, [""], False)
-    latents = sampler(model, states, mask, *empty, steps=steps, guidance=guidance, seeds=[seed + i for i in range(len(prompts))])
+    latents = torch.cat([sampler(model, states[rows], mask[rows], *empty, steps=steps, guidance=guidance, seeds=[seed + int(i) for i in rows])
+                         for rows in torch.arange(len(prompts)).split(64)])
     pictures = torch.cat([autoencoder.decode(z / LATENT_SCALE).float().cpu() for z in latents.split(16)])
     return figures_of(to_numpy(pictures), scenes, named), pictures
 
