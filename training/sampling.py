@@ -20,7 +20,7 @@ def sana(network, params, sampling, text, null, size: tuple[int, ...], seed: int
     if params.guidance_embeds:
         scale = torch.full((1,), guidance, device=device)
 
-        def clean(x, sigma):
+        def clean(x, sigma, seed):  # which the sampler hands on
             return x - _beside(sigma, x) * network(x, sigma * params.timestep_multiplier, states, mask, guidance=scale)
         return sample_scm(clean, noise, sprint_sigmas(steps).to(device), {"seed": seed}).cpu()
 

@@ -100,6 +100,21 @@ def test_batches_hold_what_was_drawn_and_pictures_are_not_encoded(drawn):
     assert loss.shape == (count,) and loss.isfinite().all()
 
 
+def test_the_student_is_shown_on_the_way(drawn):
+    """In one step as the embedded Sprint is measured; with new noise between several, the same ones each time."""
+    config, found, data = drawn
+    network = found.transformer(torch.float32)
+    text = data.cache.get(next(iter(data.train[0].texts.values())))
+    pair = (text["states"][None], text["mask"][None])
+
+    def shown(steps):
+        return sampling.sana(network, found.params, config.sampling, pair, pair, (2, 3), 5, steps, 4.5, torch.device("cpu"))
+    noise = torch.randn(1, 32, 2, 3, generator=torch.Generator().manual_seed(5))
+    v = network(noise, torch.ones(1), *pair, torch.tensor([4.5]))
+    assert (shown(1) - (noise - v)).norm() < 1e-5 * v.norm()
+    assert torch.equal(shown(4), shown(4)) and not torch.equal(shown(4), shown(2))
+
+
 def test_nothing_is_drawn_twice_and_another_teacher_draws_anew(drawn, tmp_path):
     config, found, data = drawn
     told = []
