@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # {name: (its prompts, how clips of them are judged)}
 PROMPTS = {
     "pictures": (lambda: shapes.evaluation_scenes()[1], "clips"),
+    "six": (lambda: shapes.wider_scenes()[1], "clips"),
     "two": (words.two_shapes, "clips"),
     "counting": (words.counting, "clips"),
     "clips": (lambda: clips.evaluation_scenes()[1], "clips"),
