@@ -81,6 +81,8 @@ def with_embedded_models(workflow: dict) -> dict:
             values[0] = 4
         if node["type"] == "SanaCogCogVideoXTora":  # random parts, which the tests make
             values[:6] = "fuser.safetensors", "traj_extractor.safetensors", SIDE, SIDE, FRAMES, "[[20, 20], [70, 60]]"
+        if node["type"] == "SanaCogSanaTextEncode" and values[0] and "background" not in values[0]:
+            values[0] = "a large red circle on a blue background"  # of what it does not know, it may draw a plain background
         if node["type"] == "SanaCogEmptySanaLatent":
             values[:2] = 256, 256
         if node["type"] == "SanaCogSanaCropToSize":
