@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
-WANTED = {"colour+background": 0.9, "colour+background+shape": 0.8}
+WANTED = {"colour+background": 0.98, "colour+background+shape": 0.95}
 WANTED_VIDEO = {"colour+background": 0.9, "direction": 0.8, "first frame": 20.0}
 
 

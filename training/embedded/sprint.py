@@ -59,7 +59,7 @@ class Sprint(Recipe):
         print(json.dumps(figures, indent=1))
 
     def chapter(self, figures: dict, cases: int) -> list[str]:
-        names = ["colour", "background", "shape", "size", "place", "colour+background", "colour+background+shape"]
+        names = ["colour", "background", "shape", "size", "place", "colour+background", "colour+background+shape", "fit"]
         lines = [
             "The tiny Sana in one to four steps, with guidance as an input and no negative prompt, as Sana Sprint has it. It goes",
             "with the tiny Sana's text encoder and autoencoder. `python run.py train tiny-sprint` distils it from the tiny Sana.", "",
@@ -70,8 +70,7 @@ class Sprint(Recipe):
         for row, found in figures.items():
             lines.append(f"| {row} | " + " | ".join(f"{found[n]:.3f}" for n in names) + " |")
         return lines + [
-            "", "The prompts and the judge are those of the tiny Sana, whose own row is the first. Shapes that come out ragged are",
-            "of prompts that name no place, as a rule: the noise decides it there, and this is the harder half for the teacher too.", "",
+            "", "The prompts and the judge are those of the tiny Sana, whose own row is the first.", "",
             self.history(), "", "![loss](sprint_loss.png)", "", "![held-out prompts, one step](sprint_1.png)", "", "![held-out prompts, two steps](sprint_2.png)"]
 
 
