@@ -39,4 +39,4 @@ def test_an_edit_of_the_first_frame_is_carried_through(server):
         assert all(one[0] for one in seen.values()), (colour, seen)
         centres = [(judge(a).centre, judge(b).centre) for a, b in zip(frames, source)]
         apart = [96 * np.hypot(a[0] - b[0], a[1] - b[1]) for a, b in centres if a is not None]
-        assert len(apart) >= 6 and np.mean(apart) < 4.5, "it moves in another place than the original"
+        assert len(apart) >= 6 and np.mean(apart) < 4.5, f"{colour}, {np.round(apart, 1)}: it moves in another place than the original"
