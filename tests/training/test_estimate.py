@@ -33,8 +33,8 @@ made = recipe.build(config, m)
 loss, optimizers, average = recipe.Loss(made, 1.0), recipe.make_optimizers(config, made.named), recipe.average(config, made.named)
 batch = {name: torch.randn(t.shape) if t.is_floating_point() else torch.ones(t.shape, dtype=t.dtype)
          for name, t in estimate._batch(made, config, shape, batch_size, text).items()}
-for step in range(3):
-    if step == 2:
+for step in range(2):
+    if step == 1:
         open("/proc/self/clear_refs", "w").write("5")
     loss(batch, torch.Generator().manual_seed(step)).mean().backward()
     for optimizer in optimizers:
