@@ -28,10 +28,11 @@ def arguments(args: list[str]) -> argparse.Namespace:
     parser.add_argument("model", choices=FAMILIES, help="which family to train")
     parser.add_argument("--stage", choices=[*dict.fromkeys(every), "all", "export"], default="all",
                         help="one stage alone (those before it must be done), all of them, or only write the files")
-    parser.add_argument("--minutes", type=float, help="time to spend in all, resumed runs together; the schedules shrink to it")
+    parser.add_argument("--minutes", type=float, help="time to spend in all, resumed runs together; the schedules shrink to it. Not for stages that "
+                        "are trained from configs/train, which take --steps")
     parser.add_argument("--steps", type=int, help="length of each stage's schedule in steps, instead of the recipe's")
     parser.add_argument("--stop-at", type=int, help="stop each stage at this step, as if interrupted")
-    parser.add_argument("--cached", "--pictures", type=int, help="pictures or clips cached for the transformer")
+    parser.add_argument("--cached", "--pictures", type=int, help="pictures or clips that a transformer, Sprint, ControlNet or LoRA is trained on")
     parser.add_argument("--cases", type=int, help="evaluation prompts drawn for the report, 8 or more; all unless given")
     parser.add_argument("--note", default="", help="a sentence on this training for models/README.md")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")

@@ -208,19 +208,22 @@ def test_inpainting_keeps_the_rest(server, input_picture):
 
 # Patches, merging, saving
 
-@pytest.fixture(scope="module")
-def lora(server):
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for i in range(6):
-        name = f"diffusion_model.transformer_blocks.{i}.attn1.to_out.0"
-        width = 128
-        tensors[f"{name}.lora_A.weight"] = torch.randn(4, width, generator=generator) * 0.5
-        tensors[f"{name}.lora_B.weight"] = torch.randn(width, 4, generator=generator) * 0.5
+def save_lora(server, name, layers, width):
+    """A random LoRA on the output of each block's self-attention, where the server finds it -> name."""
+    generator, tensors = torch.Generator().manual_seed(0), {}
+    for i in range(layers):
+        layer = f"diffusion_model.transformer_blocks.{i}.attn1.to_out.0"
+        tensors[f"{layer}.lora_A.weight"] = torch.randn(4, width, generator=generator) * 0.5
+        tensors[f"{layer}.lora_B.weight"] = torch.randn(width, 4, generator=generator) * 0.5
     folder = server.base / "models" / "loras"
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "random.safetensors")
-    return "random.safetensors"
+    save_file(tensors, folder / name)
+    return name
+
+
+@pytest.fixture(scope="module")
+def lora(server):
+    return save_lora(server, "random.safetensors", 6, 128)
 
 
 def with_lora(lora, strength):

@@ -177,4 +177,3 @@ def load_controlnet(path, device=torch.device("cpu")) -> SanaControlNet:
     network = SanaControlNet(transformer.PARAMS, BLOCKS, "diffusers")
     network.load_state_dict(whole(controlnet_checkpoint.to_canonical(read_file(path)[0], "diffusers")))
     return network.eval().to(device)
-

@@ -105,4 +105,3 @@ def load_sprint(path, device=torch.device("cpu")) -> SanaTransformer:
     model = SanaTransformer(PARAMS)
     model.load_state_dict(whole(checkpoint.to_canonical(read_file(path)[0], "diffusers")))
     return model.eval().to(device)
-

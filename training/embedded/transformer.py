@@ -83,8 +83,7 @@ def evaluate(model, autoencoder, text, tokenizer, *, instruction: bool = False, 
     scenes, prompts, named = (part[:count] for part in cases())
     states, mask = gemma.encode_prompts(text, tokenizer, prompts, instruction)
     empty = gemma.encode_prompts(text, tokenizer, [""], False)
-    latents = torch.cat([sampler(model, states[rows], mask[rows], *empty, steps=steps, guidance=guidance, seeds=[seed + int(i) for i in rows])
-                         for rows in torch.arange(len(prompts)).split(64)])
+    latents = sampler(model, states, mask, *empty, steps=steps, guidance=guidance, seeds=[seed + i for i in range(len(prompts))])
     pictures = torch.cat([autoencoder.decode(z / LATENT_SCALE).float().cpu() for z in latents.split(16)])
     return figures_of(to_numpy(pictures), scenes, named), pictures
 

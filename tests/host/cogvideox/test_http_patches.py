@@ -1,11 +1,10 @@
 """LoRA, merging, saving, number types and EasyCache with CogVideoX, over HTTP on random tiny models."""
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from .. import tiny_cogvideox as tiny
-from ..test_stock_nodes import apart, node
+from ..test_stock_nodes import apart, node, save_lora, with_lora
 from .http_graphs import draw, load, plain, random_models, sampler  # noqa: F401  fixtures among them
 
 pytestmark = pytest.mark.usefixtures("random_models")
@@ -13,20 +12,7 @@ pytestmark = pytest.mark.usefixtures("random_models")
 
 @pytest.fixture(scope="module")
 def lora(server):
-    generator, width, tensors = torch.Generator().manual_seed(0), tiny.PARAMS.width, {}
-    for i in range(tiny.PARAMS.num_layers):
-        name = f"diffusion_model.transformer_blocks.{i}.attn1.to_out.0"
-        tensors[f"{name}.lora_A.weight"] = torch.randn(4, width, generator=generator) * 0.5
-        tensors[f"{name}.lora_B.weight"] = torch.randn(width, 4, generator=generator) * 0.5
-    folder = server.base / "models" / "loras"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "random_cogvideox.safetensors")
-    return "random_cogvideox.safetensors"
-
-
-def with_lora(lora, strength):
-    return {"lora": node("LoraLoader", model=["model", 0], clip=["clip", 0], lora_name=lora, strength_model=strength,
-                         strength_clip=0.0)}
+    return save_lora(server, "random_cogvideox.safetensors", tiny.PARAMS.num_layers, tiny.PARAMS.width)
 
 
 def test_lora(server, plain, lora):
