@@ -270,11 +270,15 @@ class SanaBlock(nn.Module):
 class ReadsText(nn.Module):
     """What every network of Sana's does with a text, by its caption_projection, caption_norm and transformer_blocks."""
 
+    trims: bool | None = None  # embed_text's `trim` where it is not given
+
     def embed_text(self, context, attention_mask=None, trim=None) -> Text:
         """SanaTransformer.forward's arguments, context in the dtype to compute in -> Text without pairs.
 
-        trim: whether padding is left out, for which the mask is looked at; None: where that costs nothing.
+        trim: whether padding is left out, for which the mask is looked at; None: as self.trims says; None again: where that
+        costs nothing.
         """
+        trim = self.trims if trim is None else trim
         if readable(attention_mask) if trim is None else trim and attention_mask is not None:
             context, attention_mask = drop_padding(context, attention_mask)
         context = self.caption_norm(self.caption_projection(context))

@@ -20,6 +20,7 @@ from ..cogvideo_core.autoencoder import CogVideoVAE
 from ..cogvideo_core.memory import encode_bytes
 from ..sana_core.autoencoder import AutoencoderDC
 from ..sana_core.memory import picture_bytes
+from ..sana_core.text import MAX_TOKENS
 from . import recipe, samples, session, validation
 from .data import media
 from .data.batches import Batches
@@ -27,7 +28,6 @@ from .models import Models
 from .parallel import calls
 
 STATES = {"adamw": 8, "adamw8bit": 2.1, "came": 4.2, "prodigy": 16, "muon": 4}  # bytes a trained number
-GEMMA_TOKENS = 300  # at most; T5's are always as many as the network says
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _batch(made, config, shape, batch_size, text) -> dict:
     batch = {"latents": torch.empty(batch_size, *shape, device="meta"),
              "states": torch.empty(batch_size, text, width, device="meta"),
              "mask": torch.ones(batch_size, text, dtype=torch.long, device="meta"),
-             "null_states": torch.empty(1, text if of_t5 else max(text, GEMMA_TOKENS), width, device="meta"),
+             "null_states": torch.empty(1, text if of_t5 else max(text, MAX_TOKENS), width, device="meta"),
              "null_mask": torch.ones(1, text, dtype=torch.long, device="meta")}
     if config.train.kind == "controlnet":
         batch["control"] = torch.empty(batch_size, *shape, device="meta")
@@ -197,7 +197,7 @@ def check(loaded, log=print) -> None:
     log(f"\n{config.train.steps} steps of {window} batches of {config.data.batch_size}: {config.train.steps * window} batches, "
         f"{config.train.steps * window / plan.per_epoch:.1f} times through the {plan.per_epoch} of the data")
     params = models.params
-    text = params.max_text_seq_length if config.model.family == "cogvideox" else GEMMA_TOKENS
+    text = params.max_text_seq_length if config.model.family == "cogvideox" else MAX_TOKENS
     log(f"\nbucket (px){'':<12}samples  latent{'':<14}tokens  + text")
     largest, most = None, 0
     for bucket, count in samples.table(train):

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as computed_again
 
+from ..sana_core.transformer import ReadsText
 from . import adapter_files, adapters, controlnets, optimizers
 from .average import Average
 from .models import DTYPES, Models
@@ -114,9 +115,12 @@ def build(config, models: Models, meta: bool = False) -> Recipe:
     network.train()
     blocks = [block for module in network.modules() for name, block in module.named_children() if module is not network
               and isinstance(module, nn.ModuleList) and hasattr(block, "attn1")]
+    compiled = config.train.compile != "none"
+    for reader in (module for module in network.modules() if compiled and isinstance(module, ReadsText)):
+        reader.trims = False  # one length of text: inductor makes a backward of wrong strides for the second (PyTorch 2.11)
     for block in () if meta else blocks:
         for name in calls(block):
-            if config.train.compile != "none":
+            if compiled:
                 setattr(block, name, torch.compile(getattr(block, name), backend=config.train.compile))
             if config.train.gradient_checkpointing:
                 setattr(block, name, partial(_computed_twice, getattr(block, name)))

@@ -11,7 +11,7 @@ from sanacog.training import models, recipe, session
 from .runs import clips, loaded, sana_video, start
 from .test_distributed import FULL
 
-KINDS = {"lora": (), "checkpointing": ("train.gradient_checkpointing=true", "lora.dropout=0.2"), "full": FULL}
+KINDS = {"lora": (), "checkpointing": ("train.gradient_checkpointing=true",), "full": FULL}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -22,7 +22,21 @@ def test_compiled_is_the_same(tmp_path, kind):
         session.train(run, lambda text: None)
         lines = (session.folder_of(run.config) / "history.jsonl").read_text().splitlines()
         steps[backend] = [json.loads(line)[name] for line in lines for name in ("loss", "norm")]
-    assert steps["eager"] == pytest.approx(steps["none"], rel=1e-4)
+    # The padding that is kept only rounds otherwise, but of a gradient near zero Adam takes the sign.
+    assert steps["eager"][:2] == pytest.approx(steps["none"][:2], rel=1e-5)
+    assert steps["eager"] == pytest.approx(steps["none"], rel=1e-3)
+
+
+def test_computed_again_with_the_same_dropout(tmp_path):
+    """Of compiled blocks too."""
+    norms = {}
+    for again in (False, True):
+        run = loaded(tmp_path, "train.compile=eager", "lora.dropout=0.2", "model.dtype=fp32", f"train.gradient_checkpointing={again}",
+                     name=f"again-{again}")
+        session.train(run, lambda text: None)
+        lines = (session.folder_of(run.config) / "history.jsonl").read_text().splitlines()
+        norms[again] = [json.loads(line)["norm"] for line in lines]
+    assert norms[True] == pytest.approx(norms[False], rel=1e-4)
 
 
 def blocks(config):
@@ -49,6 +63,24 @@ def test_each_way_to_call_a_block_is_compiled(tmp_path, monkeypatch, second):
     assert counted
 
 
+@pytest.mark.parametrize("empty_mask", ("own", "caption"))
+def test_compiled_blocks_meet_one_length_of_text(tmp_path, monkeypatch, empty_mask):
+    """Captions differ in length; of inductor's second length the backward has wrong strides."""
+    lengths = set()
+
+    def watched(call, backend):
+        def run(x, context, *others):
+            lengths.add(context.shape[1])
+            return call(x, context, *others)
+        return run
+    for compiled in ("none", "inductor"):
+        lengths.clear()
+        monkeypatch.setattr(torch, "compile", watched)
+        run = loaded(tmp_path, f"train.compile={compiled}", f"objective.empty_mask={empty_mask}", name=compiled)
+        session.train(run, lambda text: None)
+        assert lengths == (set() if compiled == "none" else {300})
+
+
 def test_inductor_and_others_by_name(tmp_path):
     from sanacog.training.config_reference import SCHEMA
 
@@ -59,10 +91,10 @@ def test_inductor_and_others_by_name(tmp_path):
 
 def test_fsdp_by_the_settings(tmp_path):
     """As by `accelerate launch --use_fsdp`; blocks compiled, too."""
-    same = ("train.steps=2", "model.dtype=fp32")
+    same = ("train.steps=2", "model.dtype=fp32", "train.compile=eager")
     expected = safetensors.torch.load_file(session.train(loaded(tmp_path, *same, "train.accumulation=2", name="alone"),
                                                          lambda text: None))
-    process = start(tmp_path, *same, "parallel.fsdp=true", "train.compile=eager", name="two", processes=2)
+    process = start(tmp_path, *same, "parallel.fsdp=true", name="two", processes=2)
     try:
         told, _ = process.communicate(timeout=240)
     finally:

@@ -139,3 +139,20 @@ def test_pieces():
     for latents in range(1, 22):
         assert decode_chunks(latents, whole=True) == decode_chunks(latents), latents
     assert encode_chunks(33, whole=True) == [(0, 33)] and encode_chunks(33) == [(0, 9), (9, 17), (17, 25), (25, 33)]
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+def test_half_types_on_a_cpu(vae, dtype):
+    """As ComfyUI's --bf16-vae and --fp16-vae ask for. Frames of large values do not overflow where two become one."""
+    clip = torch.rand(1, 3, 9, 32, 32, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    half = CogVideoVAE(vae.params).to(dtype)
+    half.load_state_dict(vae.state_dict())
+    with torch.no_grad():
+        latent = vae.encode(clip)
+        drawn = vae.decode(latent)
+        for ours, theirs in ((half.encode(clip.to(dtype)), latent), (half.decode(latent.to(dtype)), drawn)):
+            assert (ours.float() - theirs).norm() < 0.05 * theirs.norm()
+        down = half.encoder.down_blocks[0].downsamplers[0]
+        down.conv = torch.nn.Identity()
+        large = torch.full((1, 1, 9, 4, 4), 6e4, dtype=dtype)
+        assert torch.isfinite(down(large, True)).all()
