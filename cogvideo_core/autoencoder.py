@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..kernels.convolution import quick
 from ..kernels.spatial_norm import scale_shift_silu
 from .config import CogVideoVAEParams
 
@@ -84,7 +85,7 @@ def starting(conv3d):
     """A namespace's 3 x 3 x 3 Conv3d that also does the start of a clip, before which only copies of its first frame stand.
     Overridden where the layer computes, after it has cast, moved or patched its weights as it likes."""
 
-    class StartingConv3d(conv3d):
+    class StartingConv3d(quick(conv3d)):
         at_start = False  # set before a call: the layer's own forward takes nothing but the frames
 
         def _conv_forward(self, x, weight, bias):
@@ -133,7 +134,7 @@ class Pointwise(nn.Module):
 
     def __init__(self, in_channels, out_channels, *, device, dtype, operations):
         super().__init__()
-        self.conv = operations.Conv3d(in_channels, out_channels, 1, device=device, dtype=dtype)
+        self.conv = quick(operations.Conv3d)(in_channels, out_channels, 1, device=device, dtype=dtype)
 
     def forward(self, x):
         return self.conv(x)
@@ -174,7 +175,7 @@ class ResnetBlock(nn.Module):
         self.conv2 = CausalConv3d(out_channels, out_channels, operations=operations, **kw)
         self.conv_shortcut = None
         if in_channels != out_channels:
-            self.conv_shortcut = operations.Conv3d(in_channels, out_channels, 1, **kw)
+            self.conv_shortcut = quick(operations.Conv3d)(in_channels, out_channels, 1, **kw)
 
     def forward(self, x, history, *z):
         h = x

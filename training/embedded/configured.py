@@ -12,6 +12,7 @@ from .recipe import Recipe
 from .. import config_files, session
 
 FEW = 100  # steps: fewer are a look at whether it runs, without warm-up and pictures on the way
+GENTLER = 0.4  # of a configuration's rate, for files that go on: at the whole they first unlearn
 
 
 def train(recipe: Recipe, stage: str) -> None:
@@ -35,5 +36,8 @@ def train(recipe: Recipe, stage: str) -> None:
             settings += ["train.warmup=0", "validation.every=null", "validation.prompts=[]"]
     if options.compile:
         settings.append("train.compile=inductor")
-    session.train(config_files.load([recipe.configured[stage]], settings, environ={}))
+    loaded = config_files.load([recipe.configured[stage]], settings, environ={})
+    if options.further:
+        loaded = config_files.load([recipe.configured[stage]], [*settings, f"train.lr={GENTLER * loaded.config.train.lr:g}"], environ={})
+    session.train(loaded)
     recipe.draw_curves()

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from . import gemma
 from . import video_autoencoder as vae
-from .transformer import matrices  # noqa: F401  the recipe's
 from ..objectives.sana_video import SanaVideoFlow
 from ...evaluation.drawn import clips, roaming
 from ...sana_core.sampling import flow_sigmas
@@ -50,6 +49,11 @@ def build() -> SanaVideoTransformer:
         nn.init.normal_(model.time_embed.linear.weight, std=0.02)
         nn.init.zeros_(model.proj_out.weight)
     return model
+
+
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that Muon trains: every Linear inside the blocks."""
+    return [p for name, p in model.named_parameters() if p.dim() == 2 and "transformer_blocks" in name and "table" not in name]
 
 
 @torch.no_grad()

@@ -39,11 +39,6 @@ def build() -> SanaTransformer:
     return model
 
 
-def matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The weights that Muon trains: every Linear inside the blocks."""
-    return [p for name, p in model.named_parameters() if p.dim() == 2 and "transformer_blocks" in name and "table" not in name]
-
-
 @torch.no_grad()
 def sample(model: SanaTransformer, states, mask, empty_states, empty_mask, *, steps: int = 20, guidance: float = 4.5,
            seeds: list[int]) -> torch.Tensor:

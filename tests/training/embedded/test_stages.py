@@ -9,6 +9,7 @@ import torch
 from sanacog.sana_core import checkpoint
 from sanacog.sana_core.autoencoder_checkpoint import identify_autoencoder
 from sanacog.sana_core.config import identify
+from sanacog.training import session
 from sanacog.training.embedded import autoencoder, gemma, loop, sana, transformer
 from sanacog.commands import train_embedded as cli
 
@@ -115,6 +116,20 @@ def test_further_goes_on_from_the_files(exported, tmp_path):
     assert history + " Then further: decoder 3 steps" in text and "![loss](further_loss.png)" in text
     train(tmp_path, "--stage", "export", *more)
     assert (tmp_path / "models" / "README.md").read_text().count("Then further") == 1
+
+
+def test_further_goes_on_gently(exported, tmp_path, monkeypatch):
+    rates = []
+
+    def look(loaded):
+        rates.append(loaded.config.train.lr)
+        raise SystemExit("looked")
+    monkeypatch.setattr(session, "train", look)
+    shutil.copytree(exported / "work", tmp_path / "work", ignore=shutil.ignore_patterns("transformer"))
+    for more in ([], ["--further", "--source", str(exported / "models")]):
+        with pytest.raises(SystemExit, match="looked"):
+            train(tmp_path, "--stage", "transformer", *more)
+    assert rates[1] == pytest.approx(0.4 * rates[0])
 
 
 def test_further_does_not_change_what_others_were_trained_on(tmp_path):
