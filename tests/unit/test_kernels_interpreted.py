@@ -13,7 +13,8 @@ TESTS = Path(__file__).with_name("interpreted_kernels.py")
 
 def test_in_the_interpreter():
     pytest.importorskip("triton")
+    kept = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}  # -q there would hide the count
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(TESTS)],
-                          env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+                          env={**kept, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
                           cwd=TESTS.parents[2])
     assert done.returncode == 0 and re.search(r"\b\d\d passed in", done.stdout), done.stdout[-6000:] + done.stderr[-2000:]
