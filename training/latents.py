@@ -232,8 +232,10 @@ def collate(data: Data, params, samples: Sequence[Sample], generator: torch.Gene
     """Samples of one bucket as a batch. generator: of what is drawn of several captions and pictures."""
     captions = [caption if (caption := pick_caption(s.row, generator)) in s.texts else next(iter(s.texts)) for s in samples]
     texts = [_entry(data, s.texts[caption], s) for s, caption in zip(samples, captions)]
-    whole = MAX_TOKENS if data.config.train.compile != "none" and data.config.model.family != "cogvideox" else 0  # T5's are always whole
-    length = max(whole, *(len(t["mask"]) for t in texts))
+    lengths = [len(t["mask"]) for t in texts]
+    if data.config.train.compile != "none" and data.config.model.family != "cogvideox":  # T5's are always whole
+        lengths.append(MAX_TOKENS)
+    length = max(lengths)
     null = _entry(data, data.null, samples[0])
     batch = {"names": [s.row.file for s in samples], "captions": captions,
              "states": torch.stack([F.pad(t["states"], (0, 0, 0, length - len(t["mask"]))) for t in texts]),
