@@ -32,6 +32,7 @@ class Task:
 
 SHAPES = ("a large red circle on a blue background", "a large yellow square on a purple background",
           "a large green triangle on a white background", "a large orange ring on a black background")
+SEVERAL = ("a red circle left of a blue square on a white background", "three green triangles on an orange background")
 SCENES = ("a lighthouse on a rocky coast at dusk, warm light in its windows, film photograph",
           "a glass of water on a wooden table, morning light, macro photograph",
           "a small red house in deep snow under a starry sky, woodcut")
@@ -42,7 +43,7 @@ SHOTS = ("A lighthouse stands on a rocky coast at dusk. Waves roll in and break 
          "A cardboard box slides slowly over a wooden table towards the window. Warm evening light, the camera stands still.")
 
 TASKS = (
-    Task("sana_text", "Text", "sana", "sana_quickstart", "sana_text_to_image", (SHAPES, SCENES)),
+    Task("sana_text", "Text", "sana", "sana_quickstart", "sana_text_to_image", (SHAPES[:2] + SEVERAL, SCENES)),
     Task("sana_sprint", "Sprint", "sana", "sana_sprint", "sana_sprint", (SHAPES, SCENES), sprint=True),
     Task("sana_image", "Picture", "sana", "sana_image_to_image", "sana_image_to_image", (SHAPES[2:], SCENES[1:]), "picture",
          strength=0.8),

@@ -18,7 +18,7 @@ from ..headless.launcher import Server
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = "sana_quickstart"
 PROMPTS = ["a large red circle on a blue background", "a large yellow square on a purple background",
-           "a large green triangle on a white background", "a large orange ring on a black background"]
+           "a green triangle above an orange ring on a white background", "three red circles on a black background"]
 VIDEO_WORKFLOWS = ("cogvideox_text_to_video", "sana_to_cogvideox", "sana_video_text_to_video")
 MOST_FRAMES = 9  # of a strip
 VIDEO_PROMPT = "a red circle moving right on a white background"

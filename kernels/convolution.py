@@ -8,8 +8,7 @@ import functools
 
 import torch
 
-from . import dispatch
-from .products import plain
+from .products import takes
 
 
 @functools.cache
@@ -23,11 +22,3 @@ def quick(conv3d):
             return super()._conv_forward(x, weight, bias, *more, **named)
 
     return QuickConv3d
-
-
-def takes(x, weight, bias):
-    """Whether oneDNN's is called: for plain fp32 on the CPU, outside of graphs, gradients and tangents."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or dispatch.has_tangents():
-        return False
-    there = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    return there and plain(x) and plain(weight) and (bias is None or plain(bias))

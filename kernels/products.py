@@ -25,6 +25,15 @@ def plain(tensor):
     return type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
 
+def takes(*tensors):
+    """Whether oneDNN may be called for these, None among them: plain fp32 on the CPU. The compiler chooses by itself, and what
+    is called here has neither gradients nor tangents."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or dispatch.has_tangents():
+        return False
+    there = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return there and all(t is None or plain(t) for t in tensors)
+
+
 def fastest(operations):
     """The same namespace of layers; on an AMD processor with a Linear that has the faster product."""
     return Layers(operations) if processor.is_amd() and torch.backends.mkldnn.is_available() else operations
@@ -47,8 +56,7 @@ def multiplying(linear):
 
     class FastLinear(linear):
         def forward(self, x, *args, **kwargs):
-            # The compiler chooses by itself, and oneDNN's product has neither gradients nor tangents.
-            if torch.compiler.is_compiling() or torch.is_grad_enabled() or dispatch.has_tangents() or not plain(x):
+            if not takes(x):
                 return super().forward(x, *args, **kwargs)
             with OneDNN():
                 return super().forward(x, *args, **kwargs)

@@ -1,7 +1,6 @@
 """What a prompt of the drawn world asks for, read from its words: the other way round than `shapes` and `clips` write them.
 
-Beside their sentences it reads those that the embedded models were not trained on: two shapes and where one is from the
-other, and several of one shape.
+Beside their sentences it reads those of two shapes and where one is from the other, and of several alike (`groups`).
 """
 from __future__ import annotations
 
@@ -68,7 +67,7 @@ def read(prompt: str) -> Wanted:
                   direction and _DIRECTIONS[direction[1]])
 
 
-# --- prompts that the embedded models were not trained on, after GenEval (Ghosh et al. 2023) ---
+# --- the examination in several shapes, after GenEval (Ghosh et al. 2023); training never shows what is asked for here ---
 
 
 def two_shapes(count: int = 64) -> list[str]:

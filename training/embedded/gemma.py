@@ -6,6 +6,7 @@ then frozen: encoders trained jointly never learned which colour belongs to what
 """
 from __future__ import annotations
 
+import copy
 import io
 import math
 import random
@@ -16,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ...evaluation.drawn import shapes
+from ...evaluation.drawn import groups, shapes
 from ...sana_core.text import INSTRUCTION
 
 PAD, EOS, BOS, UNKNOWN = 0, 1, 2, 3
+STAY = 30.0  # weight of how far, of their length squared, states move that shall stay
 
 
 @dataclass(frozen=True)
@@ -183,20 +185,29 @@ def encode_prompts(model: Gemma2, tokenizer: Tokenizer, prompts: list[str], inst
 # --- pretraining ---
 
 
-class AttributeHeads(nn.Module):
-    """Reads the five attributes from the last kept token, and from the mean of all; size and place may be unnamed."""
+class Heads(nn.Module):
+    """Tells attributes of so many values each from the last kept token, and from the mean of all."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, counts):
         super().__init__()
-        self.counts = [*shapes.COUNTS[:3], shapes.COUNTS[3] + 1, shapes.COUNTS[4] + 1]
+        self.counts = list(counts)
         self.last, self.mean = nn.Linear(width, sum(self.counts)), nn.Linear(width, sum(self.counts))
 
     def forward(self, states, mask):
-        """-> two lists of five logits (B, count)."""
+        """-> two lists of logits (B, count)."""
         count = mask.sum(dim=1)
         last = states[torch.arange(len(states), device=states.device), count.long() - 1]
         mean = states.sum(dim=1) / count[:, None]
         return self.last(last).split(self.counts, dim=1), self.mean(mean).split(self.counts, dim=1)
+
+    def loss(self, states, mask, targets) -> torch.Tensor:
+        """Cross-entropy of both sides over all attributes; targets (B, attributes)."""
+        targets = targets.to(states.device)
+        return sum(F.cross_entropy(logits, targets[:, i]) for side in self(states, mask) for i, logits in enumerate(side)) / 2
+
+
+# Of a single shape; size and place may be unnamed, which is a value of its own.
+SINGLE = (*shapes.COUNTS[:3], shapes.COUNTS[3] + 1, shapes.COUNTS[4] + 1)
 
 
 def text_batch(count: int, seed: int, held_out: bool = False) -> tuple[list[str], torch.Tensor]:
@@ -214,27 +225,51 @@ def text_batch(count: int, seed: int, held_out: bool = False) -> tuple[list[str]
     return prompts, targets
 
 
-class TextTraining(nn.Module):
-    """Tokenizer, network and heads, with the loss of one step."""
+def group_batch(count: int, seed: int) -> tuple[list[str], torch.Tensor]:
+    """Prompts of several shapes and their (count, 7) targets: what stands where, whichever of two is named first."""
+    rng = random.Random(seed)
+    targets = groups.sample(count, torch.Generator().manual_seed(seed))
+    return [groups.any_prompt(group, rng) for group in targets.tolist()], targets
 
-    def __init__(self):
+
+class TextTraining(nn.Module):
+    """Tokenizer, network and heads, with the loss of one step.
+
+    from_file: (network, tokenizer) of a written file that goes on. Others were trained on its states for prompts of a single
+    shape, which then stay where they are.
+    """
+
+    def __init__(self, from_file: tuple[Gemma2, Tokenizer] | None = None):
         super().__init__()
-        self.tokenizer_model = train_tokenizer()
-        self.tokenizer = Tokenizer(self.tokenizer_model)
-        self.model = Gemma2(GemmaParams(vocab_size=len(self.tokenizer)))
-        self.heads = AttributeHeads(self.model.params.hidden_size)
+        self.before = None
+        if from_file is None:
+            self.tokenizer_model = train_tokenizer()
+            self.tokenizer = Tokenizer(self.tokenizer_model)
+            self.model = Gemma2(GemmaParams(vocab_size=len(self.tokenizer)))
+        else:
+            self.before, self.tokenizer = from_file
+            self.before.requires_grad_(False)
+            self.tokenizer_model = self.tokenizer.pieces.serialized_model_proto()
+            self.model = copy.deepcopy(self.before).requires_grad_(True)
+        width = self.model.params.hidden_size
+        self.heads, self.group_heads = Heads(width, SINGLE), Heads(width, groups.COUNTS)
 
     def loss(self, step: int, progress: float) -> torch.Tensor:
-        """Cross-entropy over the five attributes of one random batch; every fourth has the instruction in front."""
+        """Of a random batch of single shapes and one of several; every fourth has the instruction in front."""
         instruction = step % 4 == 0
-        prompts, targets = text_batch(16 if instruction else 64, step)
+        count = 16 if instruction else 64
+        prompts, targets = text_batch(count, step)
         states, mask = encode_prompts(self.model, self.tokenizer, prompts, instruction)
-        targets = targets.to(states.device)
-        return sum(F.cross_entropy(logits, targets[:, i]) for side in self.heads(states, mask) for i, logits in enumerate(side)) / 2
+        loss = self.heads.loss(states, mask, targets)
+        if self.before is not None:
+            kept, _ = encode_prompts(self.before, self.tokenizer, prompts, instruction)
+            loss = loss + STAY * (states - kept).square().sum() / (kept.square().sum())
+        prompts, targets = group_batch(count, step)
+        return loss + self.group_heads.loss(*encode_prompts(self.model, self.tokenizer, prompts, instruction), targets)
 
 
 @torch.no_grad()
-def text_accuracy(model: Gemma2, heads: AttributeHeads, tokenizer: Tokenizer, instruction: bool, count: int = 256) -> dict[str, float]:
+def text_accuracy(model: Gemma2, heads: Heads, tokenizer: Tokenizer, instruction: bool, count: int = 256) -> dict[str, float]:
     """Per attribute, the share of held-out prompts whose last token tells it."""
     prompts, targets = text_batch(count, 10_000_019, held_out=True)
     logits, _ = heads(*encode_prompts(model, tokenizer, prompts, instruction))

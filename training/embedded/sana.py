@@ -12,7 +12,7 @@ import torch
 from . import autoencoder, drawn_folders, gemma, transformer
 from .loop import Fit, contact_sheet
 from .recipe import Recipe, half, read_file, whole, write_chapter
-from ...evaluation.drawn import shapes
+from ...evaluation.drawn import groups, shapes, words
 from ...sana_core import checkpoint
 from ...sana_core.autoencoder import AutoencoderDC
 
@@ -33,10 +33,12 @@ class Sana(Recipe):
     drawn = {"transformer": 16384}
     files = FILES
     title = "The embedded tiny Sana"
-    further = ("decoder", "transformer")
+    further = ("text", "decoder", "transformer")
 
     def text(self) -> Fit:
-        return self.fit("text", gemma.TextTraining, average=0.98)
+        def make():
+            return gemma.TextTraining(load_models(self.options.source)[:2] if self.options.further else None)
+        return self.fit("text", make, average=0.98)
 
     def autoencoder(self) -> Fit:
         return self.fit("autoencoder", autoencoder.Autoencoding, lr=1.5e-3, average=0.995)
@@ -50,9 +52,12 @@ class Sana(Recipe):
 
     def start(self, stage: str) -> list[str]:
         """The transformer's latents are the first autoencoder's: its decoder, which trains on, does not change them."""
-        if self.options.further:
-            return files_of(self.options.source)
         folder = self.work / "start"
+        if self.options.further:
+            if self.from_file("text"):
+                return files_of(self.options.source)
+            self.write_text(folder)
+            return [*files_of(self.options.source), f"model.text_encoder={folder / FILES['text']}"]
         self.write_text(folder)
         self.write("autoencoder", half(self.pictures("autoencoder")), autoencoder.CONFIG, folder)
         torch.manual_seed(self.stages.index(stage) + 1)
@@ -99,13 +104,17 @@ class Sana(Recipe):
             if not instruction:
                 contact_sheet(sheet, self.work / "contact_sheet.png", captions=shapes.evaluation_scenes()[1][: len(sheet)])
         rows[WIDER] = transformer.evaluate(sana, pictures, text, tokenizer, count=96 * cases // 64, cases=shapes.wider_scenes)[0]
+        several, sheet = transformer.evaluate_several(sana, pictures, text, tokenizer, count=cases)
+        prompts = [prompt for some in transformer.SEVERAL.values() for prompt in some()[:cases]]
+        contact_sheet(sheet[::4], self.work / "several.png", captions=prompts[::4])
         factors, bias = autoencoder.preview_factors(pictures)
         (self.work / "preview.json").write_text(json.dumps({"factors": factors.tolist(), "bias": bias.tolist()}))
-        figures = {"reconstruction": recall, **rows}
+        figures = {"reconstruction": recall, **rows, **several}
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
         self.keep_curve("loss.png")
         write_chapter(output / "README.md", self.title, self.chapter(figures, cases))
-        shutil.copy(self.work / "contact_sheet.png", output)
+        for sheet in ("contact_sheet.png", "several.png"):
+            shutil.copy(self.work / sheet, output)
         print(json.dumps(figures, indent=1))
 
     def chapter(self, figures: dict, cases: int) -> list[str]:
@@ -114,29 +123,38 @@ class Sana(Recipe):
         lines = [
             "Three files in ComfyUI's folder names, fp16, with diffusers' (Gemma: Hugging Face's) key names. They have the real",
             "family's architecture and latent geometry (32 channels at 1/32) and know one world: flat shapes on flat backgrounds,",
-            "256x256, drawn by `evaluation/drawn/shapes.py`. `python run.py train tiny-sana` makes them from nothing.", "",
+            "256x256, a single one (`evaluation/drawn/shapes.py`), two, or up to three alike (`evaluation/drawn/groups.py`).",
+            "`python run.py train tiny-sana` makes them from nothing.", "",
             *self.file_table(),
             "", f"Measured on {datetime.date.today().isoformat()} on the files as they are here, in fp32 on {self.device.type.upper()}:", "",
             f"| {cases} held-out prompts, large, Euler, 20 steps, CFG 4.5, seeds 0 to {cases - 1} | " + " | ".join(names) + " |",
             "|" + "---|" * (len(names) + 1)]
         for row in ("prompt alone", "with the instruction", WIDER):
             lines.append(f"| {row} | " + " | ".join(f"{figures[row][n]:.3f}" for n in names) + " |")
+        lines += ["", f"| {cases} held-out prompts each, the same way | all right | background | both colours | both shapes | relation | number |", "|---|---|---|---|---|---|---|"]
+        for row in transformer.SEVERAL:
+            lines.append(f"| {row} | " + " | ".join(f"{figures[row][n]:.3f}" if n in figures[row] else ""
+                                                    for n in ("all", "background", "colours", "shapes", "relation", "count")) + " |")
         recall = figures["reconstruction"]
         return lines + [
             "", "The prompts are `evaluation.drawn.shapes.evaluation_scenes()`: colour, shape and background in combinations that no training",
             "picture and no training prompt had, of the four main shapes (cross and star are extras that the models saw less of);",
             f"half of them name a place, and place is judged on those alone. The last row is of {96 * cases // 64} other prompts, `wider_scenes()`. Fit is",
             "the mean overlap (intersection over union) of what was drawn with the ideal shape at its place and size. (The tokenizer's corpus has sentences of both sides.) `evaluation/drawn/judge.py` judges from pixels.", "",
+            "Two shapes are like `" + words.two_shapes()[0] + "`, two things of which no training picture",
+            f"showed both; one to three are like `{words.counting()[2]}`, in combinations of colour, shape and background that",
+            "were held out (`evaluation/drawn/words.py`). Both shapes: they are right and nothing else is there. Number: exactly so many, and nothing else.", "",
             f"Autoencoder, {2 * cases} held-out pictures of both sizes and all six shapes: PSNR {recall['psnr']:.1f} dB; after reconstruction the",
             f"judge finds the shape in {recall['shape']:.3f} ({recall['main shape']:.3f} of the four main ones), its colour in "
             f"{recall['colour']:.3f}, the background in {recall['background']:.3f}.", "",
-            self.history(), "", *self.curves("loss.png"), "", "![held-out prompts](contact_sheet.png)"]
+            self.history(), "", *self.curves("loss.png"), "", "![held-out prompts](contact_sheet.png)", "", "![prompts of several shapes](several.png)"]
 
 
 def plan(count: int, generator: torch.Generator, rng: random.Random):
-    """drawn_folders.Plan of the drawn world."""
-    scenes = shapes.sample_scenes(count, generator)
-    return [shapes.any_prompt(scene, rng)[0] for scene in scenes.tolist()], lambda: {drawn_folders.SHOWN: shapes.draw(scenes, generator)}
+    """drawn_folders.Plan of the drawn world: half of the pictures show a single shape, half several."""
+    scenes, several = shapes.sample_scenes(count - count // 2, generator), groups.sample(count // 2, generator)
+    captions = [shapes.any_prompt(scene, rng)[0] for scene in scenes.tolist()] + [groups.any_prompt(group, rng) for group in several.tolist()]
+    return captions, lambda: {drawn_folders.SHOWN: torch.cat([shapes.draw(scenes, generator), groups.draw(several, generator)])}
 
 
 def files_of(folder: Path) -> list[str]:

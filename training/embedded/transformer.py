@@ -10,7 +10,8 @@ from torch import nn
 
 from . import gemma
 from .autoencoder import LATENT_SCALE, to_numpy
-from ...evaluation.drawn import judge, shapes
+from ...evaluation.drawn import judge, shapes, words
+from ...evaluation.drawn.obedience import obeys
 from ...sana_core.config import SanaParams
 from ...sana_core.transformer import SanaTransformer
 
@@ -71,16 +72,38 @@ def figures_of(pictures: np.ndarray, scenes: torch.Tensor, named: list[bool]) ->
 
 
 @torch.no_grad()
-def evaluate(model, autoencoder, text, tokenizer, *, instruction: bool = False, steps: int = 20, guidance: float = 4.5,
-             seed: int = 0, count: int = 64, sampler=sample, cases=shapes.evaluation_scenes) -> tuple[dict[str, float], torch.Tensor]:
-    """Draw the first `count` of the held-out prompts that `cases` gives by `sampler`, prompt i from seed + i
-    -> (figures, pictures (count, 3, 256, 256) in [-1, 1])."""
-    scenes, prompts, named = (part[:count] for part in cases())
+def drawn(model, autoencoder, text, tokenizer, prompts: list[str], *, instruction: bool = False, steps: int = 20,
+          guidance: float = 4.5, seed: int = 0, sampler=sample) -> torch.Tensor:
+    """Draw prompt i from seed + i by `sampler` -> pictures (N, 3, 256, 256) in [-1, 1]."""
     states, mask = gemma.encode_prompts(text, tokenizer, prompts, instruction)
     empty = gemma.encode_prompts(text, tokenizer, [""], False)
     latents = sampler(model, states, mask, *empty, steps=steps, guidance=guidance, seeds=[seed + i for i in range(len(prompts))])
-    pictures = torch.cat([autoencoder.decode(z / LATENT_SCALE).float().cpu() for z in latents.split(16)])
+    return torch.cat([autoencoder.decode(z / LATENT_SCALE).float().cpu() for z in latents.split(16)])
+
+
+def evaluate(model, autoencoder, text, tokenizer, *, count: int = 64, cases=shapes.evaluation_scenes,
+             **settings) -> tuple[dict[str, float], torch.Tensor]:
+    """Draw the first `count` of the held-out prompts that `cases` gives, with `drawn`'s settings -> (figures, pictures)."""
+    scenes, prompts, named = (part[:count] for part in cases())
+    pictures = drawn(model, autoencoder, text, tokenizer, prompts, **settings)
     return figures_of(to_numpy(pictures), scenes, named), pictures
+
+
+SEVERAL = {"two shapes": words.two_shapes, "one to three": words.counting}
+
+
+def evaluate_several(model, autoencoder, text, tokenizer, *, count: int = 64) -> tuple[dict[str, dict[str, float]], torch.Tensor]:
+    """As evaluate, for the first `count` of each of SEVERAL -> ({which: shares of pictures in which an attribute, or "all", is
+    right}, pictures of each, one after the other)."""
+    figures, sheets = {}, []
+    for name, cases in SEVERAL.items():
+        prompts = cases()[:count]
+        pictures = drawn(model, autoencoder, text, tokenizer, prompts)
+        seen = [obeys(picture[None], words.read(prompt)) for picture, prompt in zip(to_numpy(pictures), prompts)]
+        figures[name] = {k: float(np.mean([one[k] for one in seen if k in one])) for k in dict.fromkeys(k for one in seen for k in one)}
+        figures[name]["all"] = float(np.mean([all(one.values()) for one in seen]))
+        sheets.append(pictures)
+    return figures, torch.cat(sheets)
 
 
 def to_config() -> dict:

@@ -132,8 +132,37 @@ def test_further_goes_on_gently(exported, tmp_path, monkeypatch):
     assert rates[1] == pytest.approx(0.4 * rates[0])
 
 
+def test_text_goes_further_without_moving_what_others_read(exported, tmp_path, monkeypatch):
+    shutil.copytree(exported / "models", tmp_path / "models")
+    before, tokenizer = sana.load_models(tmp_path / "models")[:2]
+    prompts, _ = gemma.text_batch(16, 3)
+
+    def moved(steps):
+        torch.manual_seed(0)
+        training = gemma.TextTraining((before, tokenizer))
+        optimizer = torch.optim.Adam(training.model.parameters(), lr=1e-2)
+        for step in range(1, steps + 1):
+            optimizer.zero_grad()
+            training.loss(step, 0.0).backward()
+            optimizer.step()
+        states, kept = (gemma.encode_prompts(model, tokenizer, prompts, False)[0] for model in (training.model, before))
+        return float(((states - kept).square().sum() / kept.square().sum()).detach())
+
+    assert moved(0) == 0.0
+    held = moved(6)
+    monkeypatch.setattr(gemma, "STAY", 0.0)
+    assert 0 < held < 0.5 * moved(6)
+    assert all(p.grad is None for p in before.parameters())
+    train(tmp_path, "--further", "--source", str(tmp_path / "models"), "--stage", "text")
+    tensors, _ = read(tmp_path / "models" / sana.FILES["text"])
+    train(tmp_path, "--further", "--source", str(tmp_path / "models"), "--stage", "export")
+    trained, _ = read(tmp_path / "models" / sana.FILES["text"])
+    assert torch.equal(tensors["spiece_model"], trained["spiece_model"])
+    assert not torch.equal(tensors["model.norm.weight"], trained["model.norm.weight"])
+
+
 def test_further_does_not_change_what_others_were_trained_on(tmp_path):
-    with pytest.raises(SystemExit, match="--further goes with --stage decoder or transformer"):
+    with pytest.raises(SystemExit, match="--further goes with --stage text or decoder or transformer"):
         train(tmp_path, "--further", "--stage", "autoencoder")
 
 
