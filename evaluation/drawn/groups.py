@@ -73,21 +73,17 @@ def any_prompt(group, rng: random.Random) -> str:
 
     def named(colour, shape, many=False):
         word = shapes.SHAPE_WORDS[shape][0] if plain else rng.choice(shapes.SHAPE_WORDS[shape])
-        return f"{shapes.COLOURS[colour]} {word}" + ("es" if word.endswith("x") else "s") * many
+        return f"{shapes.COLOURS[colour]} {words.plural(word) if many else word}"
 
     if number == PAIR:
-        things = [with_article(named(colour, shape)), with_article(named(other_colour, other_shape))]
+        things = [words.with_article(named(colour, shape)), words.with_article(named(other_colour, other_shape))]
         turned = rng.random() < 0.5
         text = f" {RELATIONS[vertical][turned]} ".join(things[::-1] if turned else things)
     else:
         text = f"{('one', 'two', 'three')[number - 1]} {named(colour, shape, number > 1)}"
-    paper = with_article(f"{shapes.COLOURS[background]} background")
+    paper = words.with_article(f"{shapes.COLOURS[background]} background")
     text = (_FORMS[0] if plain else rng.choice(_FORMS)).format(things=text, paper=paper)
     return text if plain or rng.random() < 0.6 else text[0].upper() + text[1:] + "."
-
-
-def with_article(text: str) -> str:
-    return ("an " if text[0] in "aeiou" else "a ") + text
 
 
 def draw(groups: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

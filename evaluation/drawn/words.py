@@ -39,8 +39,16 @@ def _any(words):
     return "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
 
 
+def with_article(text: str) -> str:
+    return ("an " if text[0] in "aeiou" else "a ") + text
+
+
+def plural(word: str) -> str:
+    return word + ("es" if word.endswith(("s", "x")) else "s")
+
+
 _NAMES = {word: name for name, words in zip(shapes.SHAPES, shapes.SHAPE_WORDS) for word in words}
-_NAMES |= {f"{word}es" if word.endswith(("s", "x")) else f"{word}s": name for word, name in _NAMES.items()}
+_NAMES |= {plural(word): name for word, name in _NAMES.items()}
 _SIZES = {word: name for name, words in zip(shapes.SIZES, (shapes.LARGE, shapes.SMALL)) for word in words}
 _PLACES = {phrase: name for name, phrases in zip(shapes.PLACES, shapes.PLACE_WORDS) for phrase in phrases}
 _DIRECTIONS = {phrase: name for name, phrases in zip(clips.DIRECTIONS, clips.DIRECTION_WORDS) for phrase in phrases}
@@ -79,8 +87,8 @@ def two_shapes(count: int = 64) -> list[str]:
         turn = i // len(kinds)
         one, other = kinds[i % len(kinds)], kinds[(i + 1 + turn % (len(kinds) - 1)) % len(kinds)]
         first, second, paper = (colours[(3 * i + turn + step) % len(colours)] for step in (0, 2 + i % 3, 5 + i % 3))
-        prompts.append(f"{_article(first)} {first} {one} {relations[turn % 4]} {_article(second)} {second} {other} on "
-                       f"{_article(paper)} {paper} background")
+        prompts.append(f"{with_article(first)} {one} {relations[turn % 4]} {with_article(second)} {other} on "
+                       f"{with_article(paper)} background")
     return prompts
 
 
@@ -91,10 +99,6 @@ def counting(count: int = 48) -> list[str]:
     for i in range(count):
         number, turn = ("one", "two", "three")[i % 3], i // 3
         colour, paper = colours[(3 * turn + i % 3) % len(colours)], colours[(3 * turn + i % 3 + 2 + turn % 5) % len(colours)]
-        kind = kinds[turn % len(kinds)] + "s" * (i % 3 > 0)
-        prompts.append(f"{number} {colour} {kind} on {_article(paper)} {paper} background")
+        kind = kinds[turn % len(kinds)]
+        prompts.append(f"{number} {colour} {plural(kind) if i % 3 else kind} on {with_article(paper)} background")
     return prompts
-
-
-def _article(word):
-    return "an" if word[0] in "aeiou" else "a"

@@ -34,7 +34,7 @@ class Recipe:
     configured: dict[str, str] = {}  # stage to the name of its configuration
     drawn: dict[str, int] = {}       # how many pictures or clips are drawn for such a stage
     rate: int | None = None          # of clips, frames a second
-    further: tuple[str, ...] = ()  # stages that can go on from the files, since nothing else was trained on what they change
+    further: tuple[str, ...] = ()  # stages that can go on from the files: what others were trained on stays as it is, or near
 
     def __init__(self, options: argparse.Namespace):
         self.options = options

@@ -37,7 +37,8 @@ class Sana(Recipe):
 
     def text(self) -> Fit:
         def make():
-            return gemma.TextTraining(load_models(self.options.source)[:2] if self.options.further else None)
+            further = self.options.further
+            return gemma.TextTraining(gemma.from_file(*read_file(self.options.source / FILES["text"])) if further else None)
         return self.fit("text", make, average=0.98)
 
     def autoencoder(self) -> Fit:
@@ -106,15 +107,15 @@ class Sana(Recipe):
         rows[WIDER] = transformer.evaluate(sana, pictures, text, tokenizer, count=96 * cases // 64, cases=shapes.wider_scenes)[0]
         several, sheet = transformer.evaluate_several(sana, pictures, text, tokenizer, count=cases)
         prompts = [prompt for some in transformer.SEVERAL.values() for prompt in some()[:cases]]
-        contact_sheet(sheet[::4], self.work / "several.png", captions=prompts[::4])
+        contact_sheet(sheet[::5], self.work / "several.png", columns=6, side=170, captions=prompts[::5])
         factors, bias = autoencoder.preview_factors(pictures)
         (self.work / "preview.json").write_text(json.dumps({"factors": factors.tolist(), "bias": bias.tolist()}))
         figures = {"reconstruction": recall, **rows, **several}
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
         self.keep_curve("loss.png")
         write_chapter(output / "README.md", self.title, self.chapter(figures, cases))
-        for sheet in ("contact_sheet.png", "several.png"):
-            shutil.copy(self.work / sheet, output)
+        for name in ("contact_sheet.png", "several.png"):
+            shutil.copy(self.work / name, output)
         print(json.dumps(figures, indent=1))
 
     def chapter(self, figures: dict, cases: int) -> list[str]:

@@ -12,6 +12,7 @@ from . import gemma
 from .autoencoder import LATENT_SCALE, to_numpy
 from ...evaluation.drawn import judge, shapes, words
 from ...evaluation.drawn.obedience import obeys
+from ...evaluation.figures import together
 from ...sana_core.config import SanaParams
 from ...sana_core.transformer import SanaTransformer
 
@@ -93,15 +94,14 @@ SEVERAL = {"two shapes": words.two_shapes, "one to three": words.counting}
 
 
 def evaluate_several(model, autoencoder, text, tokenizer, *, count: int = 64) -> tuple[dict[str, dict[str, float]], torch.Tensor]:
-    """As evaluate, for the first `count` of each of SEVERAL -> ({which: shares of pictures in which an attribute, or "all", is
-    right}, pictures of each, one after the other)."""
+    """As evaluate, for the first `count` of each of SEVERAL -> ({which: `together`'s figures},
+    pictures of each, one after the other)."""
     figures, sheets = {}, []
     for name, cases in SEVERAL.items():
         prompts = cases()[:count]
         pictures = drawn(model, autoencoder, text, tokenizer, prompts)
-        seen = [obeys(picture[None], words.read(prompt)) for picture, prompt in zip(to_numpy(pictures), prompts)]
-        figures[name] = {k: float(np.mean([one[k] for one in seen if k in one])) for k in dict.fromkeys(k for one in seen for k in one)}
-        figures[name]["all"] = float(np.mean([all(one.values()) for one in seen]))
+        figures[name] = together([{"obeys": obeys(picture[None], words.read(prompt))}
+                                  for picture, prompt in zip(to_numpy(pictures), prompts)])
         sheets.append(pictures)
     return figures, torch.cat(sheets)
 
