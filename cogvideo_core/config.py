@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..kernels.foreign_quant import AUTOENCODER_REMEDY, TRANSFORMER_REMEDY, refuse_foreign
 from ..kernels.key_names import several_models
@@ -58,6 +58,10 @@ class CogVideoParams:
     def table_rows(self) -> int:
         """Rows of the learned position table: text, then video."""
         return self.max_text_seq_length + TABLE_FRAMES * self.base_grid[0] * self.base_grid[1]
+
+    def to_diffusers(self) -> dict:
+        """As a config of diffusers; what it does not know, and our loaders do, stands there too and is passed over."""
+        return {"_class_name": "CogVideoXTransformer3DModel", **asdict(self), "patch_bias": self.patch_size_t is None}
 
     @property
     def condition_scale(self) -> float:

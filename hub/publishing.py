@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shutil
@@ -218,17 +217,9 @@ def write_lora(source: Path, target: Path) -> None:
 
 
 def diffusers_config(contents: Contents) -> dict:
-    """config.json as diffusers reads it; what it does not know, and our loaders do, stands there too and is passed over."""
-    params = dataclasses.asdict(contents.params)
-    if contents.family == "cogvideox":
-        return {"_class_name": card.CLASSES["cogvideox"], **params, "patch_bias": params["patch_size_t"] is None}
-    if contents.family == "sana_video":
-        p, cls = params["patch_size"], card.CLASSES["sana_video"] if contents.of_diffusers else type(contents.params).__name__
-        own = {"cross_attention_dim": contents.params.width, "qk_norm": "rms_norm_across_heads"} if contents.of_diffusers else {}
-        return {"_class_name": cls.removesuffix("Params"), **params, **own, "patch_size": [1, p, p]}
-    own = {"cross_attention_dim": contents.params.width}
-    own |= {"qk_norm": "rms_norm_across_heads" if params["qk_norm"] else None}
-    stated = contents.checkpoint.config or {}
+    """config.json as diffusers reads it."""
+    config = contents.params.to_diffusers()
     if contents.kind == "controlnet":
-        own |= {key: stated[key] for key in ("wiring",) if key in stated}
-    return {"_class_name": card.CLASSES["controlnet" if contents.kind == "controlnet" else "sana"], **params, **own}
+        stated = contents.checkpoint.config or {}
+        config |= {"_class_name": card.CLASSES["controlnet"], **{key: stated[key] for key in ("wiring",) if key in stated}}
+    return config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..kernels.foreign_quant import TRANSFORMER_REMEDY, refuse_foreign
 from ..kernels.key_names import several_models
@@ -55,6 +55,11 @@ class SanaParams:
     def timestep_multiplier(self) -> float:
         """The network's timestep is sigma times this: 1000, but 1 for Sprint and its teachers."""
         return self.timestep_scale * (1.0 if self.guidance_embeds else 1000.0)
+
+    def to_diffusers(self) -> dict:
+        """As a config of diffusers; what it does not know, and our loaders do, stands there too and is passed over."""
+        return {"_class_name": "SanaTransformer2DModel", **asdict(self), "cross_attention_dim": self.width,
+                "qk_norm": "rms_norm_across_heads" if self.qk_norm else None}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import ClassVar
 
 from ..kernels.foreign_quant import TRANSFORMER_REMEDY, refuse_foreign
@@ -52,6 +52,14 @@ class SanaVideoParams:
         """Channels behind the gate of the feed-forward network."""
         return int(self.width * self.mlp_ratio + 1e-6)  # a ratio taken from shapes may fall a hair short
 
+    def to_diffusers(self) -> dict:
+        """As a config of diffusers; what it does not know, and our loaders do, stands there too and is passed over. It has
+        no LongSANA, whose config is ours."""
+        shared = asdict(self) | {"patch_size": [1, self.patch_size, self.patch_size]}
+        if self.causal:
+            return {"_class_name": "SanaVideo", **shared}
+        return {"_class_name": CLASSES[0], **shared, "cross_attention_dim": self.width, "qk_norm": "rms_norm_across_heads"}
+
 
 @dataclass(frozen=True)
 class SanaVideo2Params:
@@ -85,6 +93,10 @@ class SanaVideo2Params:
     @property
     def cross_attention_head_dim(self) -> int:
         return self.width // self.num_cross_attention_heads
+
+    def to_diffusers(self) -> dict:
+        """A config in the manner of diffusers, which has no SANA-Video 2.0."""
+        return {"_class_name": "SanaVideo2", **asdict(self), "patch_size": [1, self.patch_size, self.patch_size]}
 
 
 # Where facts are read from. 2.0 has NVlabs' layout alone, and ours.

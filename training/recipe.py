@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -193,7 +192,7 @@ def about(config, models) -> dict[str, str]:
 
 
 def _write_network(config, checkpoint, params, path: Path, weights: dict) -> None:
-    write_tensors(path, checkpoint.from_canonical(weights, "diffusers"), DTYPES[config.output.dtype], dataclasses.asdict(params))
+    write_tensors(path, checkpoint.from_canonical(weights, "diffusers"), DTYPES[config.output.dtype], params.to_diffusers())
 
 
 def _write_student(config, checkpoint, params, path: Path, weights: dict) -> None:
@@ -206,7 +205,7 @@ def _write_control(config, params, wiring: str, path: Path, weights: dict) -> No
 
     tensors = {name.removeprefix("control."): t for name, t in weights.items()}
     own = {"_class_name": "SanaControlNetModel", "wiring": wiring, "num_layers": config.objective.control_layers}
-    told = dataclasses.asdict(params) | own
+    told = params.to_diffusers() | own
     write_tensors(path, from_canonical(tensors, "diffusers"), DTYPES[config.output.dtype], told)
 
 

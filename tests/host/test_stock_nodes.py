@@ -79,16 +79,23 @@ def test_prompt_decides(server, plain):
 
 # Samplers
 
-# How far from euler, of ten steps: the deterministic ones solve the same equation, the others draw noise of their own.
-@pytest.mark.parametrize("name, limit", [
-    ("dpmpp_2m", 0.08), ("heun", 0.08), ("res_multistep", 0.08), ("uni_pc", 0.1), ("deis", 0.08), ("ddim", 0.01),
-    ("dpmpp_2m_sde", 0.4), ("euler_ancestral", 0.4), ("lcm", 0.4)])
-def test_ksampler(server, plain, name, limit):
+@pytest.fixture(scope="module")
+def fine(server):
+    """Where all that solve the equation arrive."""
+    return draw(server, sampler=sampler(steps=40))
+
+
+@pytest.mark.parametrize("name", ["euler", "ddim", "dpmpp_2m", "heun", "res_multistep", "uni_pc", "deis"])
+def test_ksampler_solves_the_equation(server, fine, name):
+    """`deis`, of the third order, is not stable yet in ten steps."""
+    assert apart(draw(server, sampler=sampler(sampler_name=name, steps=16)), fine) < 0.02
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m_sde", "euler_ancestral", "lcm"])
+def test_ksampler_with_noise_of_its_own(server, plain, name):
     picture = draw(server, sampler=sampler(sampler_name=name))
     assert picture.std() > 0.02
-    assert apart(picture, plain) < limit
-    if name != "ddim":
-        assert apart(picture, plain) > 0
+    assert 0 < apart(picture, plain) < 0.2
 
 
 def advanced(model="model", sampler_node=None, steps=10):
@@ -104,8 +111,7 @@ def test_sampler_custom_advanced(server, plain):
     assert apart(draw(server, **advanced()), plain) < 1e-6
 
 
-def test_flow_dpm_solver(server):
-    fine = draw(server, sampler=sampler(steps=40))
+def test_flow_dpm_solver(server, fine):
     ours = apart(draw(server, **advanced(sampler_node=node("SanaCogFlowDPMSolver"), steps=20)), fine)
     assert 0 < ours < 0.08
 

@@ -69,7 +69,7 @@ class CogVideoX(Recipe):
             model = video_transformer.with_picture(text_to_video)
         else:
             model = video_transformer.build()
-        self.write(stage, half(model), video_transformer.to_config(model.params), folder)
+        self.write(stage, half(model), model.params.to_diffusers(), folder)
         return files_of(folder, stage)
 
     def write_text(self, folder: Path | None = None) -> None:

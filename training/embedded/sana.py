@@ -62,7 +62,7 @@ class Sana(Recipe):
         self.write_text(folder)
         self.write("autoencoder", half(self.pictures("autoencoder")), autoencoder.CONFIG, folder)
         torch.manual_seed(self.stages.index(stage) + 1)
-        self.write("transformer", checkpoint.from_canonical(transformer.build().state_dict(), "diffusers"), transformer.to_config(), folder)
+        self.write("transformer", checkpoint.from_canonical(transformer.build().state_dict(), "diffusers"), transformer.PARAMS.to_diffusers(), folder)
         return files_of(folder)
 
     def write_text(self, folder: Path | None = None) -> None:

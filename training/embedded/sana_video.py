@@ -50,7 +50,7 @@ class SanaVideo(Recipe):
         """Write the file, measure what it can do as it is on disk, and write its chapter of README.md and the sheets."""
         if not self.from_file("transformer"):
             model = self.done("transformer").modules.model
-            self.write("transformer", half(from_canonical(model.state_dict(), "diffusers")), transformer.to_config())
+            self.write("transformer", half(from_canonical(model.state_dict(), "diffusers")), transformer.PARAMS.to_diffusers())
         self.report()
 
     def report(self) -> None:

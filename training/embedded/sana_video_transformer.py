@@ -6,7 +6,6 @@ frames that follow others.
 from __future__ import annotations
 
 import random
-from dataclasses import asdict
 
 import torch
 from torch import nn
@@ -195,8 +194,3 @@ def evaluate(model, autoencoder, text, tokenizer, *, picture: bool = False, long
     if picture:
         figures["first frame"] = float(vae.psnr(drawn[:, :, 0], shown[:, :, 0]).mean())
     return figures, drawn
-
-
-def to_config(params: SanaVideoParams = PARAMS) -> dict:
-    """The config that stands in the exported file."""
-    return {"_class_name": "SanaVideoTransformer3DModel", "_name": "SanaCog tiny", **asdict(params)}

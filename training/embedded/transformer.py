@@ -1,8 +1,6 @@
 """The tiny Sana transformer: its size, its first weights, and its examination."""
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -104,9 +102,3 @@ def evaluate_several(model, autoencoder, text, tokenizer, *, count: int = 64) ->
                                   for picture, prompt in zip(to_numpy(pictures), prompts)])
         sheets.append(pictures)
     return figures, torch.cat(sheets)
-
-
-def to_config() -> dict:
-    """The config that stands in the exported file, named as diffusers names things where it does."""
-    return {"_class_name": "SanaTransformer2DModel", "_name": "SanaCog tiny", **asdict(PARAMS),
-            "qk_norm": "rms_norm_across_heads" if PARAMS.qk_norm else None}

@@ -1,7 +1,7 @@
 """The tiny CogVideoX transformers, text to video and image to video: their size, their first weights, and their examination."""
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -101,8 +101,3 @@ def evaluate(model, autoencoder, text, tokenizer, *, picture: bool = False, step
         kept = vae.psnr(drawn[:, :, 0], shown[:, :, 0])
         figures |= {"first frame": float(kept.mean()), "kept": float((kept > 20).float().mean())}
     return figures, drawn
-
-
-def to_config(params: CogVideoParams) -> dict:
-    """The config that stands in the exported file, named as diffusers names things where it does."""
-    return {"_class_name": "CogVideoXTransformer3DModel", "_name": "SanaCog tiny", **asdict(params)}
