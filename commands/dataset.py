@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from ..evaluation.vision_language import LocalModel, NoAnswer
 from ..training.data import buckets, caption_rules, captions, layouts, manifest, preparation, report
-from ..training.data.captioners import CaptionError, Endpoint, LocalModel
+from ..training.data.captioners import Endpoint
 from ..training.data.looks import some_frames
 from ..training.data.reasons import CODES, ERROR, WARN
 
@@ -190,6 +191,6 @@ def write_captions(items, captioner, options, log) -> bool:
     try:
         return bool(captions.caption_rows(wanted, frames, captioner, options.caption_prompt, options.output / TEXTS,
                                           progress("captions"), log))
-    except CaptionError as error:
+    except NoAnswer as error:
         log(f"Captioning has stopped: {error}")
         return True

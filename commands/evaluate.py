@@ -10,10 +10,9 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..bench import record
-from ..evaluation import clip, distances, figures, files
+from ..evaluation import clip, distances, figures, files, vision_language
 from ..evaluation.drawn import clips, shapes, words
 from ..headless import installation, launcher
 from ..headless.client import Client
@@ -31,13 +30,14 @@ PROMPTS = {
 }
 ON_SHEET, SIDE = (64, 12), 256  # pictures, clips; pixels a side at most
 SAID = ("workflow", "prompts", "seed", "steps", "best_of", "verifier")  # options in the report
+HAVE_ONE = {"clip": clip.HAVE_ONE, "preference": clip.HAVE_ONE, "vlm": vision_language.HAVE_ONE}
 REPORT, ROWS, SHEET = "evaluation.json", "rows.jsonl", "contact_sheet.png"
 
 
 def parser():
     parser = argparse.ArgumentParser(
         prog="run.py evaluate", description="Measure pictures or clips: whether they obey their prompts (drawn world of the "
-        "embedded models), CLIP score, a preference model's opinion, FID and KID to other pictures, and how clips move. "
+        "embedded models), CLIP score, what a preference or a vision-language model thinks, FID and KID to other pictures, and how clips move. "
         "Writes evaluation.json, rows.jsonl, a line a file, and contact_sheet.png. Run again, it goes on where it "
         "stopped. Exit status: 0, 1 below --at-least, 2 it could not be done.",
         epilog="docs/evaluation.md says what the figures mean.")
@@ -59,8 +59,10 @@ def parser():
                         "side, as with the embedded SANA-Video (default: the prompts')")
     parser.add_argument("--clip", type=Path, metavar="DIR", help="a CLIP's folder, for CLIP score, FID and KID")
     parser.add_argument("--preference", type=Path, metavar="DIR", help="a preference model that is a CLIP, as PickScore")
+    parser.add_argument("--vlm", type=Path, metavar="DIR", help="a vision-language model that chats, as Qwen2.5-VL: how sure it is "
+                        "that a picture or clip shows its prompt")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="pictures to measure FID and KID to; needs --clip")
-    parser.add_argument("--device", default="cpu", help="of --clip and --preference: cpu, cuda (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="of --clip, --preference and --vlm: cpu, cuda (default: cpu)")
     parser.add_argument("--server", metavar="URL", help="a ComfyUI that runs, with your models (default: one is started; "
                         "its models are those of `serve`)")
     parser.add_argument("--at-least", type=float, metavar="SHARE",
@@ -89,9 +91,10 @@ def evaluate(options):
     if options.reference and not options.clip:
         raise ValueError(f"--reference needs --clip: FID and KID are taken from its features. {clip.HAVE_ONE}")
     if options.best_of and options.verifier != "judge" and not getattr(options, options.verifier):
-        raise ValueError(f"--verifier {options.verifier} needs --{options.verifier}. {clip.HAVE_ONE}")
+        raise ValueError(f"--verifier {options.verifier} needs --{options.verifier}. {HAVE_ONE[options.verifier]}")
     folders = {"clip": options.clip, "preference": options.preference}
     models = {name: folder and clip.Clip(folder, options.device) for name, folder in folders.items()}
+    models["vlm"] = options.vlm and vision_language.LocalModel(options.vlm, options.device)
     name = Path(options.workflow).stem if options.workflow else options.pictures.resolve().name
     output = options.output or ROOT / "output" / "evaluate" / name
     items, world = drawn(options, output) if options.workflow else (files.items(options.pictures)[: options.count], "clips")
@@ -228,7 +231,7 @@ def sheet(rows, items):
 
 
 def small(frames):
-    pictures = [Image.fromarray((frame * 255).round().astype(np.uint8)) for frame in frames]
+    pictures = files.pillow(frames)
     for picture in pictures:
         picture.thumbnail((SIDE, SIDE))
     return pictures

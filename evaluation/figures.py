@@ -7,18 +7,18 @@ import numpy as np
 
 from . import clip as clips_
 from .drawn import obedience, words
-from .files import Item, frames
+from .files import Item, frames, pillow, some
 from .motion import motion
 
-SEEN = 8  # frames of a clip that a CLIP looks at, evenly spaced
-VERIFIERS = {"judge": "judge_score", "clip": "clip_score", "preference": "preference"}  # {name: what of a row it chooses by}
+SCORES = ("clip_score", "preference", "vlm_score")  # of networks, where one was given
+VERIFIERS = {"judge": "judge_score", "clip": "clip_score", "preference": "preference", "vlm": "vlm_score"}  # {name: what of a row it chooses by}
 
 
-def measured(item: Item, world: str = "clips", clip=None, preference=None) -> dict:
+def measured(item: Item, world: str = "clips", clip=None, preference=None, vlm=None) -> dict:
     """A row of figures on one picture or clip: file, prompt, and what applies of obeys and judge_score (prompts of the
-    drawn world), clip_score, preference, features (of a clip's middle frame), motion (three frames or more).
+    drawn world), clip_score, preference, vlm_score, features (of a clip's middle frame), motion (three frames or more).
 
-    clip, preference: `clip.Clip`s. Raises ValueError for a file that cannot be read.
+    clip, preference: `clip.Clip`s. vlm: a `vision_language.LocalModel`. Raises ValueError for a file that cannot be read.
     """
     shown = frames(item.path)
     row = {"file": item.path.name, "prompt": item.prompt}
@@ -28,10 +28,12 @@ def measured(item: Item, world: str = "clips", clip=None, preference=None) -> di
             row |= {"obeys": obedience.obeys(shown, wanted, world), "judge_score": obedience.score(shown, wanted, world)}
         except ValueError as error:
             row["not_judged"] = str(error)
-        some = shown[np.unique(np.linspace(0, len(shown) - 1, min(SEEN, len(shown))).round().astype(int))]
+        seen = some(shown)
         for name, model, score in (("clip_score", clip, clips_.scores), ("preference", preference, clips_.preferences)):
             if model:
-                row[name] = float(score(model, some, [item.prompt] * len(some)).mean())
+                row[name] = float(score(model, seen, [item.prompt] * len(seen)).mean())
+        if vlm:
+            row["vlm_score"] = vlm.agreements([pillow(seen)], [item.prompt])[0]
     if clip:
         row["features"] = clip.pictures(shown[len(shown) // 2][None])[0]
     if len(shown) > 2:
@@ -68,10 +70,10 @@ def together(rows: list[dict]) -> dict[str, float]:
             values.setdefault(name, []).append(right)
         if "obeys" in row:
             values.setdefault("all", []).append(all(row["obeys"].values()))
-        scores = {name: row[name] for name in ("clip_score", "preference") if name in row}
+        scores = {name: row[name] for name in SCORES if name in row}
         for name, value in (scores | row.get("motion", {})).items():
             values.setdefault(name, []).append(value)
-    for name in ("all", "clip_score", "preference"):  # behind what they sum up
+    for name in ("all", *SCORES):  # behind what they sum up
         if name in values:
             values[name] = values.pop(name)
     return found | {name: round(fmean(map(float, seen)), 4) for name, seen in values.items()}

@@ -11,6 +11,7 @@ from PIL import Image, ImageSequence
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")  # the animated ones among them are clips
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 METADATA = "metadata.jsonl"
+SEEN = 8  # frames of a clip that a network looks at
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ def frames(path: Path) -> np.ndarray:
     if not read:
         raise ValueError(f"{path}: has no frame. Take it out of the folder, or write it anew.")
     return np.stack(read).astype(np.float32) / 255
+
+
+def some(frames: np.ndarray) -> np.ndarray:
+    """SEEN frames at most, evenly spaced, the first and the last among them."""
+    return frames[np.unique(np.linspace(0, len(frames) - 1, min(SEEN, len(frames))).round().astype(int))]
+
+
+def pillow(frames) -> list[Image.Image]:
+    """Frames (T, H, W, 3) in [0, 1] as pictures of 8 bits."""
+    return [Image.fromarray(np.clip(np.asarray(frame) * 255 + 0.5, 0, 255).astype(np.uint8)) for frame in frames]
 
 
 def _told(path):

@@ -15,7 +15,7 @@ from sanacog.evaluation import distances, files
 from sanacog.evaluation.clip import Clip
 from sanacog.evaluation.drawn import clips, shapes
 
-from ..evaluation import clip_folder
+from ..evaluation import clip_folder, vlm_folder
 
 
 def folder_of(place, scenes, prompts):
@@ -76,11 +76,27 @@ def test_scores_and_distances_by_a_clip(pictures, tmp_path):
     assert found["CLIP-KID"] == pytest.approx(distances.kid(ours.pictures(one), ours.pictures(other)), rel=1e-4)
 
 
+def test_a_vision_language_model_is_asked(pictures, tmp_path):
+    """Of a prompt that no judge can read, too."""
+    folder = vlm_folder.make(tmp_path / "vlm")
+    place = folder_of(tmp_path / "two", [RED, GREEN], ["a lighthouse"] * 2)
+    arguments = ["--pictures", str(place), "--vlm", str(folder), "--output", str(tmp_path / "out")]
+    assert evaluate.main([*arguments, "--best-of", "2", "--verifier", "vlm"]) == 0
+    found = report(tmp_path / "out")["figures"]
+    shown = [torch.from_numpy(files.frames(item.path)) for item in files.items(place)]
+    wanted = [vlm_folder.yes(folder, frames, 'Does this picture show "a lighthouse"? Please answer yes or no.') for frames in shown]
+    assert wanted[0] != pytest.approx(wanted[1], abs=1e-4)
+    assert found["first of each prompt"]["vlm_score"] == pytest.approx(wanted[0], abs=6e-5)
+    assert found["best of 2"]["vlm_score"] == pytest.approx(max(wanted), abs=6e-5)
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--pictures", "gone"], "no such folder"),
     (["--pictures", ".", "--reference", "."], "--reference needs --clip.*hf download"),
     (["--pictures", ".", "--clip", "gone"], "gone: no such folder.*hf download"),
     (["--pictures", ".", "--best-of", "2", "--verifier", "clip"], "--verifier clip needs --clip.*hf download"),
+    (["--pictures", ".", "--best-of", "2", "--verifier", "vlm"], "--verifier vlm needs --vlm.*that chats"),
+    (["--pictures", ".", "--vlm", "gone"], "gone: a folder with a vision-language model"),
     (["--workflow", "gone"], "gone: no such workflow"),
     (["--workflow", "sana_quickstart", "--prompts", "gone"], "--prompts gone: neither a file nor one of pictures")])
 def test_what_is_missing_is_said(arguments, message, tmp_path, capsys):

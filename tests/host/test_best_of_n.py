@@ -10,7 +10,7 @@ from sanacog.app.graph import filled
 from sanacog.evaluation.drawn import clips, obedience, shapes, words
 from sanacog.headless.installation import ROOT
 
-from ..evaluation import clip_folder
+from ..evaluation import clip_folder, vlm_folder
 from .tiny import import_host
 
 PROMPT = "a large red circle on a blue background"
@@ -88,6 +88,25 @@ def test_a_clip_keeps_what_its_own_cosine_says(best_of_n, pictures, tmp_path, mo
     assert told == pytest.approx((100 * wanted).tolist(), abs=2e-3)
 
 
+def test_a_vision_language_model_keeps_what_it_answers_yes_to(best_of_n, pictures, tmp_path, monkeypatch):
+    """In a folder of a folder, as other packs keep them; two clips of two frames are asked about as clips."""
+    import folder_paths
+
+    vlm_folder.make(tmp_path / "LLM" / "Qwen-VL" / "tiny")
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))
+    assert best_of_n.vlm_folders() == ["none", "Qwen-VL/tiny"]
+    pictures = pictures.flip(0)  # so that the first is not the best
+    question = 'Does this {} show "a lighthouse"? Please answer yes or no.'
+    wanted = [vlm_folder.yes(tmp_path / "LLM" / "Qwen-VL" / "tiny", [one], question.format("picture")) for one in pictures]
+    assert len(set(wanted)) == 4 and wanted[0] < max(wanted)
+    best, scores, index = best_of_n.best_of(pictures, "a lighthouse", best_of_n.VLM, vlm_folder="Qwen-VL/tiny")
+    assert index == wanted.index(max(wanted)) and torch.equal(best, pictures[index:index + 1])
+    assert [float(line.split()[1]) for line in scores.splitlines()] == pytest.approx(wanted, abs=6e-5)
+    wanted = [vlm_folder.yes(tmp_path / "LLM" / "Qwen-VL" / "tiny", clip, question.format("clip")) for clip in pictures.split(2)]
+    _, scores, _ = best_of_n.best_of(pictures, "a lighthouse", best_of_n.VLM, vlm_folder="Qwen-VL/tiny", frames=2)
+    assert [float(line.split()[1]) for line in scores.splitlines()] == pytest.approx(wanted, abs=6e-5)
+
+
 @pytest.mark.parametrize("change, message", [
     ({"prompt": "a lighthouse at dusk"}, "no prompt that the judge of the embedded models can judge by"),
     ({"prompt": " "}, "The prompt is empty"),
@@ -97,6 +116,7 @@ def test_a_clip_keeps_what_its_own_cosine_says(best_of_n, pictures, tmp_path, mo
     ({"keep": 5}, "keep is 5, and there are 4 pictures"),
     ({"verifier": "CLIP"}, "needs one in models/clip_vision.*hf download"),
     ({"verifier": "CLIP", "clip_folder": "gone"}, "clip_folder is 'gone'"),
+    ({"verifier": "vision-language model"}, "vlm_folder is 'none'.*models/LLM; there is none yet.*hf download"),
     ({"images": torch.full((4, 64, 64, 3), float("nan"))}, "not finite")])
 def test_what_cannot_be_judged_is_said(best_of_n, pictures, change, message):
     with pytest.raises(ValueError, match=message):

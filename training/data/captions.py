@@ -1,4 +1,4 @@
-"""Captioning a data set: automatically by a model of captioners.py, or by hand in a spreadsheet.
+"""Captioning a data set: automatically by a vision-language model, or by hand in a spreadsheet.
 
 What a model has said stands in a journal, a line a caption, written at once: a run goes on from there after any end, kill -9
 too.
@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 
-from .captioners import CaptionError
+from ...evaluation.vision_language import NoAnswer
 from .journal import Journal
 from .manifest import Row, captions_of
 
@@ -35,7 +35,7 @@ def caption_rows(rows: list[Row], frames: Callable[[Row], list], captioner, prom
     """Give rows their `caption_auto`, in place; returns {file: why} of those that could not be captioned.
 
     Rows whose `caption_auto` is by this model, revision, prompt and seed already keep it, and so do those that the journal
-    has. frames: reads a row's. Raises CaptionError after FAILURES rows, one after the other, failed.
+    has. frames: reads a row's. Raises NoAnswer after FAILURES rows, one after the other, failed.
     """
     about = {"model": captioner.model, "revision": captioner.revision, "prompt": prompt, "seed": captioner.seed}
     failed, failures = {}, 0
@@ -55,7 +55,7 @@ def caption_rows(rows: list[Row], frames: Callable[[Row], list], captioner, prom
                     failed[row.file], failures = str(text), failures + 1
                     log(f"{row.file}: no caption: {text}")
                     if failures >= FAILURES:
-                        raise CaptionError(f"{failures} rows one after the other could not be captioned; the last: {text}")
+                        raise NoAnswer(f"{failures} rows one after the other could not be captioned; the last: {text}")
                     continue
                 failures = 0
                 row.caption_auto = {"text": text, **about, "time": datetime.now(timezone.utc).isoformat(timespec="seconds")}
@@ -74,13 +74,13 @@ def caption_batch(rows, frames, captioner, prompt):
     try:
         texts = captioner.captions([pictures for _, pictures in ready], prompt) if ready else []
         result += [(row, text) for (row, _), text in zip(ready, texts)]
-    except CaptionError as error:
+    except NoAnswer as error:
         if len(ready) == 1:
             return [*result, (ready[0][0], error)]
         for row, pictures in ready:
             try:
                 result.append((row, captioner.captions([pictures], prompt)[0]))
-            except CaptionError as error:
+            except NoAnswer as error:
                 result.append((row, error))
     return result
 

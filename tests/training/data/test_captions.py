@@ -14,52 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
+from sanacog.evaluation import vision_language
+from sanacog.evaluation.vision_language import LocalModel, NoAnswer
 from sanacog.training.data import captioners, captions
-from sanacog.training.data.captioners import CaptionError, Endpoint, LocalModel
+from sanacog.training.data.captioners import Endpoint
 from sanacog.training.data.manifest import Row
 
+from ...evaluation import vlm_folder
 from . import drawn
 
 PROMPT = "What is it?"
 
 
-def build_tiny_model(folder):
-    """A Qwen2.5-VL of 115,000 random weights, with a tokenizer of bytes."""
-    import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
-               "<|video_pad|>"]
-    bytes_ = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab=bytes_, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[2], pad_token=special[0],
-                                                     additional_special_tokens=special[1:])
-    end, _, stop, vision_start, vision_end, image, video = tokenizer.convert_tokens_to_ids(special)
-    torch.manual_seed(0)
-    network = transformers.Qwen2_5_VLForConditionalGeneration(transformers.Qwen2_5_VLConfig(
-        text_config={"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-                     "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": end, "eos_token_id": stop,
-                     "bos_token_id": None,
-                     "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}},
-        vision_config={"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32,
-                       "patch_size": 14, "window_size": 112, "fullatt_block_indexes": [1]},
-        image_token_id=image, video_token_id=video, vision_start_token_id=vision_start, vision_end_token_id=vision_end))
-    template = ("{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}"
-                "{% else %}<|vision_start|><|{{ c.type }}_pad|><|vision_end|>{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
-                "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
-    processor = transformers.Qwen2_5_VLProcessor(
-        transformers.Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=112 * 112), tokenizer,
-        transformers.Qwen2VLVideoProcessor(min_pixels=28 * 28, max_pixels=56 * 56 * 4), chat_template=template)
-    network.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny-vlm")
+    return vlm_folder.make(tmp_path_factory.mktemp("models") / "tiny-vlm")
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +49,14 @@ def test_a_folder_captions_pictures_and_clips(model):
 
 
 def test_what_the_network_sees_depends_on_the_frames(model):
-    values = model._inputs([[Image.new("RGB", (56, 56), "white")], [Image.new("RGB", (56, 56), "black")]], PROMPT)
+    values = model._inputs([[Image.new("RGB", (56, 56), "white")], [Image.new("RGB", (56, 56), "black")]], [PROMPT] * 2)
     one, two = values["pixel_values"].chunk(2)
     assert (one > two).all()
-    assert model._inputs([CLIP], PROMPT)["video_grid_thw"][0, 0] == 2  # 4 frames, two to a step in time
+    assert model._inputs([CLIP], [PROMPT])["video_grid_thw"][0, 0] == 2  # 4 frames, two to a step in time
 
 
 def test_frames_are_scaled_down():
-    assert captioners.shrunk(Image.new("RGBA", (3000, 1500))).size == (768, 384)
+    assert vision_language.shrunk(Image.new("RGBA", (3000, 1500))).size == (768, 384)
 
 
 def test_a_batch_that_is_too_large_is_halved(model, monkeypatch):
@@ -105,7 +74,7 @@ def test_a_batch_that_is_too_large_is_halved(model, monkeypatch):
     assert sizes == [3, 1, 1, 1] and model.batch_size == 1
 
     monkeypatch.setattr(model.network, "generate", lambda **_: (_ for _ in ()).throw(torch.OutOfMemoryError("again")))
-    with pytest.raises(CaptionError, match="memory is short for a single row on cpu"):
+    with pytest.raises(NoAnswer, match="memory is short for a single row on cpu"):
         model.captions(PICTURES[:1], PROMPT)
 
 
@@ -119,11 +88,11 @@ def test_a_revision_is_of_the_content(folder, model, tmp_path):
     import shutil
 
     copy = shutil.copytree(folder, tmp_path / "copy")
-    assert captioners.revision_of(copy) == model.revision and len(model.revision) == 12
+    assert vision_language.revision_of(copy) == model.revision and len(model.revision) == 12
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-400_000] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
-    assert captioners.revision_of(copy) != model.revision
+    assert vision_language.revision_of(copy) != model.revision
 
 
 def test_folders_that_are_no_such_models(tmp_path):
@@ -211,7 +180,7 @@ def test_a_server_that_fails_twice_is_asked_again(stand_in, monkeypatch):
 ])
 def test_a_server_that_does_not_answer(stand_in, replies, calls, message):
     stand_in.replies = list(replies)
-    with pytest.raises(CaptionError, match=message):
+    with pytest.raises(NoAnswer, match=message):
         Endpoint(stand_in.url, "tiny", tries=3, wait=0).captions([[plain("red")]], PROMPT)
     assert len(stand_in.asked) == calls
 
@@ -219,10 +188,10 @@ def test_a_server_that_does_not_answer(stand_in, replies, calls, message):
 def test_no_server_and_a_slow_one(stand_in):
     gone = f"http://127.0.0.1:{stand_in.server_port}"
     stand_in.shutdown()  # it still listens and accepts, but says nothing
-    with pytest.raises(CaptionError, match="timed out"):
+    with pytest.raises(NoAnswer, match="timed out"):
         Endpoint(gone, "tiny", tries=1, timeout=0.2).captions([[plain("red")]], PROMPT)
     stand_in.server_close()
-    with pytest.raises(CaptionError, match="refused"):
+    with pytest.raises(NoAnswer, match="refused"):
         Endpoint(gone, "tiny", tries=1).captions([[plain("red")]], PROMPT)
 
 
@@ -243,7 +212,7 @@ class Canned:
     def captions(self, rows, prompt):
         self.seen += [frames[0] for frames in rows]
         if wrong := [frames[0] for frames in rows if frames[0] in self.bad]:
-            raise CaptionError(f"cannot {wrong[0]}")
+            raise NoAnswer(f"cannot {wrong[0]}")
         return [f"text of {frames[0]}" for frames in rows]
 
 
@@ -295,7 +264,7 @@ def test_failures_here_and_there_do_not_stop_it(tmp_path):
 def test_when_all_fail_it_stops(tmp_path):
     rows = rows_of(50)
     captioner = Canned(bad=[row.file for row in rows])
-    with pytest.raises(CaptionError, match="5 rows one after the other"):
+    with pytest.raises(NoAnswer, match="5 rows one after the other"):
         run(rows, captioner, tmp_path / "journal")
     assert len(set(captioner.seen)) <= 6
 
