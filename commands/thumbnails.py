@@ -1,8 +1,8 @@
 """The pictures beside the names of the shipped workflows in ComfyUI's template browser: python run.py thumbnails [NAME ...].
 
 Each is what its workflow makes, run by a ComfyUI started for it. Where a workflow names released files, the embedded models
-take their places. Edits show what they are given as well. Other people's ControlNets, Tora and Fun have none, as no embedded
-model stands in for their weights; a few that show several results are composed by hand.
+take their places. Edits show what they are given as well. Where no embedded model stands in for the weights, as with other
+people's ControlNets, Tora and Fun, the canvas is shown; a few that show several results are composed by hand.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ..headless import installation
 from ..headless.client import Client
 from ..headless.launcher import Server, give_inputs
 from .help_pictures import changed, evenly, frames, given
+from .thumbnails_canvas import canvas
 
 SIDE, COLUMNS, GAP = 96, 6, 2  # px of a frame, frames in a row, px between them
 PICTURE = {"SanaCogLoadSanaModel.model_name": "sanacog_tiny_sana.safetensors",
@@ -55,6 +56,8 @@ DRAWN |= dict.fromkeys(EDITS, {})
 ALIKE = {"cogvideox_interpolate": "cogvideox_text_to_video", "cogvideox_upscale": "cogvideox_text_to_video",
          "sana_4k": "sana_quickstart", "sana_video_2b_text_to_video": "sana_video_text_to_video",
          "sana_video_2": "sana_video_text_to_video"}
+# Those that nothing embedded can run.
+SHOWN = ("cogvideox_controlnet", "cogvideox_fun_control", "cogvideox_fun_inpaint", "cogvideox_tora")
 
 
 def thumbnail(shown, source=()):
@@ -83,20 +86,33 @@ def row(pictures, gap):
 
 def main(names):
     """Draw those of the names, or all."""
-    if unknown := set(names) - DRAWN.keys() - ALIKE.keys():
-        print(f"no thumbnail is drawn for: {', '.join(sorted(unknown))}; there are {', '.join([*DRAWN, *ALIKE])}")
+    names = names or [*SHOWN, *DRAWN, *ALIKE]
+    if unknown := set(names) - DRAWN.keys() - ALIKE.keys() - set(SHOWN):
+        print(f"no thumbnail is drawn for: {', '.join(sorted(unknown))}; there are {', '.join([*SHOWN, *DRAWN, *ALIKE])}")
         return 2
+    for name in set(names) & set(SHOWN):
+        save(canvas(name), name)
+    if drawn := [name for name in names if name not in SHOWN]:
+        return draw(drawn)
+    return 0
+
+
+def draw(names):
+    """Run each in ComfyUI; returns the exit status."""
     with (Server(installation.host(), arguments=["--disable-api-nodes"]) as server,
           Client(server.url, patience_s=0) as client):
         give_inputs(server.base)
-        for name in names or [*DRAWN, *ALIKE]:
+        for name in names:
             made = client.run(changed(ALIKE.get(name, name), **DRAWN[ALIKE.get(name, name)]), 1200).files()
             best = next((e for e in made if e["type"] == "output" and e["filename"].endswith((".webp", ".png"))), None)
             if best is None:
                 print(f"{name}: it made no picture and no animated picture, but {[e['filename'] for e in made]}")
                 return 1
-            picture = thumbnail(frames(client.file(best)), given(name) if name in EDITS else ())
-            file = WORKFLOWS / f"{name}.jpg"
-            picture.save(file, quality=88, optimize=True)
-            print(f"{file.name}: {picture.width} x {picture.height}, {file.stat().st_size} bytes", flush=True)
+            save(thumbnail(frames(client.file(best)), given(name) if name in EDITS else ()), name)
     return 0
+
+
+def save(picture, name):
+    file = WORKFLOWS / f"{name}.jpg"
+    picture.save(file, quality=88, optimize=True)
+    print(f"{file.name}: {picture.width} x {picture.height}, {file.stat().st_size} bytes", flush=True)

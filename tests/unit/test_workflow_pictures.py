@@ -1,6 +1,7 @@
 """The pictures and clips that shipped workflows load are drawn by the training's own drawing code, and stay what it
 draws."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sanacog.commands import thumbnails_canvas
 from sanacog.evaluation.drawn import clips, shapes
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
@@ -72,3 +74,27 @@ def test_data_set(number, size, colour, shape, place):
     assert len(list(folder.iterdir())) == 16
     assert np.array_equal(np.array(Image.open(folder / f"{number:02}.png")), drawn(colour, shape, "yellow", size, place))
     assert (folder / f"{number:02}.txt").read_text("utf-8") == f"a {size} {colour} {shape} in sunny style\n"
+
+
+def test_every_workflow_has_a_thumbnail():
+    names = {path.stem for path in WORKFLOWS.glob("*.json")}
+    assert names and {path.stem for path in WORKFLOWS.glob("*.jpg")} == names
+    for name in names:
+        with Image.open(WORKFLOWS / f"{name}.jpg") as picture:
+            assert 200 <= picture.width <= 640 and np.asarray(picture.convert("RGB")).std() > 10
+
+
+def test_a_canvas_shows_its_groups_and_nodes():
+    """A column of the middle of each group goes from its colour to its nodes'."""
+    workflow = json.loads((WORKFLOWS / "cogvideox_tora.json").read_text("utf-8"))
+    picture = np.asarray(thumbnails_canvas.canvas("cogvideox_tora")).astype(int)
+    assert picture.shape[1] == thumbnails_canvas.WIDTH
+    boxes = [group["bounding"] for group in workflow["groups"]]
+    left, right = min(box[0] for box in boxes), max(box[0] + box[2] for box in boxes)
+    scale = (thumbnails_canvas.WIDTH - 2 * thumbnails_canvas.MARGIN) / (right - left)
+    for group, (x, _, width, _) in zip(workflow["groups"], boxes):
+        column = picture[:, round(thumbnails_canvas.MARGIN + (x + width / 3 - left) * scale)]
+        node = np.abs(column - 0x35).max(1) < 6
+        low = picture[-16, round(thumbnails_canvas.MARGIN + (x + 8 - left) * scale)]
+        assert node.sum() > 20, group["title"]
+        assert low.max() - low.min() > 12, group["title"]

@@ -59,7 +59,7 @@ class Sprint(Recipe):
         print(json.dumps(figures, indent=1))
 
     def chapter(self, figures: dict, cases: int) -> list[str]:
-        names = ["colour", "background", "shape", "size", "place", "colour+background", "colour+background+shape", "fit"]
+        names = ["colour", "background", "shape", "size", "place", "colour+background", "colour+background+shape", "fit", *transformer.SEVERAL]
         lines = [
             "The tiny Sana in one to four steps, with guidance as an input and no negative prompt, as Sana Sprint has it. It goes",
             "with the tiny Sana's text encoder and autoencoder. `python run.py train tiny-sprint` distils it from the tiny Sana.", "",
@@ -70,7 +70,8 @@ class Sprint(Recipe):
         for row, found in figures.items():
             lines.append(f"| {row} | " + " | ".join(f"{found[n]:.3f}" for n in names) + " |")
         return lines + [
-            "", "The prompts and the judge are those of the tiny Sana, whose own row is the first.", "",
+            "", "The prompts and the judge are those of the tiny Sana, whose own row is the first. Two shapes and one to three: the share of",
+            "those prompts, as in its chapter, that everything is right of.", "",
             self.history(), "", "![loss](sprint_loss.png)", "", "![held-out prompts, one step](sprint_1.png)", "", "![held-out prompts, two steps](sprint_2.png)"]
 
 
@@ -91,12 +92,19 @@ def sample(model: SanaTransformer, states, mask, empty_states, empty_mask, *, st
 
 
 def compare(student, teacher, pictures, text, tokenizer, count: int = 64) -> tuple[dict, dict[int, torch.Tensor]]:
-    """The teacher in 20 steps and the student in each of STEPS on the same held-out prompts
-    -> ({who: figures}, {steps: the student's pictures})."""
-    figures, sheets = {"teacher, 20 steps": transformer.evaluate(teacher, pictures, text, tokenizer, count=count)[0]}, {}
+    """The teacher in 20 steps and the student in each of STEPS on the same held-out prompts, and, as one figure each, those of
+    several shapes -> ({who: figures}, {steps: the student's pictures})."""
+    figures, sheets = {}, {}
+
+    def examine(who, model, **settings):
+        figures[who], sheet = transformer.evaluate(model, pictures, text, tokenizer, count=count, **settings)
+        several, _ = transformer.evaluate_several(model, pictures, text, tokenizer, count=count, **settings)
+        figures[who] |= {name: found["all"] for name, found in several.items()}
+        return sheet
+
+    examine("teacher, 20 steps", teacher)
     for steps in STEPS:
-        figures[f"{steps} step{'s' * (steps > 1)}"], sheets[steps] = transformer.evaluate(
-            student, pictures, text, tokenizer, steps=steps, count=count, sampler=sample)
+        sheets[steps] = examine(f"{steps} step{'s' * (steps > 1)}", student, steps=steps, sampler=sample)
     return figures, sheets
 
 

@@ -91,13 +91,14 @@ def evaluate(model, autoencoder, text, tokenizer, *, count: int = 64, cases=shap
 SEVERAL = {"two shapes": words.two_shapes, "one to three": words.counting}
 
 
-def evaluate_several(model, autoencoder, text, tokenizer, *, count: int = 64) -> tuple[dict[str, dict[str, float]], torch.Tensor]:
+def evaluate_several(model, autoencoder, text, tokenizer, *, count: int = 64,
+                     **settings) -> tuple[dict[str, dict[str, float]], torch.Tensor]:
     """As evaluate, for the first `count` of each of SEVERAL -> ({which: `together`'s figures},
     pictures of each, one after the other)."""
     figures, sheets = {}, []
     for name, cases in SEVERAL.items():
         prompts = cases()[:count]
-        pictures = drawn(model, autoencoder, text, tokenizer, prompts)
+        pictures = drawn(model, autoencoder, text, tokenizer, prompts, **settings)
         figures[name] = together([{"obeys": obeys(picture[None], words.read(prompt))}
                                   for picture, prompt in zip(to_numpy(pictures), prompts)])
         sheets.append(pictures)
