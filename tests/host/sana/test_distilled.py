@@ -49,10 +49,13 @@ def test_sprint_obeys(host, embedded, steps):
         assert sum(seen[name]) >= at_least(shares[name], COUNT), f"{name}: {sum(seen[name])} of {COUNT}, measured {shares[name]}"
 
 
-@pytest.mark.parametrize("steps, least", [(1, 0.95), (2, 0.96)])
-def test_sprint_is_near_its_teacher(steps, least):
+@pytest.mark.parametrize("steps, behind", [(1, 0.05), (2, 0.02)])
+def test_sprint_is_near_its_teacher(steps, behind):
+    """Of all 176 prompts, of a single shape and of several; and in no single thing far from it."""
     teacher, ours = measured("teacher, 20 steps"), measured(f"{steps} step{'s' * (steps > 1)}")
-    assert len(ours) == 8 and all(ours[name] >= least * teacher[name] for name in ours)
+    counts = {"colour+background+shape": 64, "two shapes": 64, "one to three": 48}
+    assert sum(count * (teacher[name] - ours[name]) for name, count in counts.items()) <= behind * sum(counts.values())
+    assert len(ours) == 10 and all(ours[name] >= 0.87 * teacher[name] for name in ours)
 
 
 def overlaps(host, embedded, net, chosen):
