@@ -21,8 +21,9 @@ def uses(comfyui_path):
                                          transformer_options={"wrappers": patcher.wrappers})
 
     def residuals(net):
-        x = torch.ones(1, 32, 8, 8)
-        return net.control_model(x, x, torch.ones(1), torch.ones(1, 300, 96), torch.ones(1), base_block=lambda x, *_, **__: x)
+        dtype = next(net.control_model.parameters()).dtype  # bf16 where the processor multiplies it; the host gives it that
+        x, text = torch.ones(1, 32, 8, 8, dtype=dtype), torch.ones(1, 300, 96, dtype=dtype)
+        return net.control_model(x, x, torch.ones(1), text, torch.ones(1), base_block=lambda x, *_, **__: x)
 
     def states(clip):
         return clip.encode_from_tokens(clip.tokenize("a red circle"))
