@@ -37,7 +37,8 @@ REPORT, ROWS, SHEET = "evaluation.json", "rows.jsonl", "contact_sheet.png"
 def parser():
     parser = argparse.ArgumentParser(
         prog="run.py evaluate", description="Measure pictures or clips: whether they obey their prompts (drawn world of the "
-        "embedded models), CLIP score, what a preference or a vision-language model thinks, FID and KID to other pictures, and how clips move. "
+        "embedded models), CLIP score, what a preference or a vision-language model thinks, FID and KID to other pictures, and "
+        "how clips move. "
         "Writes evaluation.json, rows.jsonl, a line a file, and contact_sheet.png. Run again, it goes on where it "
         "stopped. Exit status: 0, 1 below --at-least, 2 it could not be done.",
         epilog="docs/evaluation.md says what the figures mean.")
@@ -94,7 +95,7 @@ def evaluate(options):
         raise ValueError(f"--verifier {options.verifier} needs --{options.verifier}. {HAVE_ONE[options.verifier]}")
     folders = {"clip": options.clip, "preference": options.preference}
     models = {name: folder and clip.Clip(folder, options.device) for name, folder in folders.items()}
-    models["vlm"] = options.vlm and vision_language.LocalModel(options.vlm, options.device)
+    models["vlm"] = options.vlm and vision_language.LocalModel(options.vlm, options.device, answers=True)
     name = Path(options.workflow).stem if options.workflow else options.pictures.resolve().name
     output = options.output or ROOT / "output" / "evaluate" / name
     items, world = drawn(options, output) if options.workflow else (files.items(options.pictures)[: options.count], "clips")

@@ -52,5 +52,5 @@ def _curve(start, end):
     """Points of the line that leaves and arrives level."""
     reach = max(abs(end[0] - start[0]) / 2, 20)
     corners = (start, (start[0] + reach, start[1]), (end[0] - reach, end[1]), end)
-    return [tuple(sum(weight * corner[axis] for weight, corner in zip(((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t ** 3), corners))
-                  for axis in (0, 1)) for t in (i / 24 for i in range(25))]
+    weights = [((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3) for t in (i / 24 for i in range(25))]
+    return [tuple(sum(w * corner[axis] for w, corner in zip(each, corners)) for axis in (0, 1)) for each in weights]

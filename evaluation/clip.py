@@ -4,11 +4,12 @@ Nothing is downloaded. A preference model that is a CLIP, as PickScore, is such 
 """
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from .files import config_of
 
 BATCH = 16  # pictures at a time
 HAVE_ONE = ("A folder with config.json, the weights, preprocessor_config.json and the tokenizer's files is expected, as "
@@ -17,11 +18,7 @@ HAVE_ONE = ("A folder with config.json, the weights, preprocessor_config.json an
 
 def is_clip(folder: Path) -> bool:
     """Whether this is the folder of a CLIP, of pictures and texts both."""
-    try:
-        config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and config.get("model_type") == "clip"
+    return config_of(folder).get("model_type") == "clip"
 
 
 class Clip:

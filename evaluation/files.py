@@ -56,6 +56,15 @@ def frames(path: Path) -> np.ndarray:
     return np.stack(read).astype(np.float32) / 255
 
 
+def config_of(folder: Path) -> dict:
+    """The config.json of a network's folder; empty where there is none that can be read."""
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
 def some(frames: np.ndarray) -> np.ndarray:
     """SEEN frames at most, evenly spaced, the first and the last among them."""
     return frames[np.unique(np.linspace(0, len(frames) - 1, min(SEEN, len(frames))).round().astype(int))]

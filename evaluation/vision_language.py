@@ -6,10 +6,11 @@ Nothing is downloaded, and no code from the folder runs.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from .files import config_of
 
 LONG_SIDE = 768  # pixels, of a frame as a model sees it
 HASHED = 1 << 20  # bytes of each weights file that its folder's revision is made of
@@ -20,11 +21,8 @@ HAVE_ONE = ("A folder with a vision-language model that chats is expected, as `h
 
 def is_vlm(folder: Path) -> bool:
     """Whether this is the folder of a network that sees and reads, and no CLIP."""
-    try:
-        config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and "vision_config" in config and config.get("model_type") != "clip"
+    config = config_of(folder)
+    return "vision_config" in config and config.get("model_type") != "clip"
 
 
 class NoAnswer(RuntimeError):
@@ -43,7 +41,7 @@ class LocalModel:
     """A vision-language model that transformers can read without code from its folder.
 
     folder: as save_pretrained writes it. device: "cpu", "cuda", "cuda:1"; by itself a GPU where there is one. dtype: "bf16",
-    "fp16", "fp32"; by itself bf16 on a GPU, fp32 on a CPU. batch_size is halved when memory runs out, and stays so.
+    "fp16", "fp32"; by itself bf16 on a GPU, fp32 on a CPU. answers: it will be asked for `agreements`, and has to chat. batch_size is halved when memory runs out, and stays so.
     Raises FileNotFoundError and ValueError before weights are read.
     """
 
@@ -54,6 +52,7 @@ class LocalModel:
     max_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
+    answers: bool = False
     model: str = field(init=False)
     revision: str = field(init=False)
 
@@ -75,14 +74,26 @@ class LocalModel:
         try:
             AutoConfig.from_pretrained(self.folder, **local)
             self.processor = AutoProcessor.from_pretrained(self.folder, **local)
+        except (ValueError, OSError, KeyError) as error:
+            raise self._unreadable(error) from error
+        if self.answers and not self._chats:
+            raise ValueError(f"{self.folder}: has no chat template, so it writes captions and answers no questions. {HAVE_ONE}")
+        try:
             self.network = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=dtypes[self.dtype], **local)
         except (ValueError, OSError, KeyError) as error:
-            raise ValueError(
-                f"{self.folder}: transformers cannot read this as a model that makes text of pictures: {error} Code from a "
-                "folder is never run: serve such a model with an OpenAI-style endpoint and give its address.") from error
+            raise self._unreadable(error) from error
         self.network.to(self.device).eval()
         if tokenizer := getattr(self.processor, "tokenizer", None):
             tokenizer.padding_side = "left"  # texts of a batch then end together, where the new tokens go on
+
+    def _unreadable(self, error):
+        return ValueError(
+            f"{self.folder}: transformers cannot read this as a model that makes text of pictures: {error} Code from a "
+            "folder is never run: serve such a model with an OpenAI-style endpoint and give its address.")
+
+    @property
+    def _chats(self):
+        return bool(getattr(self.processor, "chat_template", None))
 
     def captions(self, rows: list[list], prompt: str) -> list[str]:
         """A text for each row's frames. Raises NoAnswer when memory is short even for one row."""
@@ -92,11 +103,8 @@ class LocalModel:
         """How sure the model is, 0 to 1, that each row's frames show its prompt: of the answers yes and no to the question
         whether they do, the share of yes (VQAScore, Lin et al. 2024, there beside all answers). Several frames are a clip.
 
-        Raises NoAnswer as `captions` does, ValueError for a model that answers no questions.
+        Raises NoAnswer as `captions` does.
         """
-        if not getattr(self.processor, "chat_template", None):
-            raise ValueError(f"{self.folder}: has no chat template, so it is a model that writes captions and answers no questions. "
-                             f"{HAVE_ONE}")
         asked = [QUESTION.format("clip" if len(frames) > 1 else "picture", prompt) for frames, prompt in zip(rows, prompts)]
         return self._in_batches(rows, asked, self._agreed)
 
@@ -156,7 +164,7 @@ class LocalModel:
         import numpy
 
         rows = [[shrunk(frame) for frame in frames] for frames in rows]
-        if not getattr(self.processor, "chat_template", None):  # one picture and a task word: BLIP, Florence-2
+        if not self._chats:  # one picture and a task word: BLIP, Florence-2
             return self.processor(images=[frames[len(frames) // 2] for frames in rows], text=questions,
                                   padding=True, return_tensors="pt")
         as_video = getattr(self.processor, "video_processor", None) is not None

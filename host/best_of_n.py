@@ -83,7 +83,7 @@ def _by_vlm(clips_, prompt, name):
     folder = _chosen(name, _vlms(), "vlm_folder", VLM, "models/LLM", vision_language.HAVE_ONE)
     device = mm.get_torch_device()
     mm.free_memory(sum(file.stat().st_size for pattern in WEIGHTS for file in folder.glob(pattern)), device)
-    model = vision_language.LocalModel(folder, str(device))
+    model = vision_language.LocalModel(folder, str(device), answers=True)
     return model.agreements([pillow(some(clip)) for clip in clips_], [prompt] * len(clips_))
 
 

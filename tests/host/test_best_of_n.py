@@ -107,6 +107,19 @@ def test_a_vision_language_model_keeps_what_it_answers_yes_to(best_of_n, picture
     assert [float(line.split()[1]) for line in scores.splitlines()] == pytest.approx(wanted, abs=6e-5)
 
 
+def test_a_model_that_only_captions_is_refused(best_of_n, pictures, tmp_path, monkeypatch):
+    """Before its weights are read."""
+    import folder_paths
+
+    folder = vlm_folder.make(tmp_path / "LLM" / "captioner")
+    for place in folder.glob("*.safetensors"):
+        place.unlink()
+    (folder / "chat_template.jinja").unlink()
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path))
+    with pytest.raises(ValueError, match="captioner: has no chat template.*hf download"):
+        best_of_n.best_of(pictures, "a lighthouse", best_of_n.VLM, vlm_folder="captioner")
+
+
 @pytest.mark.parametrize("change, message", [
     ({"prompt": "a lighthouse at dusk"}, "no prompt that the judge of the embedded models can judge by"),
     ({"prompt": " "}, "The prompt is empty"),
