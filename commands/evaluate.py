@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..bench import record
-from ..evaluation import clip, distances, figures, files, vision_language
+from ..evaluation import clip, distances, figures, files, image_reward, vision_language
 from ..evaluation.drawn import clips, shapes, words
 from ..headless import installation, launcher
 from ..headless.client import Client
@@ -30,7 +30,7 @@ PROMPTS = {
 }
 ON_SHEET, SIDE = (64, 12), 256  # pictures, clips; pixels a side at most
 SAID = ("workflow", "prompts", "seed", "steps", "best_of", "verifier")  # options in the report
-HAVE_ONE = {"clip": clip.HAVE_ONE, "preference": clip.HAVE_ONE, "vlm": vision_language.HAVE_ONE}
+HAVE_ONE = {"clip": clip.HAVE_ONE, "preference": clip.HAVE_ONE, "image_reward": image_reward.HAVE_ONE, "vlm": vision_language.HAVE_ONE}
 REPORT, ROWS, SHEET = "evaluation.json", "rows.jsonl", "contact_sheet.png"
 
 
@@ -60,10 +60,11 @@ def parser():
                         "side, as with the embedded SANA-Video (default: the prompts')")
     parser.add_argument("--clip", type=Path, metavar="DIR", help="a CLIP's folder, for CLIP score, FID and KID")
     parser.add_argument("--preference", type=Path, metavar="DIR", help="a preference model that is a CLIP, as PickScore")
+    parser.add_argument("--image-reward", type=Path, metavar="DIR", help="ImageReward's folder, with the tokenizer of BERT in it")
     parser.add_argument("--vlm", type=Path, metavar="DIR", help="a vision-language model that chats, as Qwen2.5-VL: how sure it is "
                         "that a picture or clip shows its prompt")
     parser.add_argument("--reference", type=Path, metavar="DIR", help="pictures to measure FID and KID to; needs --clip")
-    parser.add_argument("--device", default="cpu", help="of --clip, --preference and --vlm: cpu, cuda (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="of --clip, --preference, --image-reward and --vlm: cpu, cuda (default: cpu)")
     parser.add_argument("--server", metavar="URL", help="a ComfyUI that runs, with your models (default: one is started; "
                         "its models are those of `serve`)")
     parser.add_argument("--at-least", type=float, metavar="SHARE",
@@ -92,9 +93,10 @@ def evaluate(options):
     if options.reference and not options.clip:
         raise ValueError(f"--reference needs --clip: FID and KID are taken from its features. {clip.HAVE_ONE}")
     if options.best_of and options.verifier != "judge" and not getattr(options, options.verifier):
-        raise ValueError(f"--verifier {options.verifier} needs --{options.verifier}. {HAVE_ONE[options.verifier]}")
+        raise ValueError(f"--verifier {options.verifier} needs --{options.verifier.replace('_', '-')}. {HAVE_ONE[options.verifier]}")
     folders = {"clip": options.clip, "preference": options.preference}
     models = {name: folder and clip.Clip(folder, options.device) for name, folder in folders.items()}
+    models["image_reward"] = options.image_reward and image_reward.ImageReward(options.image_reward, options.device)
     models["vlm"] = options.vlm and vision_language.LocalModel(options.vlm, options.device, answers=True)
     name = Path(options.workflow).stem if options.workflow else options.pictures.resolve().name
     output = options.output or ROOT / "output" / "evaluate" / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 
@@ -78,18 +79,24 @@ def draw(client, nodes: dict, wanted: list, folder: Path, seed: int, steps: int 
             raise ValueError(f"the workflow cannot be evaluated: {error.args[0]}.") from error
         entries = client.run(graph, timeout_s=24 * 3600).files()
         data = [client.file(entry) for entry in entries]
-        write_whole(folder / name, data[0] if name.endswith(".png") else video(data))
+        write_whole(folder / name, data[0] if name.endswith(".png") else video(data, rate_of(nodes)))
         progress(prompt, True)
 
 
-def video(pictures: list[bytes]) -> bytes:
+def rate_of(nodes: dict) -> float:
+    """Frames a second that a workflow saves with; 8 where it takes them from another video."""
+    told = (node["inputs"].get("fps") for node in nodes.values())
+    return next((rate for rate in told if isinstance(rate, (int, float))), 8)
+
+
+def video(pictures: list[bytes], rate: float = 8) -> bytes:
     """Encoded pictures as the frames of a video that keeps every bit (FFV1, RGB)."""
     import av  # comes with ComfyUI
 
     frames = [np.array(Image.open(BytesIO(data)).convert("RGB")) for data in pictures]
     buffer = BytesIO()
     with av.open(buffer, "w", format="matroska") as file:
-        stream = file.add_stream("ffv1", rate=8)
+        stream = file.add_stream("ffv1", rate=Fraction(rate).limit_denominator(1000))
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "bgr0"
         for frame in frames:

@@ -17,7 +17,7 @@ def main(arguments):
     if os.environ.get("CI") == "true":
         install_chromium()
     import pytest
-    folders = all(Path(argument).is_dir() for argument in arguments)  # or none: the whole suite
+    folders = all(Path(argument).is_dir() or argument.startswith("-") for argument in arguments)  # or none: the whole suite
     return int(pytest.main([*side_by_side(), *arguments] if folders else arguments))
 
 

@@ -8,17 +8,19 @@ import numpy as np
 from . import clip as clips_
 from .drawn import obedience, words
 from .files import Item, frames, pillow, some
+from .image_reward import ImageReward
 from .motion import motion
 
-SCORES = ("clip_score", "preference", "vlm_score")  # of networks, where one was given
-VERIFIERS = {"judge": "judge_score", "clip": "clip_score", "preference": "preference", "vlm": "vlm_score"}  # {name: what of a row it chooses by}
+SCORES = ("clip_score", "preference", "image_reward", "vlm_score")  # of networks, where one was given
+# {name: what of a row it chooses by}
+VERIFIERS = {"judge": "judge_score", "clip": "clip_score", "preference": "preference", "image_reward": "image_reward", "vlm": "vlm_score"}
 
 
-def measured(item: Item, world: str = "clips", clip=None, preference=None, vlm=None) -> dict:
+def measured(item: Item, world: str = "clips", clip=None, preference=None, image_reward=None, vlm=None) -> dict:
     """A row of figures on one picture or clip: file, prompt, and what applies of obeys and judge_score (prompts of the
-    drawn world), clip_score, preference, vlm_score, features (of a clip's middle frame), motion (three frames or more).
+    drawn world), clip_score, preference, image_reward, vlm_score, features (of a clip's middle frame), motion (three frames or more).
 
-    clip, preference: `clip.Clip`s. vlm: a `vision_language.LocalModel`. Raises ValueError for a file that cannot be read.
+    clip, preference: `clip.Clip`s. image_reward: an `image_reward.ImageReward`. vlm: a `vision_language.LocalModel`. Raises ValueError for a file that cannot be read.
     """
     shown = frames(item.path)
     row = {"file": item.path.name, "prompt": item.prompt}
@@ -29,7 +31,8 @@ def measured(item: Item, world: str = "clips", clip=None, preference=None, vlm=N
         except ValueError as error:
             row["not_judged"] = str(error)
         seen = some(shown)
-        for name, model, score in (("clip_score", clip, clips_.scores), ("preference", preference, clips_.preferences)):
+        for name, model, score in (("clip_score", clip, clips_.scores), ("preference", preference, clips_.preferences),
+                                   ("image_reward", image_reward, ImageReward.scores)):
             if model:
                 row[name] = float(score(model, seen, [item.prompt] * len(seen)).mean())
         if vlm:
