@@ -1,6 +1,7 @@
 """Muon: momentum whose matrix updates are made orthogonal before they are applied (Jordan et al., 2024).
 
-On the tiny transformer it needs fewer steps than AdamW, which trains the vectors and the outer layers.
+On the tiny transformer it needs fewer steps than AdamW, which trains the vectors and the outer layers. A convolution is
+the matrix from all that its window sees to its output channels.
 """
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ def orthogonalise(updates: torch.Tensor, rounds: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For 2-D weights. lr is on AdamW's scale: an update's root mean square is 0.2 * lr."""
+    """For weights of two or more dimensions. lr is on AdamW's scale: an update's root mean square is 0.2 * lr."""
 
     def __init__(self, parameters, lr: float = 2e-3, momentum: float = 0.95, weight_decay: float = 0.01):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -40,6 +41,6 @@ class Muon(torch.optim.Optimizer):
                     by_shape.setdefault(tuple(p.shape), []).append(p)
             for shape, parameters in by_shape.items():
                 look_ahead = torch.stack([p.grad.lerp(self.state[p]["momentum"], group["momentum"]) for p in parameters])
-                for p, update in zip(parameters, orthogonalise(look_ahead)):
+                for p, update in zip(parameters, orthogonalise(look_ahead.flatten(2))):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update, alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+                    p.add_(update.view(shape), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)

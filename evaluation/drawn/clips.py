@@ -21,7 +21,19 @@ COLOUR, SHAPE, BACKGROUND, DIRECTION = range(4)
 ATTRIBUTES = ("colour", "shape", "background", "direction")
 COUNTS = (len(COLOURS), len(SHAPES), len(COLOURS), len(DIRECTIONS))
 
-FRAMES, PICTURE, RATE = 9, 96, 8  # frames a clip, pixels a side, frames a second
+
+@dataclass(frozen=True)
+class Format:
+    """Frames a clip, pixels a side, frames a second."""
+
+    frames: int
+    side: int
+    rate: int
+
+
+# Both last a second and show the same: the large one has more pixels and more frames of it.
+SMALL, LARGE = Format(9, 96, 8), Format(17, 128, 16)
+FRAMES, PICTURE, RATE = SMALL.frames, SMALL.side, SMALL.rate  # and what lengths are given in: pixels of the small one
 STEP = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])  # (x to the right, y downwards)
 TRAVEL = (31.0, 37.0)  # pixels, from the first frame to the last
 
@@ -99,12 +111,12 @@ def any_prompt(scene, rng: random.Random) -> str:
 
 
 def draw(scenes: torch.Tensor, generator: torch.Generator | None = None, layout: Layout = NARROW,
-         colour_jitter: float = 0.0, frames: int | None = None) -> torch.Tensor:
-    """Clips (B, 3, 9, 96, 96) in [-1, 1] of scenes (B, 4).
+         colour_jitter: float = 0.0, frames: int | None = None, form: Format = SMALL) -> torch.Tensor:
+    """Clips (B, 3, frames, side, side) of the format, in [-1, 1], of scenes (B, 4).
 
     The generator picks radius, length and place of each path within the layout and, where colour_jitter is above 0,
     adds normal noise of that standard deviation to both colours; without one, every shape has the middle size and
-    goes through the middle. frames: draw only that many, evenly spaced times chosen at random, (B, 3, frames, 96, 96).
+    goes through the middle. frames: draw only that many, at times chosen at random of the format's.
     """
     count = len(scenes)
 
@@ -119,22 +131,23 @@ def draw(scenes: torch.Tensor, generator: torch.Generator | None = None, layout:
     free = PICTURE / 2 - radius - 1
     reach = torch.where(along != 0, (free - travel / 2)[:, None], free[:, None]) * layout.room
     middle = PICTURE / 2 + uniform(-1.0, 1.0, count, 2) * reach
-    time = torch.linspace(-0.5, 0.5, FRAMES).expand(count, -1)
+    time = torch.linspace(-0.5, 0.5, form.frames).expand(count, -1)
     if frames is not None:
-        time = time.gather(1, torch.rand(count, FRAMES, generator=generator).argsort(1)[:, :frames].sort(1).values)
+        time = time.gather(1, torch.rand(count, form.frames, generator=generator).argsort(1)[:, :frames].sort(1).values)
     centre = middle[:, None] + (along * travel[:, None])[:, None] * time[..., None]  # (B, T, 2)
 
     ink, paper = RGB[scenes[:, COLOUR]], RGB[scenes[:, BACKGROUND]]
     if colour_jitter > 0:
         ink, paper = ((c + colour_jitter * torch.randn(count, 3, generator=generator)).clamp(0, 1) for c in (ink, paper))
-    line = torch.arange(PICTURE) + 0.5
-    coverage = torch.empty(count, 1, centre.shape[1], PICTURE, PICTURE)
+    scale = form.side / PICTURE
+    line = (torch.arange(form.side) + 0.5) / scale
+    coverage = torch.empty(count, 1, centre.shape[1], form.side, form.side)
     for shape in scenes[:, SHAPE].unique().tolist():
         rows = (scenes[:, SHAPE] == shape).nonzero()[:, 0]
         x = line[None, None, None, :] - centre[rows, :, 0, None, None]
         y = line[None, None, :, None] - centre[rows, :, 1, None, None]
         distance = shapes.signed_distance(shape, *torch.broadcast_tensors(x, y), radius[rows, None, None, None])
-        coverage[rows, 0] = (0.5 - distance).clamp(0, 1)
+        coverage[rows, 0] = (0.5 - distance * scale).clamp(0, 1)
     ink, paper = ink[:, :, None, None, None] * 2 - 1, paper[:, :, None, None, None] * 2 - 1
     return torch.lerp(paper, ink, coverage)
 

@@ -4,6 +4,7 @@ import io
 import json
 import re
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,9 @@ from sanacog.commands import evaluate, evaluate_drawing
 from sanacog.evaluation import distances, files
 from sanacog.evaluation.clip import Clip
 from sanacog.evaluation.drawn import clips, shapes
+from sanacog.evaluation.image_reward import ImageReward
 
-from ..evaluation import clip_folder, vlm_folder
+from ..evaluation import clip_folder, reward_folder, vlm_folder
 
 
 def folder_of(place, scenes, prompts):
@@ -90,12 +92,26 @@ def test_a_vision_language_model_is_asked(pictures, tmp_path):
     assert found["best of 2"]["vlm_score"] == pytest.approx(max(wanted), abs=6e-5)
 
 
+def test_image_reward_chooses(tmp_path):
+    folder = reward_folder.make(tmp_path / "reward")
+    place = folder_of(tmp_path / "two", [RED, GREEN], ["a red sky"] * 2)
+    assert evaluate.main(["--pictures", str(place), "--image-reward", str(folder), "--output", str(tmp_path / "out"), "--best-of", "2",
+                          "--verifier", "image_reward"]) == 0
+    found = report(tmp_path / "out")["figures"]
+    wanted = ImageReward(folder).scores([files.frames(item.path)[0] for item in files.items(place)], ["a red sky"] * 2)
+    assert abs(wanted[0] - wanted[1]) > 1e-3
+    assert found["first of each prompt"]["image_reward"] == pytest.approx(wanted[0], abs=6e-5)
+    assert found["best of 2"]["image_reward"] == pytest.approx(wanted.max(), abs=6e-5)
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--pictures", "gone"], "no such folder"),
     (["--pictures", ".", "--reference", "."], "--reference needs --clip.*hf download"),
     (["--pictures", ".", "--clip", "gone"], "gone: no such folder.*hf download"),
     (["--pictures", ".", "--best-of", "2", "--verifier", "clip"], "--verifier clip needs --clip.*hf download"),
     (["--pictures", ".", "--best-of", "2", "--verifier", "vlm"], "--verifier vlm needs --vlm.*that chats"),
+    (["--pictures", ".", "--best-of", "2", "--verifier", "image_reward"], "needs --image-reward.*THUDM/ImageReward"),
+    (["--pictures", ".", "--image-reward", "gone"], "gone: no such folder.*hf download"),
     (["--pictures", ".", "--vlm", "gone"], "gone: a folder with a vision-language model"),
     (["--workflow", "gone"], "gone: no such workflow"),
     (["--workflow", "sana_quickstart", "--prompts", "gone"], "--prompts gone: neither a file nor one of pictures")])
@@ -177,6 +193,9 @@ def test_clips_keep_every_bit(tmp_path):
     (_, _, _, name), = drawn(client, tmp_path, 1, prompts=("one",), name="cogvideox_text_to_video")
     wanted = [np.array(Image.open(io.BytesIO(client.file({"filename": f"1_{i}"})))) for i in range(5)]
     assert name == "0000_0.mkv" and np.array_equal(np.round(files.frames(tmp_path / name) * 255), wanted)
+    with av.open(str(tmp_path / name)) as file:
+        assert file.streams.video[0].average_rate == 16  # the workflow's
+    assert evaluate_drawing.rate_of(shipped("cogvideox_video_to_video")) == 8  # it has the loaded video's
 
 
 def test_what_a_workflow_shows():

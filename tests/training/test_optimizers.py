@@ -10,6 +10,7 @@ from torch import nn
 
 from sanacog.sana_core.config import SanaParams
 from sanacog.sana_core.transformer import SanaTransformer
+from sanacog.training.muon import Muon
 from sanacog.training.optimizers import NAMES, make, rate
 
 
@@ -26,6 +27,19 @@ def test_muon_is_for_the_matrices_of_blocks():
     assert adamw.param_groups[0]["betas"] == (0.9, 0.98)
     with pytest.raises(ValueError, match="none of them is trained"):
         make("muon", network.proj_out.named_parameters(), 1e-3)
+
+
+def test_muon_takes_a_convolution_as_the_matrix_that_it_is():
+    torch.manual_seed(0)
+    matrix = nn.Parameter(torch.randn(8, 4 * 9))
+    kernel = nn.Parameter(matrix.detach().clone().view(8, 4, 3, 3))
+    before, gradient = matrix.detach().clone(), torch.randn(8, 36)
+    for p in (matrix, kernel):
+        p.grad = gradient.view(p.shape).clone()
+        Muon([p], lr=0.1, weight_decay=0.0).step()
+    assert torch.equal(kernel.flatten(1), matrix)
+    moved = torch.linalg.svdvals(matrix - before) / (0.1 * 0.2 * 36**0.5)
+    assert ((moved > 0.5) & (moved < 1.5)).all()  # all directions alike, about 1
 
 
 @pytest.mark.parametrize("name, package", [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt")])

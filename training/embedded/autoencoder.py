@@ -18,12 +18,13 @@ LATENT_SCALE = 0.41407  # of every Sana autoencoder: latent for the transformer 
 BATCH = 4
 CROP = 128
 CROP_PHASE = 0.4  # share of the schedule on crops, four times as many as pictures for the same work
+SQUARES = 10.0  # weight of the squared error while only the decoder is trained: in 2,000 steps 0.2 dB more
 
 CONFIG = {
     "_class_name": "AutoencoderDC", "in_channels": 3, "latent_channels": 32, "attention_head_dim": 32,
     "encoder_block_types": ["ResBlock"] * 5 + ["EfficientViTBlock"],
     "decoder_block_types": ["ResBlock"] * 5 + ["EfficientViTBlock"],
-    "encoder_block_out_channels": [8, 8, 16, 32, 128, 128], "decoder_block_out_channels": [8, 8, 16, 32, 128, 128],
+    "encoder_block_out_channels": [8, 8, 16, 32, 128, 128], "decoder_block_out_channels": [8, 16, 32, 64, 128, 128],
     "encoder_layers_per_block": [0, 1, 1, 1, 1, 2], "decoder_layers_per_block": [0, 1, 1, 1, 1, 2],
     "encoder_qkv_multiscales": [[], [], [], [], [], [5]], "decoder_qkv_multiscales": [[], [], [], [], [], [5]],
     "upsample_block_type": "interpolate", "downsample_block_type": "conv",
@@ -114,7 +115,12 @@ class Decoding(nn.Module):
             amount = torch.rand(len(latents), 1, 1, 1, generator=generator).to(device)
             noise = torch.randn(latents.shape, generator=generator).to(device)
             drawn = self.model.decode((latents + 0.3 * amount * noise) / LATENT_SCALE).float()
-        return reconstruction_loss(drawn, pictures)
+        return reconstruction_loss(drawn, pictures) + SQUARES * F.mse_loss(drawn, pictures)
+
+
+def kernels(decoder: nn.Module) -> list[nn.Parameter]:
+    """The weights that Muon trains: all that mix channels, but for what gives colours."""
+    return [p for p in decoder.parameters() if p.dim() > 1 and p.shape[1] > 1 and p.shape[0] >= 8]
 
 
 def reconstruction_loss(drawn: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:

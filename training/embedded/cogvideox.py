@@ -12,15 +12,19 @@ import torch
 
 from . import drawn_folders, t5, video_transformer
 from . import video_autoencoder as vae
+from .autoencoder import kernels
 from .loop import Fit, contact_sheet
 from .recipe import Recipe, half, read_file, whole, write_chapter
 from ...cogvideo_core.autoencoder import CogVideoVAE
 from ...evaluation.drawn import clips
 
 SENTENCES = 2  # a drawn clip
+LARGE_SHARE = 2 / 3  # of the clips that the transformers are trained on
 GATE = 0.98  # share of reconstructions with the right colours, and with the right direction
 SAMPLED_STEPS = 20  # of the report, DDIM
 GUIDANCE = {"transformer": (3.0, 6.0), "image": (2.0, 3.0, 6.0)}
+AT_LARGE = f", {clips.LARGE.frames} frames of {clips.LARGE.side}x{clips.LARGE.side}"
+RECALL = "(reconstructions)"
 KINDS = {"transformer": "text to video", "image": "image to video"}
 FILES = {"text": "text_encoders/sanacog_tiny_t5.safetensors", "autoencoder": "vae/sanacog_tiny_cogvideox_vae.safetensors",
          "transformer": "diffusion_models/sanacog_tiny_cogvideox.safetensors",
@@ -36,7 +40,7 @@ class CogVideoX(Recipe):
     share = {"text": 0.1, "autoencoder": 0.6, "decoder": 0.3}
     configured = {"transformer": "train/tiny_cogvideox", "image": "train/tiny_cogvideox_i2v"}
     drawn = {"transformer": 4096, "image": 4096}
-    rate = clips.RATE
+    suffix = ".mp4"
     files = FILES
     title = "The embedded tiny CogVideoX"
     further = ("decoder", "transformer", "image")
@@ -48,7 +52,8 @@ class CogVideoX(Recipe):
         return self.fit("autoencoder", vae.Autoencoding, lr=2e-3, average=0.99)
 
     def decoder(self) -> Fit:
-        return self.fit("decoder", lambda: vae.Decoding(self.autoencoded()), lr=1e-3, average=0.99)
+        return self.fit("decoder", lambda: vae.Decoding(self.autoencoded()), lr=1e-3, average=0.99,
+                        split=lambda modules: kernels(modules.model.decoder))
 
     def plan(self, stage: str) -> drawn_folders.Plan:
         """Clips made from text leave little to chance, so little has to be learnt; given pictures may show anything."""
@@ -112,15 +117,20 @@ class CogVideoX(Recipe):
         output, cases = self.options.output, self.options.cases or 48
         text, tokenizer, autoencoder, models = load_models(output, self.device)
         recall, shown, drawn = vae.evaluate_autoencoder(autoencoder, cases)
+        large_recall = vae.evaluate_autoencoder(autoencoder, cases, form=clips.LARGE)[0]
         side_by_side(torch.stack([shown[:8], drawn[:8]], dim=1).flatten(0, 1), self.work / "autoencoder.png")
         factors, bias = vae.preview_factors(autoencoder)
         (self.work / "preview.json").write_text(json.dumps({"factors": factors.tolist(), "bias": bias.tolist()}))
-        figures, prompts = {"reconstruction": recall}, clips.evaluation_scenes()[1]
+        figures, prompts = {RECALL: recall, f"{RECALL}{AT_LARGE}": large_recall}, clips.evaluation_scenes()[1]
         for stage, model in models.items():
-            for guidance in GUIDANCE[stage][::-1]:  # the sheet shows the first of them
-                figures[f"{KINDS[stage]}, CFG {guidance:g}"], sheet = video_transformer.evaluate(
-                    model, autoencoder, text, tokenizer, count=cases, picture=stage == "image", steps=SAMPLED_STEPS, guidance=guidance)
-            side_by_side(sheet[:10], self.work / f"{stage}.png", prompts)
+            def draw(guidance, form, where):
+                figures[f"{KINDS[stage]}{where}, CFG {guidance:g}"], sheet = video_transformer.evaluate(
+                    model, autoencoder, text, tokenizer, count=cases, picture=stage == "image", steps=SAMPLED_STEPS, guidance=guidance, form=form)
+                return sheet
+            for guidance in GUIDANCE[stage][::-1]:
+                draw(guidance, clips.SMALL, "")
+            sheet = draw(GUIDANCE[stage][0], clips.LARGE, AT_LARGE)
+            side_by_side(sheet[:10, :, ::2], self.work / f"{stage}.png", prompts)
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
         self.keep_curve("cogvideox_loss.png")
         write_chapter(output / "README.md", self.title, self.chapter(figures, cases))
@@ -134,35 +144,36 @@ class CogVideoX(Recipe):
         lines = [
             "Four files in ComfyUI's folder names, fp16, with diffusers' (T5: Hugging Face's) key names. They have the real",
             "family's architecture and latent geometry (16 channels, 1/8 in space, 1/4 in time) and know one world: one flat",
-            f"shape that moves in a straight line on a flat background, {clips.FRAMES} frames of {clips.PICTURE}x{clips.PICTURE} at {clips.RATE} a second, drawn by",
+            f"shape that moves in a straight line on a flat background, {said_of(clips.SMALL)} or {said_of(clips.LARGE)} a second, drawn by",
             "`evaluation/drawn/clips.py`. `python run.py train tiny-cogvideox` makes them from nothing. Prompts read like",
             f"`{clips.evaluation_scenes()[1][0]}`.", "",
             *self.file_table(),
             "", f"Measured on {datetime.date.today().isoformat()} on the files as they are here, in fp32 on {self.device.type.upper()}:", "",
             f"| {cases} held-out prompts, DDIM, {SAMPLED_STEPS} steps, seeds 0 to {cases - 1} | " + " | ".join(names) + " |",
             "|" + "---|" * (len(names) + 1)]
-        rows = {row: found for row, found in figures.items() if row != "reconstruction"}
-        for row, found in rows.items():
-            lines.append(f"| {row} | " + " | ".join(f"{found[n]:.3f}" for n in names) + " |")
-        recall = figures["reconstruction"]
-        lines.append(f"| (reconstructions) | {recall['colour']:.3f} | {recall['background']:.3f} | {recall['colour+background']:.3f} | "
-                     f"{recall['direction']:.3f} | | {recall['shape']:.3f} |")
+        for row, found in sorted(figures.items(), key=lambda item: item[0].startswith(RECALL)):  # they come last
+            lines.append(f"| {row} | " + " | ".join(f"{found[n]:.3f}" if n in found else "" for n in names) + " |")
+        recall, large_recall = figures[RECALL], figures[f"{RECALL}{AT_LARGE}"]
         lines += [
             "", "The prompts are `evaluation.drawn.clips.evaluation_scenes()`: colour, shape and background in combinations that no training",
             "clip and no training prompt had (the tokenizer's corpus has sentences of both sides), each direction in a quarter of",
             "them. `evaluation/drawn/clip_judge.py` judges from pixels: colours and shape must be right in two thirds of the frames, the",
             "direction is that of a line through the shape's centres.", ""]
-        kept = [f"{found['first frame']:.1f} dB ({found['kept']:.3f}) at {row.rpartition(', ')[2]}"
-                for row, found in rows.items() if "kept" in found]
+        kept = [f"{found['first frame']:.1f} dB ({found['kept']:.3f}) at {row.partition(', ')[2]}"
+                for row, found in figures.items() if "kept" in found]
         if kept:
             lines += ["Image to video starts from the first frame of a drawn clip of the prompt's scene, of any size and place. Mean PSNR of the",
                       f"result's first frame to it (share over 20 dB): {'; '.join(kept)}.", ""]
         lines += [f"Autoencoder, {cases} held-out clips of shapes of all sizes and places: PSNR {recall['psnr']:.1f} dB, spread of the scaled latents "
-                  f"{recall['latent spread']:.2f}.", "", self.history(), "", *self.curves("cogvideox_loss.png")]
+                  f"{recall['latent spread']:.2f}; of{AT_LARGE[1:]} {large_recall['psnr']:.1f} dB.", "", self.history(), "", *self.curves("cogvideox_loss.png")]
         for stage, kind in KINDS.items():
             if (self.options.output / FILES[stage]).exists():
                 lines += ["", f"![held-out prompts, {kind}](cogvideox_{stage}.png)"]
         return lines
+
+
+def said_of(form: clips.Format) -> str:
+    return f"{form.frames} frames of {form.side}x{form.side} at {form.rate}"
 
 
 def side_by_side(shown: torch.Tensor, path: Path, prompts: list[str] | None = None) -> None:
@@ -172,10 +183,11 @@ def side_by_side(shown: torch.Tensor, path: Path, prompts: list[str] | None = No
 
 
 def plan(layout: clips.Layout, count: int, generator: torch.Generator, rng: random.Random):
-    """drawn_folders.Plan of the drawn world."""
+    """drawn_folders.Plan of the drawn world, in both formats."""
+    form = clips.LARGE if rng.random() < LARGE_SHARE else clips.SMALL
     scenes = clips.sample_scenes(count, generator)
     said = [[clips.any_prompt(scene, rng) for _ in range(SENTENCES)] for scene in scenes.tolist()]
-    return said, lambda: {drawn_folders.SHOWN: clips.draw(scenes, generator, layout)}
+    return said, lambda: {drawn_folders.SHOWN: clips.draw(scenes, generator, layout, form=form)}
 
 
 def files_of(folder: Path, stage: str) -> list[str]:

@@ -25,7 +25,7 @@ def train(recipe: Recipe, stage: str) -> None:
     if options.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
     data = recipe.work / f"{stage}_data"
-    drawn_folders.write(data, options.cached or recipe.drawn[stage], recipe.plan(stage), recipe.rate)
+    drawn_folders.write(data, options.cached or recipe.drawn[stage], recipe.plan(stage), recipe.suffix)
     if not recipe.began(stage):
         recipe.gate(stage)
     settings = [f"data.path={data}", f"data.cache={recipe.work / 'cache'}", f"output.folder={recipe.work}", f"output.name={stage}",

@@ -20,21 +20,21 @@ Plan = Callable[[int, torch.Generator, random.Random], tuple[list[str] | list[li
 SHOWN, CONDITION = "file_name", "conditioning_image"  # columns
 
 
-def write(folder: Path, count: int, plan: Plan, rate: int | None = None) -> None:
+def write(folder: Path, count: int, plan: Plan, suffix: str = ".png") -> None:
     """Draw into column/00000.png and so on, and metadata.jsonl. What is there already is not drawn again.
 
-    rate: frames a second of clips, which are written without loss, as .mp4."""
+    suffix: .mp4 for clips."""
     lines = []
     for start in tqdm(range(0, count, PART), desc="drawing", disable=count < 1000, mininterval=5):
         captions, draw = plan(min(PART, count - start), torch.Generator().manual_seed(start), random.Random(start))
-        names = [f"{i:05}.{'mp4' if rate else 'png'}" for i in range(start, start + len(captions))]
+        names = [f"{i:05}{suffix}" for i in range(start, start + len(captions))]
         if not all((folder / SHOWN / name).exists() for name in names):
             drawn = draw()
             for column in sorted(drawn, key=[CONDITION, SHOWN].index):  # what is shown comes last, and stands for all
                 (folder / column).mkdir(parents=True, exist_ok=True)
                 for name, one in zip(names, drawn[column], strict=True):
-                    part = folder / column / f"part{Path(name).suffix}"
-                    save(one, part, rate)
+                    part = folder / column / f"part{suffix}"
+                    save(one, part)
                     os.replace(part, folder / column / name)
         columns = [column for column in (SHOWN, CONDITION) if (folder / column).exists()]
         lines += [{column: f"{column}/{name}" for column in columns} | {"text": said} for name, said in zip(names, captions)]
@@ -43,15 +43,15 @@ def write(folder: Path, count: int, plan: Plan, rate: int | None = None) -> None
     os.replace(part, folder / "metadata.jsonl")
 
 
-def save(drawn: torch.Tensor, path: Path, rate: int | None) -> None:
-    """A picture (3, H, W) as PNG, a clip (3, F, H, W) as H.264 of RGB without loss."""
-    if rate is None:
+def save(drawn: torch.Tensor, path: Path) -> None:
+    """A picture (3, H, W) as PNG, a clip (3, F, H, W), which lasts a second, as H.264 of RGB without loss."""
+    if drawn.dim() == 3:
         Image.fromarray(to_bytes(drawn)).save(path, compress_level=1)
         return
     import av  # measuring does without
 
     with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264rgb", rate=rate)
+        stream = out.add_stream("libx264rgb", rate=drawn.shape[1] - 1)
         stream.height, stream.width = drawn.shape[-2:]
         stream.pix_fmt, stream.options = "rgb24", {"qp": "0", "preset": "ultrafast"}
         for frame in drawn.unbind(1):

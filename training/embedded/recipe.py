@@ -33,7 +33,7 @@ class Recipe:
     title: str                     # of its chapter in models/README.md
     configured: dict[str, str] = {}  # stage to the name of its configuration
     drawn: dict[str, int] = {}       # how many pictures or clips are drawn for such a stage
-    rate: int | None = None          # of clips, frames a second
+    suffix: str = ".png"             # of their files
     further: tuple[str, ...] = ()  # stages that can go on from the files: what others were trained on stays as it is, or near
 
     def __init__(self, options: argparse.Namespace):

@@ -1,4 +1,5 @@
-"""Training of the tiny causal VAE: clips of 9 frames, 96x96, to 3x12x12 latents of 16 channels and back.
+"""Training of the tiny causal VAE: clips of 9 frames, 96x96, to 3x12x12 latents of 16 channels and back. What encodes these
+goes for larger and longer ones as it is; what decodes is trained on both.
 
 First single frames, which cost a ninth, then clips. Beyond redrawing the clip, the latents are asked for three things
 that make them easy to generate: unit spread after the fixed scale of the CogVideoX family, a decoder that forgives
@@ -10,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .autoencoder import reconstruction_loss
+from .autoencoder import SQUARES, reconstruction_loss
 from ...evaluation.drawn import clip_judge, clips
 from ...cogvideo_core.autoencoder import CogVideoVAE
 from ...cogvideo_core.config import CogVideoVAEParams
 
 LATENT_SCALE = 0.7  # latent for the transformer = encoded * scale
-LATENT = (16, 3, 12, 12)  # of a clip
+LATENT = (16, 3, 12, 12)  # of a small clip
 LOG_VARIANCE = -12.0  # of every latent: they are exact, and who draws them of their distribution gets them as they are
 FRAME_PHASE = 0.3  # share of the schedule on single frames
 FRAMES_A_STEP, CLIPS_A_STEP = 8, 2
@@ -46,6 +47,11 @@ def fix_variance(model: CogVideoVAE) -> None:
     last = model.encoder.conv_out.conv
     last.weight[LATENT[0]:] = 0.0
     last.bias[LATENT[0]:] = LOG_VARIANCE
+
+
+def latent(form: clips.Format) -> tuple[int, int, int, int]:
+    """(channels, frames, height, width) of a clip's latent."""
+    return LATENT[0], (form.frames - 1) // PARAMS.temporal_compression_ratio + 1, form.side // 8, form.side // 8
 
 
 class LatentHeads(nn.Module):
@@ -103,15 +109,17 @@ class Decoding(nn.Module):
     def loss(self, step: int, progress: float) -> torch.Tensor:
         generator = torch.Generator().manual_seed(1_000_000 + step)
         device = next(self.model.parameters()).device
-        scenes = clips.sample_scenes(CLIPS_A_STEP, generator)
-        shown = clips.draw(scenes, generator, clips.WIDE, colour_jitter=0.02).to(device)
+        form, count = ((clips.SMALL, CLIPS_A_STEP), (clips.LARGE, 1))[step % 2]  # one large clip is work enough
+        scenes = clips.sample_scenes(count, generator)
+        shown = clips.draw(scenes, generator, clips.WIDE, colour_jitter=0.02, form=form).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             with torch.no_grad():
                 latents = self.model.encode(shown) * LATENT_SCALE
             amount = torch.rand(len(latents), 1, 1, 1, 1, generator=generator).to(device)
             noise = torch.randn(latents.shape, generator=generator).to(device)
             drawn = self.model.decode((latents + 0.3 * amount * noise) / LATENT_SCALE).float()
-        return reconstruction_loss(*(x.transpose(1, 2).flatten(0, 1) for x in (drawn, shown)))
+        loss = reconstruction_loss(*(x.transpose(1, 2).flatten(0, 1) for x in (drawn, shown)))
+        return loss + SQUARES * F.mse_loss(drawn, shown)
 
 
 @torch.no_grad()
@@ -134,12 +142,12 @@ def psnr(drawn: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
     return 10 * torch.log10(4 / error)
 
 
-def evaluate_autoencoder(model: CogVideoVAE, count: int = 64, layout: clips.Layout = clips.WIDE):
+def evaluate_autoencoder(model: CogVideoVAE, count: int = 64, layout: clips.Layout = clips.WIDE, form: clips.Format = clips.SMALL):
     """(judge's share per attribute, of both colours together, and mean PSNR in dB, over held-out clips; the clips;
     their reconstructions; the spread of the scaled latents)."""
     generator = torch.Generator().manual_seed(10_000_019)
     scenes = clips.sample_scenes(count, generator, held_out=True)
-    shown = clips.draw(scenes, generator, layout)
+    shown = clips.draw(scenes, generator, layout, form=form)
     latents = encode(model, shown)
     drawn = decode(model, latents)
     seen = clip_judge.agreement(clips.to_frames(drawn), scenes)

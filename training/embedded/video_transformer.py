@@ -51,23 +51,24 @@ def with_picture(model: CogVideoTransformer) -> CogVideoTransformer:
     return ours
 
 
-def beside(start: torch.Tensor) -> torch.Tensor:
-    """A start picture's scaled latent (B, 16, 1, h, w) as the condition of a clip: at its first latent frame, zeros
-    behind it."""
-    return F.pad(start, (0, 0, 0, 0, 0, vae.LATENT[1] - 1))
+def beside(start: torch.Tensor, frames: int = vae.LATENT[1]) -> torch.Tensor:
+    """A start picture's scaled latent (B, 16, 1, h, w) as the condition of a clip of so many latent frames: at its first one,
+    zeros behind it."""
+    return F.pad(start, (0, 0, 0, 0, 0, frames - 1))
 
 
 @torch.no_grad()
 def sample(model: CogVideoTransformer, states, empty, *, seeds: list[int], start=None, steps: int = 25,
-           guidance: float = 5.0) -> torch.Tensor:
-    """DDIM with trailing timesteps and classifier-free guidance -> scaled latents (B, 16, 3, 12, 12).
+           guidance: float = 5.0, form: clips.Format = clips.SMALL) -> torch.Tensor:
+    """DDIM with trailing timesteps and classifier-free guidance -> scaled latents (B, 16, T, H, W) of clips of that format.
 
-    states (B, 32, 96), empty (1, 32, 96) of the empty prompt; start (B, 16, 1, 12, 12) scaled, for image to video, kept
+    states (B, 32, 96), empty (1, 32, 96) of the empty prompt; start (B, 16, 1, H, W) scaled, for image to video, kept
     in both halves of the guidance. One seed a clip."""
     device = states.device
-    noise = torch.stack([torch.randn(vae.LATENT, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
+    shape = vae.latent(form)
+    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(device)
     context = torch.cat([states, empty.expand_as(states)])
-    condition = [] if start is None else [beside(start).repeat(2, 1, 1, 1, 1)]
+    condition = [] if start is None else [beside(start, shape[1]).repeat(2, 1, 1, 1, 1)]
 
     def guided(x, timestep):
         at = torch.full((len(context),), timestep, device=device)
@@ -79,19 +80,19 @@ def sample(model: CogVideoTransformer, states, empty, *, seeds: list[int], start
 
 @torch.no_grad()
 def evaluate(model, autoencoder, text, tokenizer, *, picture: bool = False, steps: int = 25, guidance: float = 5.0,
-             seed: int = 0, count: int = 48) -> tuple[dict[str, float], torch.Tensor]:
+             seed: int = 0, count: int = 48, form: clips.Format = clips.SMALL) -> tuple[dict[str, float], torch.Tensor]:
     """Draw the first `count` of the 48 held-out prompts, prompt i from seed + i; with `picture`, each from the first
     frame of a drawn clip of its scene. -> (shares that obey: each attribute, colours together, colours and direction;
     `first frame`, mean PSNR in dB, and `kept`, the share over 20 dB, where there is a picture; the clips)."""
     scenes, prompts = (part[:count] for part in clips.evaluation_scenes())
     states = t5.encode_prompts(text, tokenizer, prompts)
     empty = t5.encode_prompts(text, tokenizer, [""])
-    shown = clips.draw(scenes, torch.Generator().manual_seed(48), clips.WIDE)[:, :, :1]
+    shown = clips.draw(scenes, torch.Generator().manual_seed(48), clips.WIDE, form=form)[:, :, :1]
     start = vae.encode(autoencoder, shown).to(states.device) if picture else None
     latents = []
     for rows in torch.arange(len(prompts)).split(16):
         latents.append(sample(model, states[rows], empty, seeds=[seed + int(i) for i in rows], steps=steps,
-                              guidance=guidance, start=None if start is None else start[rows]))
+                              guidance=guidance, form=form, start=None if start is None else start[rows]))
     drawn = vae.decode(autoencoder, torch.cat(latents))
     seen = clip_judge.agreement(clips.to_frames(drawn), scenes)
     both = seen["colour"] & seen["background"]

@@ -46,6 +46,16 @@ def test_shapes_stay_inside_and_move_as_told(layout):
         assert 0.3 < np.abs(verdict.travel).max() < 0.42 and np.abs(verdict.travel).min() < 0.01
 
 
+def test_both_formats_show_the_same():
+    """The large one in more pixels and more frames."""
+    scenes = clips.sample_scenes(8, seeded(2))
+    small, large = (clips.draw(scenes, seeded(3), clips.WIDE, form=form) for form in (clips.SMALL, clips.LARGE))
+    assert large.shape == (8, 3, 17, 128, 128)
+    shrunk = F.interpolate(large[:, :, ::2].transpose(1, 2).flatten(0, 1), (96, 96), mode="area").unflatten(0, (8, 9))
+    assert (shrunk.transpose(1, 2) - small).abs().mean() < 0.01
+    assert all(right.all() for right in clip_judge.agreement(clips.to_frames(large), scenes).values())
+
+
 def test_chosen_frames_are_frames_of_the_clip():
     scenes = clips.sample_scenes(3, seeded(4))
     two = clips.draw(scenes, seeded(5), frames=2)

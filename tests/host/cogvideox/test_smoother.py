@@ -73,4 +73,4 @@ def test_the_pages_nodes_make_more_and_larger_frames(draw):
     for key, one in nodes.items():
         workflow[key] = {**workflow.get(key, {}), **one}
     clips = draw(workflow).clips
-    assert next(clip.shape for name, clip in clips.items() if name.endswith(".mp4")) == (17, 192, 192, 3)
+    assert next(clip.shape for name, clip in clips.items() if name.endswith(".mp4")) == (33, 256, 256, 3)

@@ -9,8 +9,9 @@ import torch
 from sanacog.cogvideo_core.config import identify, identify_autoencoder
 from sanacog.commands import train_embedded as cli
 from sanacog.evaluation.drawn import clips
+from sanacog.training import config_files
 from sanacog.training.data import buckets, layouts, media
-from sanacog.training.embedded import cogvideox, drawn_folders, recipe, t5, video_transformer
+from sanacog.training.embedded import autoencoder, cogvideox, drawn_folders, recipe, t5, video_transformer
 from sanacog.training.embedded import video_autoencoder as vae
 
 SMOKE = ["tiny-cogvideox", "--steps", "2", "--cached", "6", "--cases", "8", "--device", "cpu"]
@@ -81,7 +82,7 @@ def test_exported_text_encoder_reads_like_the_trained_one(whole):
 def test_files_are_small_and_export_says_what_it_measured(whole):
     text = (whole / "models" / "README.md").read_text()
     figures = json.loads((whole / "work" / "figures.json").read_text())
-    for row in ("text to video, CFG 3", "text to video, CFG 6", "image to video, CFG 2"):
+    for row in ("text to video, CFG 3", "text to video, CFG 6", "image to video, 17 frames of 128x128, CFG 2"):
         assert f"| {row} | {figures[row]['colour']:.3f} |" in text
     for stage in ("transformer", "image"):
         assert (whole / "models" / f"cogvideox_{stage}.png").stat().st_size > 1000
@@ -126,13 +127,28 @@ def test_latents_are_exact():
 
 
 def test_drawn_clips_are_read_as_they_were_drawn(tmp_path):
-    """Without loss, at their own rate, and with all their sentences."""
-    drawn_folders.write(tmp_path, 3, partial(cogvideox.plan, clips.NARROW), clips.RATE)
-    rows = layouts.read_source(tmp_path, lambda text: None)
-    generator = torch.Generator().manual_seed(0)
-    shown = clips.draw(clips.sample_scenes(3, generator), generator, clips.NARROW)
-    for row, clip in zip(rows, shown, strict=True):
-        row = media.probe_row(row, tmp_path)
-        assert (row.frames, row.fps, row.width, row.height) == (9, 8, 96, 96) and len(row.captions) == 2
-        placed = buckets.place(row, [buckets.Bucket(9, 96, 96)], 8.0)
-        assert (media.load(row, placed, tmp_path, fps=8.0) - clip).abs().max() < 0.005  # of 8 bits
+    """Without loss, at their own rate, each in its format, and with all their sentences."""
+    loaded = config_files.load(["train/tiny_cogvideox"], [f"data.path={tmp_path}"], environ={}).config
+    sizes = [buckets.Bucket(*size) for size in loaded.data.buckets]
+    assert loaded.data.fps is None and sizes == [buckets.Bucket(f.frames, f.side, f.side) for f in (clips.SMALL, clips.LARGE)]
+    for form, share in ((clips.SMALL, 0.0), (clips.LARGE, 1.0)):
+        folder = tmp_path / str(form.frames)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cogvideox, "LARGE_SHARE", share)
+            drawn_folders.write(folder, 3, partial(cogvideox.plan, clips.NARROW), ".mp4")
+        rows = layouts.read_source(folder, lambda text: None)
+        generator = torch.Generator().manual_seed(0)
+        shown = clips.draw(clips.sample_scenes(3, generator), generator, clips.NARROW, form=form)
+        for row, clip in zip(rows, shown, strict=True):
+            row = media.probe_row(row, folder)
+            assert (row.frames, row.fps, row.width, row.height) == (form.frames, form.rate, form.side, form.side) and len(row.captions) == 2
+            placed = buckets.place(row, sizes)
+            assert (media.load(row, placed, folder) - clip).abs().max() < 0.005  # of 8 bits
+
+
+def test_muon_trains_what_mixes_channels_of_the_decoder():
+    model = vae.build()
+    names = {id(p): name for name, p in model.named_parameters()}
+    chosen = {names[id(p)] for p in autoencoder.kernels(model.decoder)}
+    assert chosen == {name for name, p in model.named_parameters()
+                      if name.startswith("decoder") and name.endswith("weight") and p.dim() > 1 and "conv_out" not in name}
