@@ -28,7 +28,7 @@ LOOP = "sanacog_cogvideox_loop"  # what the wrappers of loop.py are called
 # Stock samplers that reckon with two predictions as if noise levels were evenly spaced: in the first step, from sigma 4518,
 # the little by which the two differ is multiplied by the ratio of its ends. Which they are was measured
 # (tests/host/cogvideox/test_stock_samplers.py), and at what ratio: 30 steps have 71 and show it, 50 have 42 and do not.
-_BROKEN_BY_FIRST_STEP = {"sample_heun": "heun", "sample_dpm_2_ancestral": "dpm_2_ancestral", "sample_ipndm": "ipndm"}
+_BROKEN_BY_FIRST_STEP = {f"sample_{name}": name for name in ("heun", "dpm_2", "dpm_2_ancestral", "ipndm")}
 _TOO_FAR = 45.0
 
 
