@@ -116,7 +116,7 @@ def picture_with_flat_areas(side):
 
 @torch.no_grad()
 def test_no_seam_with_the_trained_autoencoder():
-    """Levels of 255, on flat areas, where seams are seen: tiles side by side show steps of thirty, blended ones none."""
+    """Levels of 255, on flat areas, where seams are seen: tiles side by side show steps of seven, blended ones none."""
     model = training.build().eval()
     model.load_state_dict(load_file(ROOT / "models" / "vae" / "sanacog_tiny_dcae.safetensors"))
     x = picture_with_flat_areas(1024)
@@ -131,5 +131,5 @@ def test_no_seam_with_the_trained_autoencoder():
     decibels, step = quality(Tiles(16, 16, 2))
     assert decibels > 48 and step < 2
     decibels, step = quality(Tiles(16, 16, 0))
-    assert decibels < 45 and step > 10
+    assert decibels < 45 and step > 4
     assert ((model.encode(x, Tiles(16, 16, 2)) - z).norm() / z.norm()) < 0.05
