@@ -56,9 +56,10 @@ def test_workflow_is_embedded(drawn):
 def test_videos_are_whole(drawn):
     for name in VIDEOS:
         frames = frames_of(name, (drawn[0] / name).read_bytes()).astype(int)
-        assert frames.shape == (17 if "sana_video" in name else 9, 96, 96, 3) and np.ptp(frames, axis=(0, 1, 2)).max() > 60, "one flat colour"
+        side = 96 if "sana_video" in name else 128
+        assert frames.shape == (17, side, side, 3) and np.ptp(frames, axis=(0, 1, 2)).max() > 60, "one flat colour"
         assert np.abs(frames[-1] - frames[0]).mean() > 3, "nothing moves"
-    assert Image.open(drawn[0] / "video_contact_sheet.png").size == (4 + 9 * 100, 3 * (24 + 100))
+    assert Image.open(drawn[0] / "video_contact_sheet.png").size == (4 + 9 * 132, 3 * (24 + 132))
 
 
 def test_pictures_show_what_the_prompts_say(drawn):
