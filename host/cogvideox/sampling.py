@@ -130,7 +130,7 @@ def say_sampler(sampler, sigmas) -> None:
     """Log when a stock sampler cannot make CogVideoX's first step."""
     name = _BROKEN_BY_FIRST_STEP.get(getattr(getattr(sampler, "sampler_function", None), "__name__", ""))
     if name and len(sigmas) > 2 and sigmas[0] > _TOO_FAR * sigmas[1]:
-        logging.warning("The first step of this run goes from noise level %.0f to %.0f, and %s cannot make it: the video will "
+        logging.warning("The first step of this run goes from noise level %.0f to %.0f, and %s cannot make it: the video may "
                         "be broken. Take 50 steps, or euler, dpmpp_2m or heunpp2.", float(sigmas[0]), float(sigmas[1]), name)
 
 
