@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .files import config_of
+from .files import config_of, eight_bits
 
 BATCH = 16  # pictures at a time
 HAVE_ONE = ("A folder with config.json, the weights, preprocessor_config.json and the tokenizer's files is expected, as "
@@ -52,9 +52,8 @@ class Clip:
         """Features (N, D) of length 1, float64, of pictures: each (H, W, 3) in [0, 1], of any size."""
         found = []
         for at in range(0, len(pictures), BATCH):
-            eight_bits = [np.clip(np.asarray(one) * 255 + 0.5, 0, 255).astype(np.uint8) for one in pictures[at : at + BATCH]]
-            given = self.processor(eight_bits, return_tensors="pt", input_data_format="channels_last").to(self.device)
-            pooled = self.model.vision_model(pixel_values=given["pixel_values"]).pooler_output
+            given = self.processor(eight_bits(pictures[at : at + BATCH]), return_tensors="pt", input_data_format="channels_last")
+            pooled = self.model.vision_model(pixel_values=given["pixel_values"].to(self.device)).pooler_output
             found.append(self.model.visual_projection(pooled))
         return _unit(torch.cat(found))
 

@@ -56,6 +56,11 @@ def frames(path: Path) -> np.ndarray:
     return np.stack(read).astype(np.float32) / 255
 
 
+def eight_bits(pictures) -> list[np.ndarray]:
+    """Pictures, each (H, W, 3) in [0, 1], as networks' processors take them: uint8."""
+    return [np.clip(np.asarray(one) * 255 + 0.5, 0, 255).astype(np.uint8) for one in pictures]
+
+
 def config_of(folder: Path) -> dict:
     """The config.json of a network's folder; empty where there is none that can be read."""
     try:
@@ -72,7 +77,7 @@ def some(frames: np.ndarray) -> np.ndarray:
 
 def pillow(frames) -> list[Image.Image]:
     """Frames (T, H, W, 3) in [0, 1] as pictures of 8 bits."""
-    return [Image.fromarray(np.clip(np.asarray(frame) * 255 + 0.5, 0, 255).astype(np.uint8)) for frame in frames]
+    return [Image.fromarray(frame) for frame in eight_bits(frames)]
 
 
 def _told(path):

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .files import eight_bits
+
 BATCH = 8  # pictures at a time
 TOKENS = 35  # of a prompt; what is longer is cut off
 HEAD = 64  # channels of an attention head, in both halves and in every size of BLIP
@@ -69,11 +71,10 @@ class ImageReward:
         validated on, 1 a standard deviation better. The middle square of a picture is looked at."""
         found = []
         for at in range(0, len(pictures), BATCH):
-            eight_bits = [np.clip(np.asarray(one) * 255 + 0.5, 0, 255).astype(np.uint8) for one in pictures[at : at + BATCH]]
-            shown = self.processor(eight_bits, return_tensors="pt", input_data_format="channels_last")["pixel_values"].to(self.device)
+            given = self.processor(eight_bits(pictures[at : at + BATCH]), return_tensors="pt", input_data_format="channels_last")
             said = self.tokenizer(list(prompts[at : at + BATCH]), padding="max_length", truncation=True, max_length=TOKENS,
                                   return_tensors="pt").to(self.device)
-            seen = self.vision(pixel_values=shown).last_hidden_state
+            seen = self.vision(pixel_values=given["pixel_values"].to(self.device)).last_hidden_state
             read = self.text(input_ids=said["input_ids"], attention_mask=said["attention_mask"], encoder_hidden_states=seen,
                              encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=self.device)).last_hidden_state
             found.append((self.rate(read[:, 0])[:, 0] - MEAN) / DEVIATION)

@@ -8,8 +8,8 @@ from sanacog.headless.installation import ROOT
 from .video_model import apart, host  # noqa: F401
 
 # Relative L2 distance of ten steps from forty of Euler's. The deterministic ones solve the same equation, the others draw
-# noise of their own; measured were 0.1 to 0.2 and 0.2 to 0.5, and 8.5, 1.4 and
-# 1.1 of those that break.
+# noise of their own; measured were 0.1 to 0.2 and 0.2 to 0.5, and 8.5, 1.4 and 1.1 of
+# those that break.
 DETERMINISTIC = ("euler", "ddim", "heunpp2", "lms", "dpmpp_2m", "uni_pc", "deis", "res_multistep")
 RANDOM = ("euler_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "ddpm")
 BROKEN = ("heun", "dpm_2_ancestral", "ipndm")
