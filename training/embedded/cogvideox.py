@@ -52,7 +52,7 @@ class CogVideoX(Recipe):
         return self.fit("autoencoder", vae.Autoencoding, lr=2e-3, average=0.99)
 
     def decoder(self) -> Fit:
-        return self.fit("decoder", lambda: vae.Decoding(self.autoencoded()), lr=1e-3, average=0.99,
+        return self.fit("decoder", lambda: vae.Decoding(self.autoencoded()), lr=self.rate(1e-3), average=0.99,
                         split=lambda modules: kernels(modules.model.decoder))
 
     def plan(self, stage: str) -> drawn_folders.Plan:

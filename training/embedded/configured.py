@@ -12,7 +12,6 @@ from .recipe import Recipe
 from .. import config_files, session
 
 FEW = 100  # steps: fewer are a look at whether it runs, without warm-up and pictures on the way
-GENTLER = 0.4  # of a configuration's rate, for files that go on: at the whole they first unlearn
 
 
 def train(recipe: Recipe, stage: str) -> None:
@@ -38,6 +37,6 @@ def train(recipe: Recipe, stage: str) -> None:
         settings.append("train.compile=inductor")
     loaded = config_files.load([recipe.configured[stage]], settings, environ={})
     if options.further:
-        loaded = config_files.load([recipe.configured[stage]], [*settings, f"train.lr={GENTLER * loaded.config.train.lr:g}"], environ={})
+        loaded = config_files.load([recipe.configured[stage]], [*settings, f"train.lr={recipe.rate(loaded.config.train.lr):g}"], environ={})
     session.train(loaded)
     recipe.draw_curves()

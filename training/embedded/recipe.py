@@ -18,6 +18,7 @@ from torch import nn
 from . import drawn_folders
 from .loop import Fit, loss_curve, pick_device
 
+GENTLER = 0.4  # of a rate, for files that go on: at the whole they first unlearn
 WORK = Path(__file__).resolve().parents[2] / "output" / "train"
 
 
@@ -57,6 +58,10 @@ class Recipe:
                   folder=self.work, **settings)
         fit.load()
         return fit
+
+    def rate(self, lr: float) -> float:
+        """What a stage is trained at whose configuration or schedule says lr."""
+        return GENTLER * lr if self.options.further else lr
 
     def done(self, stage: str) -> Fit:
         """A finished, or at least begun, stage with its averaged weights."""

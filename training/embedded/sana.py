@@ -46,7 +46,7 @@ class Sana(Recipe):
 
     def decoder(self) -> Fit:
         return self.fit("decoder", lambda: autoencoder.Decoding(self.pictures("autoencoder").requires_grad_(True)),
-                        lr=1.2e-3, average=0.995, split=lambda modules: autoencoder.kernels(modules.model.decoder))
+                        lr=self.rate(1.2e-3), average=0.995, split=lambda modules: autoencoder.kernels(modules.model.decoder))
 
     def plan(self, stage: str) -> drawn_folders.Plan:
         return plan

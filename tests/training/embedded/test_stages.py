@@ -125,11 +125,14 @@ def test_further_goes_on_gently(exported, tmp_path, monkeypatch):
         rates.append(loaded.config.train.lr)
         raise SystemExit("looked")
     monkeypatch.setattr(session, "train", look)
+    decoders = []
+    monkeypatch.setattr(loop.Fit, "run", lambda fit, **_: decoders.append(fit.lr))
     shutil.copytree(exported / "work", tmp_path / "work", ignore=shutil.ignore_patterns("transformer"))
     for more in ([], ["--further", "--source", str(exported / "models")]):
         with pytest.raises(SystemExit, match="looked"):
             train(tmp_path, "--stage", "transformer", *more)
-    assert rates[1] == pytest.approx(0.4 * rates[0])
+        train(tmp_path, "--stage", "decoder", *more)
+    assert rates[1] == pytest.approx(0.4 * rates[0]) and decoders[1] == pytest.approx(0.4 * decoders[0])
 
 
 def test_text_goes_further_without_moving_what_others_read(exported, tmp_path, monkeypatch):
