@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 
 import av
-from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageSequence
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, ImageSequence
 
 from ..app.graph import WORKFLOWS, shipped
 from ..cogvideo_core import schedule
@@ -266,9 +266,11 @@ def apart(one, other):
 
 
 def strips(clips, captions, count=5):
-    """So many frames of clips, evenly, a clip a row under its caption."""
+    """So many frames of clips, evenly, a clip a row under its caption, WIDTH in all."""
+    side = WIDTH // count - 5  # and the gaps
+
     def thinned(clip):
-        first, *more = evenly(clip, count)
+        first, *more = [ImageOps.contain(frame, (min(side, frame.width),) * 2) for frame in evenly(clip, count)]
         out = io.BytesIO()
         first.save(out, "WEBP", save_all=True, append_images=more, lossless=True)
         return out.getvalue()
