@@ -23,8 +23,9 @@ def train(recipe: Recipe, stage: str) -> None:
                          "steps: give --steps in place of --minutes or --stop-at. Ctrl-C stops and saves.")
     if options.device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    data = recipe.work / f"{stage}_data"
-    drawn_folders.write(data, options.cached or recipe.drawn[stage], recipe.plan(stage), recipe.suffix)
+    seed = recipe.seed(stage)
+    data = recipe.work / f"{stage}_data{f'_{seed:08x}' if seed else ''}"  # other drawings are other files
+    drawn_folders.write(data, options.cached or recipe.drawn[stage], recipe.plan(stage), recipe.suffix, seed)
     if not recipe.began(stage):
         recipe.gate(stage)
     settings = [f"data.path={data}", f"data.cache={recipe.work / 'cache'}", f"output.folder={recipe.work}", f"output.name={stage}",

@@ -20,13 +20,13 @@ Plan = Callable[[int, torch.Generator, random.Random], tuple[list[str] | list[li
 SHOWN, CONDITION = "file_name", "conditioning_image"  # columns
 
 
-def write(folder: Path, count: int, plan: Plan, suffix: str = ".png") -> None:
+def write(folder: Path, count: int, plan: Plan, suffix: str = ".png", seed: int = 0) -> None:
     """Draw into column/00000.png and so on, and metadata.jsonl. What is there already is not drawn again.
 
-    suffix: .mp4 for clips."""
+    suffix: .mp4 for clips. seed: another one, other drawings."""
     lines = []
     for start in tqdm(range(0, count, PART), desc="drawing", disable=count < 1000, mininterval=5):
-        captions, draw = plan(min(PART, count - start), torch.Generator().manual_seed(start), random.Random(start))
+        captions, draw = plan(min(PART, count - start), torch.Generator().manual_seed(seed + start), random.Random(seed + start))
         names = [f"{i:05}{suffix}" for i in range(start, start + len(captions))]
         if not all((folder / SHOWN / name).exists() for name in names):
             drawn = draw()

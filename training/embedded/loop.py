@@ -36,15 +36,16 @@ class Fit:
 
     The optimiser is AdamW, but for the matrices that split(modules) names, if given: those are Muon's.
 
-    loss(step, progress) -> scalar tensor. steps: length of the schedule. minutes: if given, the schedule is also over when
-    that much time was spent on it, over all resumed runs together. folder/name.pt holds the state, folder/name.json the losses.
+    loss(step, progress) -> scalar tensor; its steps are counted from `first`. steps: length of the schedule. minutes: if given,
+    the schedule is also over when that much time was spent on it, over all resumed runs together. folder/name.pt holds the
+    state, folder/name.json the losses.
     """
 
     def __init__(self, name: str, modules: nn.Module, loss: Callable[[int, float], torch.Tensor], *, steps: int, folder: Path,
                  minutes: float | None = None, lr: float = 2e-3, average: float = 0.998, weight_decay: float = 0.01,
-                 split: Callable[[nn.Module], list[nn.Parameter]] | None = None):
+                 split: Callable[[nn.Module], list[nn.Parameter]] | None = None, first: int = 0):
         self.name, self.modules, self.loss, self.steps, self.minutes = name, modules, loss, steps, minutes
-        self.lr, self.decay = lr, average
+        self.lr, self.decay, self.first = lr, average, first
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.names = [n for n, p in modules.named_parameters() if p.requires_grad]
@@ -105,7 +106,7 @@ class Fit:
                 for optimizer, base in zip(self.optimizers, self.rates):
                     for group, lr in zip(optimizer.param_groups, base):
                         group["lr"] = lr * rate
-                loss = self.loss(self.step, self.progress)
+                loss = self.loss(self.first + self.step, self.progress)
                 self.modules.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)

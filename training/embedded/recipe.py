@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 import shutil
+import zlib
 from pathlib import Path
 
 import safetensors
@@ -55,13 +56,18 @@ class Recipe:
         modules = make().to(self.device)
         minutes = options.minutes * self.share[stage] if options.minutes else None
         fit = Fit(stage, modules, modules.loss, steps=options.steps or self.steps[stage], minutes=minutes,
-                  folder=self.work, **settings)
+                  folder=self.work, first=self.seed(stage), **settings)
         fit.load()
         return fit
 
     def rate(self, lr: float) -> float:
         """What a stage is trained at whose configuration or schedule says lr."""
         return GENTLER * lr if self.options.further else lr
+
+    def seed(self, stage: str) -> int:
+        """Of a stage's drawings: what goes on from a file is shown others than that file was."""
+        file = self.files["autoencoder" if stage == "decoder" else stage]
+        return zlib.crc32((self.options.source / file).read_bytes()) if self.options.further else 0
 
     def done(self, stage: str) -> Fit:
         """A finished, or at least begun, stage with its averaged weights."""

@@ -43,7 +43,7 @@ class SanaVideo(Recipe):
     def cache(self) -> dict[str, torch.Tensor]:
         def make():
             text, tokenizer, autoencoder = partners(self.options.source)
-            return transformer.make_cache(autoencoder, text, tokenizer, self.options.cached or CLIPS)
+            return transformer.make_cache(autoencoder, text, tokenizer, self.options.cached or CLIPS, self.seed("transformer"))
         return self.cached("cache", make)
 
     def export(self) -> None:

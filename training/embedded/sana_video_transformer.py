@@ -56,10 +56,10 @@ def matrices(model: nn.Module) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def make_cache(autoencoder, text, tokenizer, count: int) -> dict[str, torch.Tensor]:
+def make_cache(autoencoder, text, tokenizer, count: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """latents (N, 16, 9, 12, 12) times the scale, of clips of 33 frames; states (N + 1, T, 96) and mask (N + 1, T) of a prompt for
     each, the empty one last. Floating point tensors are fp16."""
-    generator, rng = torch.Generator().manual_seed(3), random.Random(3)
+    generator, rng = torch.Generator().manual_seed(3 + seed), random.Random(3 + seed)
     scenes = clips.sample_scenes(count, generator)
     latents = [vae.encode(autoencoder, roaming.draw(part, 4 * (CACHED - 1) + 1, generator)).half()
                for part in tqdm(scenes.split(8), desc="latents", mininterval=5)]

@@ -1,6 +1,7 @@
 """A few steps of every training stage: resumed equals uninterrupted, and the exported files are what the pack loads."""
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import safetensors
@@ -133,6 +134,33 @@ def test_further_goes_on_gently(exported, tmp_path, monkeypatch):
             train(tmp_path, "--stage", "transformer", *more)
         train(tmp_path, "--stage", "decoder", *more)
     assert rates[1] == pytest.approx(0.4 * rates[0]) and decoders[1] == pytest.approx(0.4 * decoders[0])
+
+
+def test_further_is_shown_other_drawings(exported, tmp_path, monkeypatch):
+    """By the trainer and by the loop here, and others again when it goes on from another file."""
+    captions, steps = [], []
+
+    def look(loaded):
+        captions.append((Path(loaded.config.data.path) / "metadata.jsonl").read_text())
+        raise SystemExit("looked")
+
+    def loss(training, step, progress):
+        steps.append(step)
+        return sum(p.square().sum() for p in training.model.decoder.parameters())
+    monkeypatch.setattr(session, "train", look)
+    monkeypatch.setattr(autoencoder.Decoding, "loss", loss)
+    shutil.copytree(exported / "work", tmp_path / "work", ignore=shutil.ignore_patterns("transformer"))
+    shutil.copytree(exported / "models", tmp_path / "other")
+    for name in ("autoencoder", "transformer"):
+        tensors, config = read(exported / "models" / sana.FILES[name])
+        safetensors.torch.save_file(tensors, tmp_path / "other" / sana.FILES[name], {"config": json.dumps(config), "of": "another run"})
+    for more in ([], ["--further", "--source", str(exported / "models")], ["--further", "--source", str(tmp_path / "other")]):
+        with pytest.raises(SystemExit, match="looked"):
+            train(tmp_path, "--stage", "transformer", *more)
+        (tmp_path / "work" / "decoder.pt").unlink()
+        train(tmp_path, "--stage", "decoder", *more)
+    assert len(set(captions)) == 3
+    assert len(set(steps)) == len(steps) == 9 and steps[:3] == [0, 1, 2]
 
 
 def test_text_goes_further_without_moving_what_others_read(exported, tmp_path, monkeypatch):
