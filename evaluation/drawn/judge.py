@@ -107,7 +107,11 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 
 def agreement(pictures, scenes) -> dict[str, list[bool]]:
     """For pictures (each (H, W, 3) in [0, 1]) and scenes (N, 5): per attribute, whether each picture shows it."""
-    verdicts = [judge(p) for p in pictures]
+    return agreed([judge(picture) for picture in pictures], scenes)
+
+
+def agreed(verdicts: list[Verdict], scenes) -> dict[str, list[bool]]:
+    """The same of pictures that were judged."""
     tables = (shapes.COLOURS, shapes.SHAPES, shapes.COLOURS, shapes.SIZES, shapes.PLACES)
     return {name: [getattr(v, name) == tables[i][int(s[i])] for v, s in zip(verdicts, scenes)]
             for i, name in enumerate(shapes.ATTRIBUTES)}

@@ -62,11 +62,12 @@ def figures_of(pictures: np.ndarray, scenes: torch.Tensor, named: list[bool]) ->
     """Shares of pictures (N, H, W, 3) in [0, 1] that obey: each attribute, colours together, colours and shape together;
     place only where the prompt names one. `fit`: mean overlap (intersection over union) of what was drawn with the ideal shape
     that it is nearest to, at its place and size."""
-    seen = {k: np.array(v) for k, v in judge.agreement(pictures, scenes).items()}
+    verdicts = [judge.judge(picture) for picture in pictures]
+    seen = {k: np.array(v) for k, v in judge.agreed(verdicts, scenes).items()}
     both = seen["colour"] & seen["background"]
     figures = {k: float(v.mean()) for k, v in seen.items()}
     figures["place"] = float(seen["place"][np.array(named)].mean())
-    figures["fit"] = float(np.mean([judge.judge(picture).overlap for picture in pictures]))
+    figures["fit"] = float(np.mean([verdict.overlap for verdict in verdicts]))
     return figures | {"colour+background": float(both.mean()), "colour+background+shape": float((both & seen["shape"]).mean())}
 
 
