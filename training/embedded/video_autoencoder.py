@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .autoencoder import SQUARES, reconstruction_loss
+from .autoencoder import reconstruction_loss
 from ...evaluation.drawn import clip_judge, clips
 from ...cogvideo_core.autoencoder import CogVideoVAE
 from ...cogvideo_core.config import CogVideoVAEParams
@@ -21,6 +21,7 @@ LATENT = (16, 3, 12, 12)  # of a small clip
 LOG_VARIANCE = -12.0  # of every latent: they are exact, and who draws them of their distribution gets them as they are
 FRAME_PHASE = 0.3  # share of the schedule on single frames
 FRAMES_A_STEP, CLIPS_A_STEP = 8, 2  # a single clip keeps PyTorch (2.11) from oneDNN: two take a third of the time
+SQUARES = 10.0  # weight of the squared error while only the decoder is trained
 NOISE = (1.0, 6.0)  # on the latents that the heads read, standard deviations
 
 PARAMS = CogVideoVAEParams(block_out_channels=(16, 16, 32, 64), layers_per_block=1, norm_num_groups=4)
