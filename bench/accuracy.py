@@ -81,7 +81,7 @@ def video_accuracy(folder=MODELS):
     for ending, kind in (("", lambda model: model), (", bf16", InBf16)):
         found |= {recipe.KINDS[stage] + ending: video_transformer.evaluate(
             kind(model), autoencoder, text, tokenizer, picture=stage == "image", steps=recipe.SAMPLED_STEPS,
-            guidance=recipe.GUIDANCE[stage][0])[0] for stage, model in models.items()}
+            guidance=recipe.GUIDANCE[0])[0] for stage, model in models.items()}
     return found | {"wanted": WANTED_VIDEO, "seconds": round(time.perf_counter() - start, 1)}
 
 

@@ -29,7 +29,7 @@ from . import editing
 from .accuracy import MODELS
 
 COUNT, TIMES, STEPS, LENGTH, SIDE = 16, 4, 20, 9, 96
-CFG = {"text to video": 3.0, "image to video": 2.0}
+CFG = 2.0
 WANTED = {"background": 0.02, "seam": 1.0}  # of a channel in [0, 1], mean over clips; of the largest change inside the loop
 BACK = {"left": "right", "right": "left", "up": "down", "down": "up"}
 
@@ -48,12 +48,12 @@ class Studio(editing.Family):
                            MODELS / "diffusion_models/sanacog_tiny_cogvideox_i2v.safetensors")}
         self.scenes = self.world.evaluation_scenes()[0][::3][:COUNT]
 
-    def sampled(self, model, positive, negative, latent, seed, cfg):
+    def sampled(self, model, positive, negative, latent, seed):
         import comfy.samplers
 
         guider = comfy.samplers.CFGGuider(model)
         guider.set_conds(positive, negative)
-        guider.set_cfg(cfg)
+        guider.set_cfg(CFG)
         return guider.sample(editing.fresh(latent["samples"], seed), latent["samples"], editing.euler(),
                              self.sigmas_of(model, STEPS), latent.get("noise_mask"), disable_pbar=True, seed=seed)
 
@@ -76,17 +76,16 @@ def background(frames):
 def continued(studio, kind, i, overlap, hold):
     """(distances of the background from the first stretch's after each continuation, mean of the channels; whether the last
     one shows shape and background in the prompt's colours; change at the seams as a share of the median change)"""
-    model, scene, cfg = studio.models[kind], studio.scenes[i], CFG[kind]
+    model, scene = studio.models[kind], studio.scenes[i]
     negative = studio.text("")
-    start = studio.sampled(studio.model, studio.text(studio.prompt(scene)), negative, studio.empty(SIDE, SIDE, LENGTH), i,
-                           CFG["text to video"])
+    start = studio.sampled(studio.model, studio.text(studio.prompt(scene)), negative, studio.empty(SIDE, SIDE, LENGTH), i)
     video = studio.vae.decode(start)[0].clamp(0, 1)
     first, away, seams = background(video), [], []
     for k in range(TIMES):
         scene = studio.turned_back(scene)
         positive, empty, latent = studio.continuation.continued(
             model, studio.text(studio.prompt(scene)), negative, studio.vae, video, LENGTH, overlap)
-        second = studio.vae.decode(studio.sampled(model, positive, empty, latent, 100 * (k + 1) + i, cfg))[0].clamp(0, 1)
+        second = studio.vae.decode(studio.sampled(model, positive, empty, latent, 100 * (k + 1) + i))[0].clamp(0, 1)
         seam = len(video) - overlap - 1
         video = studio.continuation.joined(video, second, overlap, hold)
         away.append(float(np.abs(background(video[-(LENGTH - overlap):]) - first).mean()))
@@ -101,7 +100,7 @@ def looped(studio, i, whole):
     as one."""
     model = studio.loop.looping(studio.model, 1) if whole else studio.model
     latent = studio.sampled(model, studio.text(studio.prompt(studio.scenes[i])), studio.text(""),
-                            studio.empty(SIDE, SIDE, LENGTH), i, CFG["text to video"])
+                            studio.empty(SIDE, SIDE, LENGTH), i)
     frames = studio.loop.decode_circle(studio.vae, latent, 0, 0).clamp(0, 1)
     change = (frames.roll(-1, 0) - frames).abs().mean((1, 2, 3))
     seen = studio.agreement([frames.numpy()], studio.scenes[i:i + 1])
@@ -112,7 +111,7 @@ def looped(studio, i, whole):
 def main(threads):
     editing.start_host(threads)
     start, studio, found = time.perf_counter(), Studio(), {}
-    for kind in CFG:
+    for kind in studio.models:
         for hold in (1.0, 0.0):
             away, right, seams = zip(*(continued(studio, kind, i, 1, hold) for i in range(COUNT)))
             away = np.array(away)

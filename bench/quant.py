@@ -139,7 +139,7 @@ def cogvideox(convert, folder=MODELS, count=48):
                                                  "a white square moving up on a green background"])
     empty = t5.encode_prompts(text, tokenizer, [""])
     noise = torch.randn(2, *video_autoencoder.LATENT, generator=torch.Generator().manual_seed(0))
-    guidance = recipe.GUIDANCE["transformer"][0]
+    guidance = recipe.GUIDANCE[0]
     return rows(model, cogvideo_precision.KEPT, [(noise, torch.full((2,), float(t)), states) for t in TIMES],
                 lambda m: video_transformer.sample(m, states, empty, seeds=[100, 101], steps=8, guidance=guidance),
                 lambda m: video_transformer.evaluate(m, autoencoder, text, tokenizer, steps=recipe.SAMPLED_STEPS,

@@ -22,7 +22,7 @@ SENTENCES = 2  # a drawn clip
 LARGE_SHARE = 2 / 3  # of the clips that the transformers are trained on
 GATE = 0.98  # share of reconstructions with the right colours, and with the right direction
 SAMPLED_STEPS = 20  # of the report, DDIM
-GUIDANCE = {"transformer": (3.0, 6.0), "image": (2.0, 3.0, 6.0)}
+GUIDANCE = 2.0, 3.0, 6.0
 AT_LARGE = f", {clips.LARGE.frames} frames of {clips.LARGE.side}x{clips.LARGE.side}"
 RECALL = "(reconstructions)"
 KINDS = {"transformer": "text to video", "image": "image to video"}
@@ -127,9 +127,9 @@ class CogVideoX(Recipe):
                 figures[f"{KINDS[stage]}{where}, CFG {guidance:g}"], sheet = video_transformer.evaluate(
                     model, autoencoder, text, tokenizer, count=cases, picture=stage == "image", steps=SAMPLED_STEPS, guidance=guidance, form=form)
                 return sheet
-            for guidance in GUIDANCE[stage][::-1]:
+            for guidance in GUIDANCE[::-1]:
                 draw(guidance, clips.SMALL, "")
-            sheet = draw(GUIDANCE[stage][0], clips.LARGE, AT_LARGE)
+            sheet = draw(GUIDANCE[0], clips.LARGE, AT_LARGE)
             side_by_side(sheet[:10, :, ::2], self.work / f"{stage}.png", prompts)
         (self.work / "figures.json").write_text(json.dumps(figures, indent=1))
         self.keep_curve("cogvideox_loss.png")
