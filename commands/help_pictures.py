@@ -266,7 +266,7 @@ def apart(one, other):
 
 
 def strips(clips, captions, count=5):
-    """So many frames of clips, evenly, a clip a row under its caption, WIDTH in all."""
+    """So many frames of clips, evenly, a clip a row under its caption, WIDTH in all at most."""
     side = WIDTH // count - 5  # and the gaps
 
     def thinned(clip):
