@@ -18,7 +18,7 @@ LATENT_SCALE = 0.41407  # of every Sana autoencoder: latent for the transformer 
 BATCH = 4
 CROP = 128
 CROP_PHASE = 0.4  # share of the schedule on crops, four times as many as pictures for the same work
-SQUARES = 50.0  # weight of the squared error while only the decoder is trained: from none to 10, 0.2 dB more in 2,000 steps; from 10 to 50, 0.02 in 900
+SQUARES = 50.0  # of the squared error while only the decoder is trained: 0 to 10, 0.2 dB in 2,000 steps; 10 to 50, 0.02 in 900
 
 CONFIG = {
     "_class_name": "AutoencoderDC", "in_channels": 3, "latent_channels": 32, "attention_head_dim": 32,
